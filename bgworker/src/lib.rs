@@ -1,0 +1,1 @@
+//! Worker processes: started, watched, restarted, and told when their leader dies.

@@ -1,0 +1,118 @@
+//! Sleeping until something may have changed, without a lost wake-up and without a system call
+//! when nobody sleeps.
+use crate::futex::{Futex, Wake};
+use crate::sync::{Ordering, fence};
+use relptr::ShmSync;
+use std::time::Instant;
+
+/// Set by a sleeper before it looks for the last time; cleared by whoever wakes it.
+const SLEEPER: u32 = 1;
+/// The rest of the word counts wake-ups.
+const ONE: u32 = 2;
+
+/// A place to sleep until somebody says that something changed. 4 bytes in production.
+///
+/// The sleeper: [`prepare`](EventCount::prepare), look again, then [`wait`](EventCount::wait).
+/// The other side: change something, then [`notify`](EventCount::notify).
+///
+/// | sleeper | notifier |
+/// | --- | --- |
+/// | (A) sets `SLEEPER` | (C) changes the condition |
+/// | fence | fence |
+/// | (B) looks at the condition | (D) looks at `SLEEPER` |
+///
+/// Of two fences one comes first: either (B) sees the change and the sleeper does not sleep, or
+/// (D) sees the sleeper; and from (A) on a sleeper that has not slept yet will not, for the word
+/// has moved. Eventcounts: D. Vyukov; the same pairing as in folly's `EventCount.h`.
+///
+/// # If a process dies here
+/// A sleeper leaves the `SLEEPER` bit behind: the next notifier makes one system call in vain. A
+/// notifier that dies between (C) and its wake-up leaves the sleeper asleep: a sleeper waits for its
+/// peer's life word too ([`wait_any`](EventCount::wait_any)).
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct EventCount {
+    futex: Futex,
+}
+
+// SAFETY: one futex word.
+unsafe impl ShmSync for EventCount {}
+
+/// What the word was when the sleeper announced itself.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "look at the condition again, then wait with it"]
+pub struct Ticket(u32);
+
+impl EventCount {
+    /// Nobody sleeps.
+    #[cfg(not(shm_loom))]
+    pub const fn new() -> EventCount {
+        EventCount { futex: Futex::new(0) }
+    }
+
+    /// Nobody sleeps.
+    #[cfg(shm_loom)]
+    pub fn new() -> EventCount {
+        EventCount { futex: Futex::new(0) }
+    }
+
+    /// Announces a sleeper. Look at the condition once more after this.
+    #[inline]
+    pub fn prepare(&self) -> Ticket {
+        let word = self.futex.word().fetch_or(SLEEPER, Ordering::Relaxed) | SLEEPER;
+        // Pairs with the fence in `notify`: the sleeper bit before the condition.
+        fence(Ordering::SeqCst);
+        Ticket(word)
+    }
+
+    /// Sleeps until a [`notify`](EventCount::notify) that came after `ticket`, or `deadline`.
+    pub fn wait(&self, ticket: Ticket, deadline: Option<Instant>) -> Wake {
+        self.futex.wait(ticket.0, deadline)
+    }
+
+    /// As [`wait`](EventCount::wait), and also until one of `others` is no longer as expected.
+    pub fn wait_any(
+        &self,
+        ticket: Ticket,
+        others: &[(&Futex, u32)],
+        deadline: Option<Instant>,
+    ) -> Wake {
+        let mut words = Vec::with_capacity(1 + others.len());
+        words.push((&self.futex, ticket.0));
+        words.extend_from_slice(others);
+        Futex::wait_any(&words, deadline)
+    }
+
+    /// Wakes whoever announced itself before the caller's change became visible.
+    ///
+    /// Costs a fence and a load where nobody sleeps.
+    #[inline]
+    pub fn notify(&self) {
+        // Pairs with the fence in `prepare`: the condition before the sleeper bit.
+        fence(Ordering::SeqCst);
+        if self.futex.word().load(Ordering::Relaxed) & SLEEPER != 0 {
+            self.wake();
+        }
+    }
+
+    #[cold]
+    fn wake(&self) {
+        let mut word = self.futex.word().load(Ordering::Relaxed);
+        // The word must move (a sleeper that compares now must not sleep) and lose the bit.
+        while word & SLEEPER != 0 {
+            let next = (word & !SLEEPER).wrapping_add(ONE);
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            match self.futex.word().compare_exchange(word, next, ok, err) {
+                Ok(_) => break,
+                Err(now) => word = now,
+            }
+        }
+        self.futex.wake_all();
+    }
+}
+
+impl Default for EventCount {
+    fn default() -> EventCount {
+        EventCount::new()
+    }
+}

@@ -1,0 +1,16 @@
+//! Memory, waiting and processes: the ground that shared-memory structures stand on.
+//!
+//! Modules, lowest first; each uses only those above it.
+
+/// Spinning, then yielding, with a bound.
+pub mod backoff;
+/// `EventCount`: sleep until something changed, wake only who sleeps.
+pub mod event;
+/// `Futex`: a word that processes can sleep on.
+pub mod futex;
+/// `Mapping`: memory shared with other processes; typed views that keep it mapped.
+pub mod mapping;
+/// The one shim to the atomics: core's in production, loom's in models.
+pub mod sync;
+
+pub use relptr::{BadPtr, Region, ShmSync};

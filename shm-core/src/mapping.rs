@@ -1,0 +1,186 @@
+//! Memory shared with other processes, and typed views that keep it mapped.
+use relptr::{BadPtr, Region, ShmSync};
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// How a [`Mapping`] is given back when the last view of it is gone.
+pub type Unmap = Box<dyn FnOnce(NonNull<u8>, usize) + Send + Sync>;
+
+/// A range of memory, mapped for as long as this lives.
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    unmap: Option<Unmap>,
+}
+
+// SAFETY: an address range; access goes through `Region`, which decides what may be shared.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Takes charge of `len` bytes at `base`, given back by `unmap`.
+    ///
+    /// # Safety
+    /// The range is one mapping or allocation, aligned to 64 bytes, readable and writable until
+    /// `unmap` is called, and referred to by nobody else in this process.
+    pub unsafe fn from_raw(base: NonNull<u8>, len: usize, unmap: Unmap) -> Arc<Mapping> {
+        Arc::new(Mapping { base, len, unmap: Some(unmap) })
+    }
+
+    /// Zeroed private memory of this process, aligned to 4096 bytes: for models and thread tests.
+    ///
+    /// # Panics
+    /// Where `len` is zero or the memory cannot be had.
+    pub fn heap(len: usize) -> Arc<Mapping> {
+        let layout = std::alloc::Layout::from_size_align(len, 4096).expect("a sane size");
+        assert!(len > 0, "a mapping has at least one byte");
+        // SAFETY: the layout is not empty.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+        let unmap: Unmap = Box::new(move |base, _| {
+            // loom's objects may still be looked at while a failed model unwinds: leak them then.
+            if cfg!(shm_loom) && std::thread::panicking() {
+                return;
+            }
+            // SAFETY: allocated above with this layout, and no view is left.
+            unsafe { std::alloc::dealloc(base.as_ptr(), layout) }
+        });
+        // SAFETY: our own fresh allocation of `len` bytes.
+        unsafe { Mapping::from_raw(base, len, unmap) }
+    }
+
+    /// The mapped bytes.
+    pub fn region(&self) -> Region<'_> {
+        // SAFETY: valid for as long as self (`from_raw`).
+        unsafe { Region::from_raw(self.base, self.len) }
+    }
+
+    /// Size in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: a mapping has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("base", &self.base).field("len", &self.len).finish()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(unmap) = self.unmap.take() {
+            unmap(self.base, self.len);
+        }
+    }
+}
+
+/// A `T` in a mapping, which stays mapped for as long as this lives.
+#[derive(Debug)]
+pub struct Mapped<T> {
+    value: NonNull<T>,
+    mapping: Arc<Mapping>,
+}
+
+// SAFETY: a shared reference to a `T: ShmSync`, which is Sync (the constructors see to it).
+unsafe impl<T: Sync> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Mapped<T> {}
+
+impl<T: ShmSync> Mapped<T> {
+    /// The `T` at `offset` of `mapping`.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
+    pub fn new(mapping: &Arc<Mapping>, offset: u64) -> Result<Mapped<T>, BadPtr> {
+        let value = NonNull::from(mapping.region().share::<T>(offset)?);
+        Ok(Mapped { value, mapping: mapping.clone() })
+    }
+
+    /// Writes `value` at `offset` of `mapping`.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
+    ///
+    /// # Safety
+    /// As [`Region::place`]: nobody else accesses these bytes until they are published.
+    pub unsafe fn place(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        value: T,
+    ) -> Result<Mapped<T>, BadPtr> {
+        // SAFETY: the caller's promise.
+        let value = NonNull::from(unsafe { mapping.region().place(offset, value)? });
+        Ok(Mapped { value, mapping: mapping.clone() })
+    }
+
+    /// The mapping it lies in.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+impl<T> Clone for Mapped<T> {
+    fn clone(&self) -> Mapped<T> {
+        Mapped { value: self.value, mapping: self.mapping.clone() }
+    }
+}
+
+impl<T: ShmSync> Deref for Mapped<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: checked by `Region` when made, and mapped for as long as self.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+/// Consecutive `T`s in a mapping, which stays mapped for as long as this lives.
+#[derive(Debug)]
+pub struct MappedSlice<T> {
+    values: NonNull<[T]>,
+    mapping: Arc<Mapping>,
+}
+
+// SAFETY: as `Mapped`.
+unsafe impl<T: Sync> Send for MappedSlice<T> {}
+// SAFETY: as `Mapped`.
+unsafe impl<T: Sync> Sync for MappedSlice<T> {}
+
+impl<T: ShmSync> MappedSlice<T> {
+    /// The `count` values at `offset` of `mapping`.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
+    pub fn new(mapping: &Arc<Mapping>, offset: u64, count: u64) -> Result<MappedSlice<T>, BadPtr> {
+        let values = NonNull::from(mapping.region().share_slice::<T>(offset, count)?);
+        Ok(MappedSlice { values, mapping: mapping.clone() })
+    }
+
+    /// The mapping they lie in.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+}
+
+impl<T> Clone for MappedSlice<T> {
+    fn clone(&self) -> MappedSlice<T> {
+        MappedSlice { values: self.values, mapping: self.mapping.clone() }
+    }
+}
+
+impl<T: ShmSync> Deref for MappedSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: checked by `Region` when made, and mapped for as long as self.
+        unsafe { self.values.as_ref() }
+    }
+}

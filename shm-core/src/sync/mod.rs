@@ -1,0 +1,19 @@
+//! The one shim between our algorithms and the atomics that run them.
+//!
+//! In production these are core's atomics, nothing added. Under `--cfg shm_loom` they are loom's,
+//! with two repairs (a shadow access per word, and a table of ordering sites) and with death: see
+//! [`model`](crate::sync::model). No other module of the workspace names `core::sync::atomic`.
+
+#[cfg(not(shm_loom))]
+mod real;
+#[cfg(not(shm_loom))]
+pub use real::*;
+
+#[cfg(shm_loom)]
+pub mod model;
+#[cfg(shm_loom)]
+mod modelled;
+#[cfg(shm_loom)]
+pub use modelled::*;
+
+pub use core::sync::atomic::Ordering;

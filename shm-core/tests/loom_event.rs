@@ -1,0 +1,104 @@
+//! `EventCount`: no wake-up is lost, whichever of the two sides dies where.
+#![cfg(shm_loom)]
+use shm_core::event::EventCount;
+use shm_core::futex::Futex;
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::sync::model::{self, Deaths};
+use shm_core::sync::{AtomicU32, Ordering};
+
+struct Shared {
+    event: EventCount,
+    life: Futex,
+    full: AtomicU32,
+}
+// SAFETY: modelled atomics.
+unsafe impl shm_core::ShmSync for Shared {}
+
+const HELD: u32 = 7;
+
+fn shared() -> Mapped<Shared> {
+    let mapping = Mapping::heap(4096);
+    let value =
+        Shared { event: EventCount::new(), life: Futex::new(HELD), full: AtomicU32::new(0) };
+    // SAFETY: nobody else has the mapping yet.
+    unsafe { Mapped::place(&mapping, 0, value) }.unwrap()
+}
+
+/// A notifier that may die at any access; a sleeper that waits for it and for its life word.
+fn scenario(fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    let (theirs, deaths) = (shared.clone(), deaths.clone());
+    let notifier = loom::thread::spawn(move || {
+        let end = model::mortal(fuel, || {
+            theirs.full.store(1, Ordering::Relaxed);
+            theirs.event.notify();
+        });
+        if end.is_none() {
+            deaths.died();
+        }
+        theirs.life.mark_owner_died();
+    });
+    loop {
+        let ticket = shared.event.prepare();
+        if shared.full.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        let life = shared.life.load(Ordering::Relaxed);
+        if life != HELD {
+            break;
+        }
+        shared.event.wait_any(ticket, &[(&shared.life, HELD)], None);
+    }
+    notifier.join().unwrap();
+}
+
+/// Nobody dies, and the sleeper trusts the wake-up alone.
+fn alone() {
+    let shared = shared();
+    let theirs = shared.clone();
+    let notifier = loom::thread::spawn(move || {
+        theirs.full.store(1, Ordering::Relaxed);
+        theirs.event.notify();
+    });
+    loop {
+        let ticket = shared.event.prepare();
+        if shared.full.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        shared.event.wait(ticket, None);
+    }
+    notifier.join().unwrap();
+}
+
+#[test]
+fn a_notifier_may_die_anywhere() {
+    let tried = model::every_death(scenario);
+    println!("event: {tried:?}");
+    assert!(tried.deaths > 0);
+}
+
+#[test]
+fn both_fences_matter() {
+    model::every_ordering_matters(&["event.rs"], || {
+        model::check(alone);
+    });
+}
+
+/// Planted bug: the sleeper looks first and announces itself afterwards.
+#[test]
+fn finds_a_sleeper_that_does_not_look_again() {
+    assert!(model::fails(|| {
+        model::check(|| {
+            let shared = shared();
+            let theirs = shared.clone();
+            loom::thread::spawn(move || {
+                theirs.full.store(1, Ordering::Relaxed);
+                theirs.event.notify();
+            });
+            while shared.full.load(Ordering::Relaxed) == 0 {
+                let ticket = shared.event.prepare();
+                shared.event.wait(ticket, None);
+            }
+        });
+    }));
+}

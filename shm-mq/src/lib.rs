@@ -1,0 +1,1 @@
+//! Message queues between processes that survive the death of either side.

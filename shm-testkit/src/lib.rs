@@ -1,0 +1,1 @@
+//! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models.

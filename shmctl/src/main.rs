@@ -1,0 +1,2 @@
+//! Shared-memory domains from the command line.
+fn main() {}
