@@ -1,8 +1,8 @@
 //! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models.
 //!
-//! It depends on no other crate of this workspace, so that any of them, and any user, can test with
-//! it. Linux with glibc. A helper that is used wrongly, or that waits in vain, panics: that fails the
-//! test, with a message which says what was awaited.
+//! It depends on no other crate of this workspace, so that any of them, and any user, can test
+//! with it. Linux with glibc. A helper that is used wrongly, or that waits in vain, panics: that
+//! fails the test, with a message which says what was awaited.
 //!
 //! Modules, lowest first; each uses only those above it.
 

@@ -108,11 +108,15 @@ fn parse_sysv(line: &str) -> Option<SysvSegment> {
 
 /// One test's share of the machine: a unique name, and everything made under it.
 ///
-/// What belongs to the test: files in `/dev/shm` and in each
-/// [`watch_directory`](Unique::watch_directory) whose names contain [`name`](Unique::name), and System
-/// V segments (which have no names) made since by the processes of
-/// [`watch_process`](Unique::watch_process). Dropping it runs what [`at_end`](Unique::at_end) registered,
-/// latest first, and then removes whatever is left, also after a panic.
+/// What belongs to the test: files in `/dev/shm` and in each [`watch_directory`] whose names
+/// contain [`name`], and System V segments (which have no names) made since by the processes of
+/// [`watch_process`]. Dropping it runs what [`at_end`] registered, latest first, and then removes
+/// whatever is left, also after a panic.
+///
+/// [`name`]: Unique::name()
+/// [`at_end`]: Unique::at_end
+/// [`watch_directory`]: Unique::watch_directory
+/// [`watch_process`]: Unique::watch_process
 ///
 /// ```
 /// use shm_testkit::unique::Unique;

@@ -23,8 +23,8 @@ pub(super) fn declared(name: &str) -> (usize, String) {
 /// Runs the function this process was started for, if `table` has it, and exits. Returns in any
 /// other process.
 ///
-/// [`children!`](crate::children) calls it before `main`; a program with a `main` of its own may call
-/// it there.
+/// [`children!`](crate::children) calls it before `main`; a program with a `main` of its own may
+/// call it there.
 pub fn main_if_child(table: &'static [(&'static str, Main)]) {
     known().extend(table.iter().map(|(name, _)| name));
     let mut args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());

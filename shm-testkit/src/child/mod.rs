@@ -1,8 +1,8 @@
 //! Runs a function of the same test binary in a child process, and talks with it.
 //!
-//! A test file names its child functions once, with [`children!`](crate::children). The macro puts a
-//! constructor into the binary (an `.init_array` entry, run before `main`): in a process started as
-//! a child it calls the function and exits, so that the test harness never starts there. Before
+//! A test file names its child functions once, with [`children!`](crate::children). The macro puts
+//! a constructor into the binary (an `.init_array` entry, run before `main`): in a process started
+//! as a child it calls the function and exits, so that the test harness never starts there. Before
 //! `main` glibc has set up all that the standard library needs: arguments, threads, output.
 //!
 //! Parent and child may talk in lines: the child's standard input and output belong to them, and

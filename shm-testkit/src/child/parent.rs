@@ -261,7 +261,7 @@ fn start(name: &str, setup: Setup<'_>) -> io::Result<Child> {
             return Err(Errno::CHILD.into()); // The parent died before the call above.
         }
         for fd in &inherited {
-            // SAFETY: the caller of `start` borrows it, so it is open here, in a copy of the process.
+            // SAFETY: `start` borrows it, so it is open here too, in a copy of the process.
             let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl_setfd(fd, FdFlags::empty())?;
         }
