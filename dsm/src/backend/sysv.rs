@@ -5,12 +5,12 @@
 //! see in the memory that it is what was meant (headers carry a hash of the name).
 //!
 //! The system reserves nothing when a segment is made, it only counts; so every page of a new one
-//! is touched at once (`MADV_POPULATE_WRITE`, about 0.3 ms a MiB), where the kernel can (5.14). A
+//! is touched at once (`MADV_POPULATE_WRITE`, about 0.4 ms a MiB), where the kernel can (5.14). A
 //! creator killed before that leaves it to whoever calls `open_or_create`.
 use super::pages::{self, Subject};
 use super::{BackendError, Identity, Object, Place};
 use libc::{c_int, shmid_ds};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
 use rustix::process::geteuid;
 use shm_core::mapping::Mapping;
@@ -174,8 +174,11 @@ fn detach(base: NonNull<u8>, _len: usize) {
 /// Puts memory behind every page, so that a lack of it is an error here and not a signal later.
 fn populate(object: &Object) -> Result<(), BackendError> {
     let (base, len) = (object.mapping.region().base(), object.mapping.len());
-    // SAFETY: our own mapping; the contents stay as they are.
-    match unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) } {
+    let touch = || {
+        // SAFETY: our own mapping; the contents stay as they are.
+        unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }
+    };
+    match retry_on_intr(touch) {
         // INVAL: before Linux 5.14.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::NOMEM | Errno::FAULT) => Err(no_memory(&object.name, object.len())),
