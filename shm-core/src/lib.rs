@@ -8,6 +8,8 @@ pub mod backoff;
 pub mod event;
 /// `Futex`: a word that processes can sleep on.
 pub mod futex;
+/// `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
+pub mod layout;
 /// `Mapping`: memory shared with other processes; typed views that keep it mapped.
 pub mod mapping;
 /// The one shim to the atomics: core's in production, loom's in models.
