@@ -8,6 +8,8 @@ pub mod backoff;
 pub mod event;
 /// `Futex`: a word that processes can sleep on.
 pub mod futex;
+/// `Header`: what every named piece of shared memory begins with; made exactly once.
+pub mod header;
 /// `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
 pub mod layout;
 /// `Mapping`: memory shared with other processes; typed views that keep it mapped.
