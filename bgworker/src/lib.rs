@@ -1,1 +1,4 @@
 //! Worker processes: started, watched, restarted, and told when their leader dies.
+
+/// Work in numbered pieces, each done once, whoever dies.
+pub mod cursor;
