@@ -4,6 +4,8 @@
 
 /// Spinning, then yielding, with a bound.
 pub mod backoff;
+/// Payload bytes in shared memory: the copies, and the view that needs none.
+pub mod bytes;
 /// `EventCount`: sleep until something changed, wake only who sleeps.
 pub mod event;
 /// `Futex`: a word that processes can sleep on.
