@@ -4,6 +4,8 @@
 
 /// Spinning, then yielding, with a bound.
 pub mod backoff;
+/// Payload bytes in shared memory: the copies, and the view that needs none.
+pub mod bytes;
 /// `EventCount`: sleep until something changed, wake only who sleeps.
 pub mod event;
 /// `Futex`: a word that processes can sleep on.
@@ -14,6 +16,10 @@ pub mod header;
 pub mod layout;
 /// `Mapping`: memory shared with other processes; typed views that keep it mapped.
 pub mod mapping;
+/// The table of attached processes, and waiting for one that may die.
+pub mod participants;
+/// Which process is which, and whether it lives.
+pub mod process;
 /// The one shim to the atomics: core's in production, loom's in models.
 pub mod sync;
 
