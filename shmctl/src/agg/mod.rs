@@ -12,3 +12,22 @@ pub mod decimal;
 pub mod tally;
 
 pub mod groups;
+
+pub mod plan;
+
+mod quoted;
+mod window;
+
+pub mod scan;
+
+pub mod chunks;
+
+pub mod error;
+
+pub mod interrupt;
+
+pub mod progress;
+
+pub mod job;
+
+pub mod plain;
