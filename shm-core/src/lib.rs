@@ -10,6 +10,10 @@ pub mod bytes;
 pub mod event;
 /// `Futex`: a word that processes can sleep on.
 pub mod futex;
+/// `Header`: what every named piece of shared memory begins with; made exactly once.
+pub mod header;
+/// `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
+pub mod layout;
 /// `Mapping`: memory shared with other processes; typed views that keep it mapped.
 pub mod mapping;
 /// The table of attached processes, and waiting for one that may die.

@@ -291,7 +291,11 @@ impl<'a> Entry<'a> {
     fn not_made(&self, call: &'static str, errno: Errno) -> BackendError {
         match errno {
             Errno::ACCESS | Errno::PERM | Errno::ROFS => unusable(self.path, "is not writable"),
-            Errno::NOSPC | Errno::DQUOT => self.subject().no_space(1, None),
+            Errno::NOSPC | Errno::DQUOT => BackendError::LimitReached {
+                name: self.name.to_owned(),
+                limit: "of files (`df -i`) or space",
+                remedy: "remove some, or choose another directory or backend",
+            },
             errno => self.error(call, errno),
         }
     }

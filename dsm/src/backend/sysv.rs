@@ -86,6 +86,8 @@ pub(super) fn remove_id(name: &str, id: c_int) -> Result<bool, BackendError> {
 /// Removes the segments of this user that no process has mapped and that `is_ours` knows by their
 /// contents; returns how many. For cleaning up after processes that left no list of their names.
 ///
+/// Others may clean up at the same time: each then passes by what the other is looking at.
+///
 /// # Errors
 /// [`BackendError::Os`] where the system does not show its table of segments.
 ///
@@ -110,12 +112,7 @@ pub fn remove_unattached(is_ours: impl Fn(&Mapping) -> bool) -> Result<usize, Ba
         }
         // What cannot be attached (gone, open to others, no memory) is not known to be ours.
         let Ok(Some(object)) = attach(&place, name, row.id) else { continue };
-        if !is_ours(object.mapping()) {
-            continue;
-        }
-        // Mapped by us and nobody else, or it is in use again.
-        let alone = stat(name, row.id)?.is_some_and(|stat| stat.shm_nattch == 1);
-        if alone && remove_id(name, row.id)? {
+        if is_ours(object.mapping()) && remove_id(name, row.id)? {
             removed += 1;
         }
     }
