@@ -1,0 +1,216 @@
+//! The rules. Each says in its finding what to do.
+use crate::source::{Finding, Source, has_word};
+use std::collections::BTreeSet;
+
+/// Every rule that looks at one file alone.
+pub(crate) const ALL: &[fn(&Source) -> Vec<Finding>] = &[
+    long_lines,
+    long_functions,
+    long_files,
+    unfinished,
+    foreign_atomics,
+    sequential_consistency,
+    unpaired_orderings,
+    modules_without_a_line,
+    machine_paths,
+];
+
+const WIDTH_MAX: usize = 100;
+const FUNCTION_LINES_MAX: usize = 69;
+const FILE_LINES_MAX: usize = 700;
+/// How far above an ordering its comment may stand.
+const PAIRING_LINES: usize = 8;
+const SHIM: &str = "shm-core/src/sync/";
+
+pub(crate) fn long_lines(source: &Source) -> Vec<Finding> {
+    source.find_lines(|_, line| {
+        let width = line.raw.chars().count();
+        (width > WIDTH_MAX).then(|| format!("{width} columns, at most {WIDTH_MAX}"))
+    })
+}
+
+pub(crate) fn long_files(source: &Source) -> Vec<Finding> {
+    let count = source.lines.len();
+    let what = format!("{count} lines, at most {FILE_LINES_MAX}: split the file");
+    (count > FILE_LINES_MAX).then(|| source.finding(0, what)).into_iter().collect()
+}
+
+pub(crate) fn long_functions(source: &Source) -> Vec<Finding> {
+    source.find_lines(|first, line| {
+        let name = function_name(&line.code)?;
+        let lines = function_end(source, first)? - first + 1;
+        (lines > FUNCTION_LINES_MAX)
+            .then(|| format!("fn {name} has {lines} lines, at most {FUNCTION_LINES_MAX}"))
+    })
+}
+
+/// The name of the function that begins on this line.
+fn function_name(code: &str) -> Option<&str> {
+    let (before, rest) = code.split_once("fn ")?;
+    let is_word = before.is_empty() || before.ends_with([' ', '(']);
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    (is_word && end > 0).then(|| &rest[..end])
+}
+
+/// The last line of the body that follows line `first`; none for a declaration.
+fn function_end(source: &Source, first: usize) -> Option<usize> {
+    let (mut braces, mut brackets) = (0, 0);
+    for (index, line) in source.lines.iter().enumerate().skip(first) {
+        let start = if index == first { line.code.find("fn ")? } else { 0 };
+        for c in line.code[start..].chars() {
+            match c {
+                '(' | '[' => brackets += 1,
+                ')' | ']' => brackets -= 1,
+                '{' => braces += 1,
+                '}' => braces -= 1,
+                ';' if braces == 0 && brackets == 0 => return None,
+                _ => continue,
+            }
+            if c == '}' && braces == 0 {
+                return Some(index);
+            }
+        }
+    }
+    None
+}
+
+pub(crate) fn unfinished(source: &Source) -> Vec<Finding> {
+    source.find_lines(|_, line| {
+        let marks = ["TODO", "FIXME", "XXX"];
+        let mark = marks.iter().find(|m| has_word(&line.code, m) || has_word(&line.comment, m));
+        let macros = ["todo!", "unimplemented!", "dbg!"];
+        let found = mark.or_else(|| macros.iter().find(|m| line.code.contains(**m)))?;
+        Some(format!("`{found}`: finish it, or write an issue"))
+    })
+}
+
+pub(crate) fn foreign_atomics(source: &Source) -> Vec<Finding> {
+    let path = source.path.as_str();
+    if path.starts_with(SHIM)
+        || path.starts_with("shm-testkit/")
+        || path.starts_with("benches/")
+        || path == "relptr/src/atomic.rs"
+    {
+        return Vec::new();
+    }
+    source.find_lines(|i, line| {
+        let code = line.code.as_str();
+        let named = ["core::", "std::", "loom::"].iter().any(|root| {
+            code.contains(&format!("{root}sync::atomic"))
+                || code.contains(&format!("{root}sync::{{")) && has_word(code, "atomic")
+        });
+        let shares_them = path == "relptr/src/region.rs" && code.contains("impl ShmSync for");
+        let private = source.comment_near(i, 1, "private:");
+        (named && !shares_them && !private && !source.is_test(i)).then(|| {
+            "atomics come from shm_core::sync; where no other process sees them, say `// private:`"
+                .to_owned()
+        })
+    })
+}
+
+pub(crate) fn sequential_consistency(source: &Source) -> Vec<Finding> {
+    source.find_lines(|_, line| {
+        let fenced = source.path == "shm-core/src/event.rs"
+            && line.code.contains("fence(Ordering::SeqCst)")
+            && line.code.matches("SeqCst").count() == 1;
+        (has_word(&line.code, "SeqCst") && !fenced)
+            .then(|| "SeqCst: only as a fence, in event.rs".to_owned())
+    })
+}
+
+pub(crate) fn unpaired_orderings(source: &Source) -> Vec<Finding> {
+    if !source.path.contains("/src/") || source.path.starts_with(SHIM) {
+        return Vec::new();
+    }
+    source.find_lines(|i, line| {
+        let order = ["Acquire", "Release", "AcqRel"].into_iter().find(|o| orders(&line.code, o))?;
+        if line.code.trim_start().starts_with("use ") || source.is_test(i) {
+            return None;
+        }
+        let told = source.comment_near(i, PAIRING_LINES, "airs with");
+        let private = source.comment_near(i, 1, "private:");
+        (!told && !private).then(|| {
+            format!("{order}: `// Pairs with …` on this line or the {PAIRING_LINES} above it")
+        })
+    })
+}
+
+/// Whether `order` stands in `code` alone or as `Ordering::order`, not as a member of another type.
+fn orders(code: &str, order: &str) -> bool {
+    let foreign = |at: usize| code[..at].ends_with("::") && !code[..at].ends_with("Ordering::");
+    has_word(code, order) && code.match_indices(order).any(|(at, _)| !foreign(at))
+}
+
+pub(crate) fn modules_without_a_line(source: &Source) -> Vec<Finding> {
+    if !source.path.ends_with("src/lib.rs") {
+        return Vec::new();
+    }
+    source.find_lines(|i, line| {
+        if !line.code.starts_with("pub mod ") {
+            return None;
+        }
+        let above = source.lines[..i].iter().rev().find(|line| !line.code.starts_with("#["));
+        let told = above.is_some_and(|line| line.raw.starts_with("///"));
+        (!told).then(|| "a public module needs a line of purpose above".to_owned())
+    })
+}
+
+pub(crate) fn machine_paths(source: &Source) -> Vec<Finding> {
+    // Not whole, or this file would be found.
+    let roots = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
+    let inside_path = |c: char| c.is_alphanumeric() || "._-*})/".contains(c);
+    source.find_lines(|_, line| {
+        let absolute = |root: &&&str| {
+            line.raw.match_indices(**root).any(|(at, _)| !line.raw[..at].ends_with(inside_path))
+        };
+        let root = roots.iter().find(absolute)?;
+        Some(format!("`{root}` is a path of one machine"))
+    })
+}
+
+/// Files below a `src` directory to which no `mod` leads.
+pub(crate) fn unreachable_files(sources: &[Source]) -> Vec<Finding> {
+    let in_src = |source: &&Source| source.path.contains("/src/");
+    let is_start = |path: &str| {
+        let (_, name) = path.split_once("/src/").unwrap_or_default();
+        name == "lib.rs" || name == "main.rs" || name.starts_with("bin/")
+    };
+    let mut reached: BTreeSet<String> = BTreeSet::new();
+    let mut next: Vec<String> =
+        sources.iter().map(|s| s.path.clone()).filter(|path| is_start(path)).collect();
+    while let Some(path) = next.pop() {
+        let Some(source) = sources.iter().find(|source| source.path == path) else { continue };
+        if reached.insert(path) {
+            next.extend(modules_of(source));
+        }
+    }
+    let lost = sources.iter().filter(in_src).filter(|source| !reached.contains(&source.path));
+    lost.map(|source| source.finding(0, "no `mod` leads here: nobody compiles it")).collect()
+}
+
+/// Where the files of the modules that `source` declares may be.
+fn modules_of(source: &Source) -> Vec<String> {
+    let (directory, file) = source.path.rsplit_once('/').unwrap_or_default();
+    let own = match file {
+        "lib.rs" | "main.rs" | "mod.rs" => directory.to_owned(),
+        _ => source.path.trim_end_matches(".rs").to_owned(),
+    };
+    let mut paths = Vec::new();
+    for (i, line) in source.lines.iter().enumerate() {
+        let Some(name) = declared_module(&line.code) else { continue };
+        let attributes = source.lines[..i].iter().rev().take_while(|l| l.code.starts_with("#["));
+        let path = attributes.filter_map(|l| l.raw.split_once("path = \"")).next();
+        match path.and_then(|(_, rest)| rest.split_once('"')) {
+            Some((path, _)) => paths.push(format!("{directory}/{path}")),
+            None => paths.extend([format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")]),
+        }
+    }
+    paths
+}
+
+/// `name` in `mod name;`, whatever its visibility.
+fn declared_module(code: &str) -> Option<&str> {
+    let (before, rest) = code.trim().split_once("mod ")?;
+    let visible = before.is_empty() || before.starts_with("pub");
+    rest.strip_suffix(';').filter(|_| visible)
+}
