@@ -1,8 +1,10 @@
 //! A piece of memory that other processes may map too, and the checked doors into it.
+use bytemuck::AnyBitPattern;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
-use core::mem::{align_of, size_of};
+use core::mem::{MaybeUninit, align_of, size_of};
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Types that are sound to share by reference while other processes read and write them.
 ///
@@ -43,6 +45,20 @@ pub enum BadPtr {
         /// The alignment the type needs, in bytes.
         align: u64,
     },
+    /// The offset is too great for a compact or tagged pointer.
+    TooFar {
+        /// The offset that was to be stored.
+        offset: u64,
+        /// The first offset that does not fit.
+        reach: u64,
+    },
+    /// The slice is longer than the buffer it was to be copied to.
+    NoRoom {
+        /// Elements in the slice.
+        len: u64,
+        /// Elements that the buffer holds.
+        room: u64,
+    },
 }
 
 impl core::fmt::Display for BadPtr {
@@ -55,6 +71,12 @@ impl core::fmt::Display for BadPtr {
             BadPtr::Misaligned { offset, align } => {
                 write!(f, "offset {offset} is not aligned to {align} bytes")
             }
+            BadPtr::TooFar { offset, reach } => {
+                write!(f, "offset {offset} is out of this pointer's reach of {reach} bytes")
+            }
+            BadPtr::NoRoom { len, room } => {
+                write!(f, "{len} elements do not fit a buffer of {room}")
+            }
         }
     }
 }
@@ -63,7 +85,23 @@ impl core::error::Error for BadPtr {}
 
 /// Base, length and provenance of memory that is valid for `'a` and may be written by others.
 ///
-/// It hands out raw pointers, and references only to [`ShmSync`] types.
+/// It hands out raw pointers, copies, and references only to [`ShmSync`] types. Every door checks
+/// its bounds, so that an offset which another process wrote may be passed as it is.
+///
+/// ```
+/// use core::sync::atomic::{AtomicU64, Ordering};
+/// use relptr::{BadPtr, Region};
+/// # use core::ptr::NonNull;
+///
+/// let mut memory = [0u64; 8];
+/// // SAFETY: 64 bytes that nothing else refers to while the region lives.
+/// let region: Region<'_> = unsafe { Region::from_raw(NonNull::from(&mut memory).cast(), 64) };
+///
+/// region.share::<AtomicU64>(8)?.store(7, Ordering::Relaxed);
+/// assert_eq!(region.read::<u64>(8)?, 7);
+/// assert!(matches!(region.share::<AtomicU64>(60), Err(BadPtr::OutOfBounds { .. })));
+/// # Ok::<(), BadPtr>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Region<'a> {
     base: NonNull<u8>,
@@ -106,14 +144,17 @@ impl<'a> Region<'a> {
     /// # Errors
     /// [`BadPtr::OutOfBounds`] where the range does not lie inside the region.
     pub fn range(&self, offset: u64, len: u64) -> Result<NonNull<u8>, BadPtr> {
-        let region = self.len as u64;
         match offset.checked_add(len) {
-            Some(end) if end <= region => {
+            Some(end) if end <= self.len as u64 => {
                 // SAFETY: offset <= end <= len of this one allocation.
                 Ok(unsafe { self.base.add(offset as usize) })
             }
-            _ => Err(BadPtr::OutOfBounds { offset, len, region }),
+            _ => Err(self.out_of_bounds(offset, len)),
         }
+    }
+
+    pub(crate) fn out_of_bounds(&self, offset: u64, len: u64) -> BadPtr {
+        BadPtr::OutOfBounds { offset, len, region: self.len as u64 }
     }
 
     /// The sub-region of `len` bytes at `offset`.
@@ -138,12 +179,7 @@ impl<'a> Region<'a> {
     /// # Errors
     /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
     pub fn array<T>(&self, offset: u64, count: u64) -> Result<NonNull<T>, BadPtr> {
-        let region = self.len as u64;
-        let len = (size_of::<T>() as u64).checked_mul(count).ok_or(BadPtr::OutOfBounds {
-            offset,
-            len: u64::MAX,
-            region,
-        })?;
+        let len = (size_of::<T>() as u64).saturating_mul(count);
         let address = self.range(offset, len)?.cast::<T>();
         if !address.is_aligned() {
             return Err(BadPtr::Misaligned { offset, align: align_of::<T>() as u64 });
@@ -171,6 +207,41 @@ impl<'a> Region<'a> {
         Ok(unsafe { core::slice::from_raw_parts(address.as_ptr(), count as usize) })
     }
 
+    /// The offset of the `T` at `address`: the other way round from [`at`](Region::at).
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`] where the `T` does not lie inside the region.
+    pub fn offset_of<T>(&self, address: NonNull<T>) -> Result<u64, BadPtr> {
+        self.offset_of_array(address, 1)
+    }
+
+    /// The offset of `count` consecutive `T` at `address`.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`] where they do not all lie inside the region.
+    pub fn offset_of_array<T>(&self, address: NonNull<T>, count: u64) -> Result<u64, BadPtr> {
+        let offset = address.addr().get().wrapping_sub(self.base.addr().get()) as u64;
+        self.range(offset, (size_of::<T>() as u64).saturating_mul(count))?;
+        Ok(offset)
+    }
+
+    /// A copy of the `T` at `offset`, which need not be aligned.
+    ///
+    /// Nobody need stand still meanwhile: the copy is made by relaxed atomic loads. Where another
+    /// process is writing these very bytes, the copy is *some* `T`, part old and part new; who
+    /// needs a consistent one validates it afterwards (a version word) or owns the bytes.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`].
+    pub fn read<T: AnyBitPattern>(&self, offset: u64) -> Result<T, BadPtr> {
+        let from = self.range(offset, size_of::<T>() as u64)?;
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: `range` found size_of::<T>() bytes at `from`; `value` has as many, and is ours.
+        unsafe { copy_racing(from, value.as_mut_ptr().cast(), size_of::<T>()) };
+        // SAFETY: every byte is written, and any bits are a T (AnyBitPattern).
+        Ok(unsafe { value.assume_init() })
+    }
+
     /// Writes `value` in place at `offset` and shares it.
     ///
     /// # Errors
@@ -184,5 +255,66 @@ impl<'a> Region<'a> {
         unsafe { address.write(value) };
         // SAFETY: just written; alive for 'a.
         Ok(unsafe { address.as_ref() })
+    }
+}
+
+/// Copies `len` bytes that others may be writing: words where `from` is aligned, else bytes.
+///
+/// # Safety
+/// `from` is valid for `len` bytes of a region, `to` for as many that nobody else accesses.
+pub(crate) unsafe fn copy_racing(from: NonNull<u8>, to: *mut u8, len: usize) {
+    const WORD: usize = size_of::<u64>();
+    let mut done = 0;
+    while done < len {
+        // SAFETY: done < len.
+        let source = unsafe { from.add(done) };
+        // SAFETY: as above.
+        let target = unsafe { to.add(done) };
+        if len - done >= WORD && source.cast::<u64>().is_aligned() {
+            // SAFETY: aligned, and WORD bytes are left.
+            let word = unsafe { AtomicU64::from_ptr(source.as_ptr().cast()) };
+            let word = word.load(Ordering::Relaxed);
+            // SAFETY: WORD bytes are left.
+            unsafe { target.cast::<u64>().write_unaligned(word) };
+            done += WORD;
+        } else {
+            // SAFETY: one byte is left at least.
+            let byte = unsafe { AtomicU8::from_ptr(source.as_ptr()) }.load(Ordering::Relaxed);
+            // SAFETY: as above.
+            unsafe { target.write(byte) };
+            done += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_need_not_be_aligned() {
+        let bytes: [u8; 32] = core::array::from_fn(|i| i as u8);
+        let mut memory: [u64; 4] = bytemuck::cast(bytes);
+        // SAFETY: 32 bytes, used by nothing else.
+        let region = unsafe { Region::from_raw(NonNull::from(&mut memory).cast(), 32) };
+        for offset in 0..16u8 {
+            let read = region.read::<[u8; 16]>(u64::from(offset));
+            assert_eq!(read, Ok(core::array::from_fn(|i| offset + i as u8)));
+        }
+        assert_eq!(region.read::<[u8; 16]>(17), Err(region.out_of_bounds(17, 16)));
+    }
+
+    #[test]
+    fn addresses_outside_have_no_offset() {
+        let mut memory = [0u64; 4];
+        let base = NonNull::from(&mut memory).cast::<u64>();
+        // SAFETY: 32 bytes, used by nothing else.
+        let whole = unsafe { Region::from_raw(base.cast(), 32) };
+        let region = whole.sub(8, 16).unwrap();
+        let at = |index: usize| base.map_addr(|a| a.checked_add(8 * index).unwrap_or(a));
+        assert_eq!(region.offset_of(at(1)), Ok(0));
+        assert_eq!(region.offset_of(at(2)), Ok(8));
+        assert_eq!(region.offset_of(at(3)), Err(region.out_of_bounds(16, 8)));
+        assert!(region.offset_of(at(0)).is_err(), "before the base");
     }
 }

@@ -14,7 +14,10 @@ struct Shared {
 // SAFETY: modelled atomics.
 unsafe impl shm_core::ShmSync for Shared {}
 
-const HELD: u32 = 7;
+const HOLDER: u32 = 7;
+const FUTEX_WAITERS: u32 = 0x8000_0000;
+/// Held, and the kernel is to wake who sleeps on it.
+const HELD: u32 = FUTEX_WAITERS | HOLDER;
 
 fn shared() -> Mapped<Shared> {
     let mapping = Mapping::heap(4096);
@@ -36,7 +39,7 @@ fn scenario(fuel: u32, deaths: &Deaths) {
         if end.is_none() {
             deaths.died();
         }
-        theirs.life.mark_owner_died();
+        theirs.life.mark_owner_died(HOLDER);
     });
     loop {
         let ticket = shared.event.prepare();

@@ -2,9 +2,9 @@
 //!
 //! A sleeper is woken only by a wake on one of its own words, never by accident: an accidental wake
 //! would hide a lost one. Comparing and going to sleep is one step, as in the kernel. There is no
-//! time: a sleep with a deadline ends at once.
+//! time: a sleep with a deadline gives the others a turn and ends.
 use super::{Futex, Wake};
-use crate::sync::model;
+use crate::sync::{self, model};
 use loom::sync::{Condvar, Mutex};
 use std::time::Instant;
 
@@ -39,6 +39,8 @@ pub(super) fn wait_any(words: &[(&Futex, u32)], deadline: Option<Instant>) -> Wa
         return Wake::Woken;
     }
     if deadline.is_some() {
+        drop(sleepers);
+        sync::yield_now();
         return Wake::TimedOut;
     }
     let me = sleepers.len();
@@ -76,12 +78,24 @@ pub fn waitv_works() -> bool {
 }
 
 impl Futex {
-    /// What the kernel does to a robust word whose holder died: marks it and wakes one sleeper.
-    pub fn mark_owner_died(&self) {
+    /// What the kernel does when the thread that holds a robust word ends: marks it, and wakes one
+    /// sleeper if the word says that there are any. Nothing where `holder` does not hold it.
+    pub fn mark_owner_died(&self, holder: u32) {
         const FUTEX_WAITERS: u32 = 0x8000_0000;
         const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
-        let waiters = self.word.kernel_load() & FUTEX_WAITERS;
-        self.word.kernel_store(waiters | FUTEX_OWNER_DIED);
-        wake_by_kernel(self, 1);
+        const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
+        loop {
+            let word = self.word.kernel_load();
+            if word & FUTEX_TID_MASK != holder {
+                return;
+            }
+            let waiters = word & FUTEX_WAITERS;
+            if self.word.kernel_compare_exchange(word, waiters | FUTEX_OWNER_DIED) {
+                if waiters != 0 {
+                    wake_by_kernel(self, 1);
+                }
+                return;
+            }
+        }
     }
 }

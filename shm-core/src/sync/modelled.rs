@@ -127,16 +127,6 @@ macro_rules! modelled_atomic {
                     Effect::Dropped => 0,
                 }
             }
-
-            /// The newest value, as the kernel would read it: no step of the process, no ordering.
-            pub(crate) fn kernel_load(&self) -> $int {
-                self.word.fetch_add(0, Ordering::AcqRel)
-            }
-
-            /// What the kernel writes, whoever has died.
-            pub(crate) fn kernel_store(&self, value: $int) {
-                self.word.swap(value, Ordering::AcqRel);
-            }
         }
     };
 }
@@ -144,13 +134,27 @@ macro_rules! modelled_atomic {
 modelled_atomic!(AtomicU32, AtomicU32, u32);
 modelled_atomic!(AtomicU64, AtomicU64, u64);
 
+/// What the kernel does with a futex word: no step of the process, whoever has died.
+impl AtomicU32 {
+    /// The newest value.
+    pub(crate) fn kernel_load(&self) -> u32 {
+        self.word.fetch_add(0, Ordering::AcqRel)
+    }
+
+    /// Writes `new` where the word is still `current`.
+    pub(crate) fn kernel_compare_exchange(&self, current: u32, new: u32) -> bool {
+        let (ok, err) = (Ordering::AcqRel, Ordering::Acquire);
+        self.word.compare_exchange(current, new, ok, err).is_ok()
+    }
+}
+
 /// As core's.
 #[track_caller]
 pub fn fence(order: Ordering) {
-    if let Some(order) = model::fence_order(Location::caller(), order) {
-        if let Effect::Happens = model::step() {
-            loom::sync::atomic::fence(order);
-        }
+    if let Some(order) = model::fence_order(Location::caller(), order)
+        && model::step() == Effect::Happens
+    {
+        loom::sync::atomic::fence(order);
     }
 }
 

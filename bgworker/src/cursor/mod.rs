@@ -1,0 +1,241 @@
+//! Work shared out in numbered pieces, each done once, whoever dies.
+//!
+//! The leader makes a cursor over `count` pieces. Workers claim pieces, hand the results to the
+//! leader, and the leader alone says that a piece is complete. What a dead worker had claimed and
+//! not completed goes back, and somebody else claims it.
+//!
+//! ```text
+//!   FREE --claim (worker)--> CLAIMED(worker) --complete (leader)--> DONE
+//!     ^                           |
+//!     +----- release (leader) ----+    once the worker is dead and its results are drained
+//! ```
+//!
+//! Beside the pieces stands a hint {epoch, index}: below `index` nothing is free, as far as its
+//! writer knew. A worker that finds the piece at the hint taken moves the hint on; the leader that
+//! gives a piece back moves it down, *with a new epoch*, always, so that a worker which looked at
+//! that piece before cannot move the hint past it.
+//!
+//! What a death leaves: a worker before its claim, nothing; after it, a piece that names the dead
+//! worker, which [`release`](WorkCursor::release) finds; between claim and hint, a hint that others move on. The leader's death
+//! ends the job, and its workers notice by its life word.
+mod shared;
+
+use shared::{Hint, Piece, Shared};
+use shm_core::event::EventCount;
+use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// At most so many pieces in one cursor: the hint has 32 bits for their number.
+pub const PIECES_MAX: u64 = 1 << 24;
+
+/// Why a cursor could not be made or attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CursorError {
+    /// More pieces than [`PIECES_MAX`].
+    #[error("{count} pieces of work are more than the {PIECES_MAX} a cursor holds: make them larger")]
+    TooMany {
+        /// Pieces asked for.
+        count: u64,
+    },
+    /// The memory does not hold a cursor here.
+    #[error("no work cursor here: {0}")]
+    BadPlace(#[from] shm_core::BadPtr),
+    /// The words in shared memory are not those of a cursor.
+    #[error("the memory at this offset holds no work cursor")]
+    NotACursor,
+}
+
+/// What [`WorkCursor::claim`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// This piece is now the caller's to do.
+    Piece(u64),
+    /// Nothing is free now; a piece may come back.
+    NothingFree,
+    /// All pieces are complete, or the leader has called the job off.
+    Finished,
+}
+
+/// The pieces of a job, in shared memory.
+#[derive(Debug, Clone)]
+pub struct WorkCursor {
+    shared: Mapped<Shared>,
+    pieces: MappedSlice<AtomicU64>,
+}
+
+impl WorkCursor {
+    /// Bytes that a cursor over `count` pieces takes.
+    pub const fn bytes_for(count: u64) -> u64 {
+        (size_of::<Shared>() as u64).saturating_add(count.saturating_mul(PIECE_BYTES))
+    }
+
+    /// Makes a cursor over `count` free pieces at `offset`, which is a multiple of 128.
+    ///
+    /// # Errors
+    /// [`CursorError::TooMany`], [`CursorError::BadPlace`].
+    ///
+    /// # Safety
+    /// Nobody else accesses [`bytes_for`](WorkCursor::bytes_for)`(count)` bytes at `offset` until
+    /// the caller publishes the place.
+    ///
+    /// # If a process dies here
+    /// The place was not published; whoever owns the memory makes the cursor again.
+    pub unsafe fn create(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        count: u64,
+    ) -> Result<WorkCursor, CursorError> {
+        if count > PIECES_MAX {
+            return Err(CursorError::TooMany { count });
+        }
+        mapping.region().range(offset, WorkCursor::bytes_for(count))?;
+        for index in 0..count {
+            let at = offset + size_of::<Shared>() as u64 + index * PIECE_BYTES;
+            // SAFETY: exclusive by the caller's promise.
+            unsafe { mapping.region().place(at, AtomicU64::new(Piece::FREE.bits()))? };
+        }
+        // SAFETY: exclusive by the caller's promise.
+        unsafe { mapping.region().place(offset, Shared::new(count))? };
+        WorkCursor::attach(mapping, offset)
+    }
+
+    /// Attaches to the cursor at `offset`.
+    ///
+    /// # Errors
+    /// [`CursorError::NotACursor`], [`CursorError::BadPlace`].
+    pub fn attach(mapping: &Arc<Mapping>, offset: u64) -> Result<WorkCursor, CursorError> {
+        let shared = Mapped::<Shared>::new(mapping, offset)?;
+        let count = shared.checked_count().ok_or(CursorError::NotACursor)?;
+        let pieces = MappedSlice::new(mapping, offset + size_of::<Shared>() as u64, count)?;
+        Ok(WorkCursor { shared, pieces })
+    }
+
+    /// Pieces in all.
+    pub fn count(&self) -> u64 {
+        self.pieces.len() as u64
+    }
+
+    /// Claims a free piece for `me`: lock-free, and one compare-and-swap in the common case.
+    ///
+    /// # If a process dies here
+    /// It holds the piece or not, by one word; the leader gives back what it held.
+    pub fn claim(&self, me: ParticipantId) -> Claim {
+        // Each round either ends or moves the hint on; when the leader gives pieces back meanwhile,
+        // or a peer scribbles, the caller simply asks again.
+        for _ in 0..=self.pieces.len() {
+            if self.shared.is_finished() {
+                return Claim::Finished;
+            }
+            // Pairs with the Release in `lower_hint`: a hint that was moved down comes with the
+            // piece that was given back.
+            let hint = Hint::from_bits(self.shared.hint.load(Ordering::Acquire));
+            let Some(piece) = self.pieces.get(hint.index as usize) else {
+                return Claim::NothingFree;
+            };
+            let (free, mine) = (Piece::FREE.bits(), Piece::claimed_by(me).bits());
+            // Only the piece's number passes with this word; the work lies in private memory.
+            let won = piece
+                .compare_exchange(free, mine, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+            self.move_hint(hint, hint.index + 1);
+            if won {
+                return Claim::Piece(u64::from(hint.index));
+            }
+        }
+        Claim::NothingFree
+    }
+
+    /// Moves the hint to `index` unless somebody moved it first. Losing is harmless for a worker.
+    fn move_hint(&self, seen: Hint, index: u32) -> bool {
+        let next = Hint { epoch: seen.epoch, index }.bits();
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        self.shared.hint.compare_exchange(seen.bits(), next, order.0, order.1).is_ok()
+    }
+
+    /// Leader: `index` is complete, as done by `worker`. Says whether it counts: `false` where the
+    /// piece is not this worker's, so that no piece counts twice.
+    ///
+    /// # If a process dies here
+    /// The leader's death ends the job.
+    pub fn complete(&self, index: u64, worker: ParticipantId) -> bool {
+        let Some(piece) = self.pieces.get(index as usize) else { return false };
+        let claimed = Piece::claimed_by(worker).bits();
+        // The result travelled by other means, before this.
+        let order = (Ordering::Relaxed, Ordering::Relaxed);
+        piece.compare_exchange(claimed, Piece::DONE.bits(), order.0, order.1).is_ok()
+    }
+
+    /// Leader: gives back what `dead` holds, and wakes workers that wait for work. Returns how
+    /// many pieces came back.
+    ///
+    /// Call it once the worker is known to be dead and its last results have been taken.
+    pub fn release(&self, dead: ParticipantId) -> u64 {
+        let claimed = Piece::claimed_by(dead).bits();
+        let (mut back, mut lowest) = (0, None);
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let order = (Ordering::Relaxed, Ordering::Relaxed);
+            if piece.compare_exchange(claimed, Piece::FREE.bits(), order.0, order.1).is_ok() {
+                back += 1;
+                lowest.get_or_insert(index as u32);
+            }
+        }
+        if let Some(lowest) = lowest {
+            self.lower_hint(lowest);
+            self.shared.work.notify();
+        }
+        back
+    }
+
+    /// A new epoch, always: a worker that saw the piece taken must not move the hint past it.
+    fn lower_hint(&self, index: u32) {
+        let mut seen = Hint::from_bits(self.shared.hint.load(Ordering::Relaxed));
+        loop {
+            let next =
+                Hint { epoch: seen.epoch.wrapping_add(1), index: index.min(seen.index) }.bits();
+            // Release pairs with the Acquire in `claim`: the piece before the hint that leads to it.
+            match self.shared.hint.compare_exchange(
+                seen.bits(),
+                next,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(now) => seen = Hint::from_bits(now),
+            }
+        }
+    }
+
+    /// Leader: the job is over, done or called off; everyone's next claim says so.
+    pub fn finish(&self) {
+        self.shared.finish();
+        self.shared.work.notify();
+    }
+
+    /// Worker: sleeps until [`claim`](WorkCursor::claim) may say something new, the leader has
+    /// died, or `deadline`.
+    pub fn wait_for_work(
+        &self,
+        member: &Member,
+        leader: &Watch,
+        deadline: Option<Instant>,
+    ) -> participants::Outcome {
+        let event: &EventCount = &self.shared.work;
+        let ticket = event.prepare();
+        if self.shared.is_finished() || self.something_free() || leader.is_dead() {
+            return participants::Outcome::Woken;
+        }
+        member.wait(event, ticket, &[leader], deadline)
+    }
+
+    fn something_free(&self) -> bool {
+        // The fence in `prepare` orders this; the claim that follows looks properly.
+        let hint = Hint::from_bits(self.shared.hint.load(Ordering::Relaxed));
+        (hint.index as usize) < self.pieces.len()
+    }
+}
+
+const PIECE_BYTES: u64 = size_of::<AtomicU64>() as u64;

@@ -1,0 +1,94 @@
+//! The words of a work cursor.
+use super::PIECES_MAX;
+use shm_core::ShmSync;
+use shm_core::event::EventCount;
+use shm_core::participants::ParticipantId;
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"shmkwork");
+
+/// The head of a cursor; the pieces, one [`AtomicU64`] each, follow it.
+///
+/// | field | written by | read by | order, staleness |
+/// | --- | --- | --- | --- |
+/// | `magic`, `count` | the leader, before the place is published | all, once, at attach | checked there, private from then on |
+/// | `hint` | workers upward, the leader downward with a new epoch | all | stale is harmless: a worker only looks at a wrong piece first |
+/// | `finished` | the leader, once | all | Relaxed; `work` wakes who sleeps |
+/// | `work` | who sleeps, and the leader | | an event count |
+/// | a piece | by compare-and-swap: free to claimed by a worker, claimed to done or free by the leader | all | the word is the whole truth |
+#[repr(C, align(128))]
+pub(super) struct Shared {
+    pub(super) magic: AtomicU64,
+    pub(super) count: AtomicU64,
+    pub(super) finished: AtomicU32,
+    pub(super) work: EventCount,
+    pub(super) hint: AtomicU64,
+}
+
+#[cfg(not(shm_loom))]
+const _: () = {
+    assert!(size_of::<Shared>() == 128);
+    assert!(core::mem::offset_of!(Shared, hint) == 24);
+};
+
+// SAFETY: atomics and an event count only; nothing to drop.
+unsafe impl ShmSync for Shared {}
+
+impl Shared {
+    pub(super) fn new(count: u64) -> Shared {
+        Shared {
+            magic: AtomicU64::new(MAGIC),
+            count: AtomicU64::new(count),
+            finished: AtomicU32::new(0),
+            work: EventCount::new(),
+            hint: AtomicU64::new(Hint { epoch: 0, index: 0 }.bits()),
+        }
+    }
+
+    pub(super) fn checked_count(&self) -> Option<u64> {
+        let count = self.count.load(Ordering::Relaxed);
+        (self.magic.load(Ordering::Relaxed) == MAGIC && count <= PIECES_MAX).then_some(count)
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn finish(&self) {
+        self.finished.store(1, Ordering::Relaxed);
+    }
+}
+
+/// Where to look for a free piece first: bits 0..32 the index, 32..64 the epoch.
+#[derive(Clone, Copy)]
+pub(super) struct Hint {
+    pub(super) epoch: u32,
+    pub(super) index: u32,
+}
+
+impl Hint {
+    pub(super) const fn from_bits(bits: u64) -> Hint {
+        Hint { epoch: (bits >> 32) as u32, index: bits as u32 }
+    }
+
+    pub(super) const fn bits(self) -> u64 {
+        (self.epoch as u64) << 32 | self.index as u64
+    }
+}
+
+/// The state of a piece: bits 0..2 the state, bits 32..64 the worker that claimed it.
+#[derive(Clone, Copy)]
+pub(super) struct Piece(u64);
+
+impl Piece {
+    pub(super) const FREE: Piece = Piece(0);
+    pub(super) const DONE: Piece = Piece(2);
+
+    pub(super) fn claimed_by(worker: ParticipantId) -> Piece {
+        Piece(u64::from(worker.to_bits()) << 32 | 1)
+    }
+
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+}

@@ -1,0 +1,286 @@
+//! System V shared memory.
+//!
+//! A segment is known by a 31-bit key, a hash of the name. Two names may share a key: `create`
+//! then answers [`BackendError::AlreadyExists`] and the caller takes another name; who opens must
+//! see in the memory that it is what was meant (headers carry a hash of the name).
+//!
+//! The system reserves nothing when a segment is made, it only counts; so every page of a new one
+//! is touched at once (`MADV_POPULATE_WRITE`, about 0.3 ms a MiB), where the kernel can (5.14). A
+//! creator killed before that leaves it to whoever calls `open_or_create`.
+use super::pages::{self, Subject};
+use super::{BackendError, Identity, Object, Place};
+use libc::{c_int, shmid_ds};
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
+use rustix::process::geteuid;
+use shm_core::mapping::Mapping;
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::{fs, io};
+
+const MODE: c_int = 0o600;
+const MODE_OF_OTHERS: u32 = 0o077;
+/// In a segment's mode: removed, and there only for those who have it mapped.
+const REMOVED: u32 = 0o1000;
+/// Rounds in which a name may change hands under us before we say so.
+const ROUNDS_MAX: u32 = 1000;
+/// One line a segment: key, id, mode, size, two pids, number of attachments, user, ...
+const TABLE: &str = "/proc/sysvipc/shm";
+
+pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    let flags = libc::IPC_CREAT | libc::IPC_EXCL | MODE;
+    let id = get(name, size, flags).map_err(|errno| not_made(name, size, errno))?;
+    let made = attach(place, name, id).and_then(|object| {
+        let object = object.ok_or_else(|| BackendError::Busy { name: name.to_owned() })?;
+        populate(&object)?;
+        Ok(object)
+    });
+    if made.is_err() {
+        // The first error is the one to tell.
+        let _ = remove_id(name, id);
+    }
+    made
+}
+
+pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    for _ in 0..ROUNDS_MAX {
+        if let Some(object) = open(place, name)? {
+            if object.len() < size {
+                let (name, len) = (name.to_owned(), object.len());
+                return Err(BackendError::Truncated { name, len, expected: size });
+            }
+            populate(&object)?;
+            return Ok(object);
+        }
+        match create(place, name, size) {
+            Err(BackendError::AlreadyExists { .. }) => {}
+            made => return made,
+        }
+    }
+    Err(BackendError::Busy { name: name.to_owned() })
+}
+
+pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
+    find(name)?.map_or(Ok(None), |id| attach(place, name, id))
+}
+
+pub(super) fn remove(_place: &Place, name: &str) -> Result<bool, BackendError> {
+    find(name)?.map_or(Ok(false), |id| remove_id(name, id))
+}
+
+/// Removes this segment: the system gives its id to no other while it is mapped.
+pub(super) fn remove_id(name: &str, id: c_int) -> Result<bool, BackendError> {
+    let Some(stat) = stat(name, id)? else { return Ok(false) };
+    check_owner(name, stat.shm_perm.uid)?;
+    if u32::from(stat.shm_perm.mode) & REMOVED != 0 {
+        return Ok(false);
+    }
+    // SAFETY: IPC_RMID takes no buffer.
+    match answer(unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) }) {
+        Ok(_) => Ok(true),
+        Err(Errno::INVAL | Errno::IDRM) => Ok(false),
+        Err(errno) => Err(BackendError::from_errno("shmctl", name, errno)),
+    }
+}
+
+/// Removes the segments of this user that no process has mapped and that `is_ours` knows by their
+/// contents; returns how many. For cleaning up after processes that left no list of their names.
+///
+/// # Errors
+/// [`BackendError::Os`] where the system does not show its table of segments.
+///
+/// # If a process dies here
+/// Some of them are removed.
+///
+/// ```
+/// // Segments of ours begin with these eight bytes; none is left behind by this example.
+/// let removed = dsm::backend::sysv::remove_unattached(|mapping| {
+///     let magic = mapping.region().share::<std::sync::atomic::AtomicU64>(0);
+///     magic.is_ok_and(|word| word.load(std::sync::atomic::Ordering::Relaxed) == 0xd0c_d0c_d0c)
+/// })?;
+/// assert_eq!(removed, 0);
+/// # Ok::<(), dsm::backend::BackendError>(())
+/// ```
+pub fn remove_unattached(is_ours: impl Fn(&Mapping) -> bool) -> Result<usize, BackendError> {
+    let (place, name) = (Place::new(super::Backend::Sysv), TABLE);
+    let mut removed = 0;
+    for row in table()? {
+        if row.uid != geteuid().as_raw() || row.attachments > 0 {
+            continue;
+        }
+        // What cannot be attached (gone, open to others, no memory) is not known to be ours.
+        let Ok(Some(object)) = attach(&place, name, row.id) else { continue };
+        if !is_ours(object.mapping()) {
+            continue;
+        }
+        // Mapped by us and nobody else, or it is in use again.
+        let alone = stat(name, row.id)?.is_some_and(|stat| stat.shm_nattch == 1);
+        if alone && remove_id(name, row.id)? {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// FNV-1a, folded to 31 bits; never `IPC_PRIVATE`, which is 0.
+fn key(name: &str) -> libc::key_t {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in name.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    let folded = (hash ^ (hash >> 32)) as u32 & 0x7fff_ffff;
+    folded.max(1) as libc::key_t
+}
+
+fn get(name: &str, size: u64, flags: c_int) -> Result<c_int, Errno> {
+    // SAFETY: no pointers.
+    answer(unsafe { libc::shmget(key(name), size as usize, flags) })
+}
+
+fn find(name: &str) -> Result<Option<c_int>, BackendError> {
+    match get(name, 0, 0) {
+        Ok(id) => Ok(Some(id)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(BackendError::from_errno("shmget", name, errno)),
+    }
+}
+
+/// Maps segment `id`; `None` where it is gone.
+fn attach(place: &Place, name: &str, id: c_int) -> Result<Option<Object>, BackendError> {
+    let Some(stat) = stat(name, id)? else { return Ok(None) };
+    check_owner(name, stat.shm_perm.uid)?;
+    let (name, mode) = (name.to_owned(), u32::from(stat.shm_perm.mode) & 0o777);
+    if mode & MODE_OF_OTHERS != 0 {
+        return Err(BackendError::OpenToOthers { name, mode });
+    }
+    // SAFETY: no address is asked for, so nothing that is mapped is touched.
+    let base = unsafe { libc::shmat(id, ptr::null(), 0) };
+    let base = match NonNull::new(base.cast::<u8>()) {
+        Some(base) if base.addr().get() != usize::MAX => base,
+        _ => match last_errno() {
+            Errno::INVAL | Errno::IDRM => return Ok(None),
+            errno => return Err(BackendError::from_errno("shmat", &name, errno)),
+        },
+    };
+    // SAFETY: a fresh mapping of that size, page-aligned, that nobody else in this process knows.
+    let mapping = unsafe { Mapping::from_raw(base, stat.shm_segsz, Box::new(detach)) };
+    let identity = Identity::Sysv { id };
+    Ok(Some(Object { mapping, identity, place: place.clone(), name, fd: None }))
+}
+
+fn detach(base: NonNull<u8>, _len: usize) {
+    // SAFETY: the mapping made in `attach`; its last view is gone.
+    let detached = answer(unsafe { libc::shmdt(base.as_ptr().cast()) });
+    debug_assert_eq!(detached, Ok(0));
+}
+
+/// Puts memory behind every page, so that a lack of it is an error here and not a signal later.
+fn populate(object: &Object) -> Result<(), BackendError> {
+    let (base, len) = (object.mapping.region().base(), object.mapping.len());
+    // SAFETY: our own mapping; the contents stay as they are.
+    match unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) } {
+        // INVAL: before Linux 5.14.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(Errno::NOMEM | Errno::FAULT) => Err(no_memory(&object.name, object.len())),
+        Err(errno) => Err(BackendError::from_errno("madvise", &object.name, errno)),
+    }
+}
+
+/// What the system knows of segment `id`; `None` where it is gone.
+fn stat(name: &str, id: c_int) -> Result<Option<shmid_ds>, BackendError> {
+    let mut stat = MaybeUninit::<shmid_ds>::zeroed();
+    // SAFETY: IPC_STAT writes one shmid_ds.
+    match answer(unsafe { libc::shmctl(id, libc::IPC_STAT, stat.as_mut_ptr()) }) {
+        // SAFETY: zeroed, then written: integers, and any bits are an integer.
+        Ok(_) => Ok(Some(unsafe { stat.assume_init() })),
+        Err(Errno::INVAL | Errno::IDRM) => Ok(None),
+        Err(errno) => {
+            // Not ours to look at; the table tells whose it is.
+            let row = table()?.into_iter().find(|row| row.id == id);
+            row.map_or(Ok(()), |row| check_owner(name, row.uid))?;
+            Err(BackendError::from_errno("shmctl", name, errno))
+        }
+    }
+}
+
+fn check_owner(name: &str, uid: u32) -> Result<(), BackendError> {
+    if uid == geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(BackendError::ForeignOwner { name: name.to_owned(), uid })
+}
+
+struct Row {
+    id: c_int,
+    attachments: u64,
+    uid: u32,
+}
+
+fn table() -> Result<Vec<Row>, BackendError> {
+    let text = fs::read_to_string(TABLE).map_err(|source| BackendError::Os {
+        call: "read",
+        name: TABLE.to_owned(),
+        source,
+    })?;
+    Ok(text.lines().filter_map(row).collect())
+}
+
+/// `None` for the heading.
+fn row(line: &str) -> Option<Row> {
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    Some(Row {
+        id: columns.get(1)?.parse().ok()?,
+        attachments: columns.get(6)?.parse().ok()?,
+        uid: columns.get(7)?.parse().ok()?,
+    })
+}
+
+fn not_made(name: &str, size: u64, errno: Errno) -> BackendError {
+    let limit = |limit, remedy| BackendError::LimitReached { name: name.to_owned(), limit, remedy };
+    match errno {
+        Errno::EXIST => BackendError::AlreadyExists { name: name.to_owned() },
+        Errno::INVAL => {
+            limit("kernel.shmmax", "raise it with `sysctl`, ask for less, or use another backend")
+        }
+        Errno::NOSPC => limit(
+            "kernel.shmmni or kernel.shmall",
+            "remove segments (`ipcs -m`, `ipcrm`), raise it with `sysctl`, or use another backend",
+        ),
+        Errno::NOMEM => no_memory(name, size),
+        errno => BackendError::from_errno("shmget", name, errno),
+    }
+}
+
+fn no_memory(name: &str, size: u64) -> BackendError {
+    Subject { name, location: "memory" }.no_space(size, pages::available_memory())
+}
+
+fn answer(result: c_int) -> Result<c_int, Errno> {
+    if result == -1 { Err(last_errno()) } else { Ok(result) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_31_bits_and_never_private() {
+        for i in 0..10_000 {
+            assert!(key(&format!("name-{i}")) > 0);
+        }
+        assert_ne!(key("a"), key("b"));
+    }
+
+    #[test]
+    fn a_row_of_the_table_is_read_and_its_heading_is_not() {
+        let heading = "       key      shmid perms                  size  cpid  lpid nattch   uid";
+        assert!(row(heading).is_none());
+        let line = "  51966  7  600  4096  101  102  3  1000  1000  1000  1000  0  0  0  4096  0";
+        let row = row(line).expect("a row");
+        assert_eq!((row.id, row.attachments, row.uid), (7, 3, 1000));
+    }
+}

@@ -1,0 +1,131 @@
+//! Any bits are a valid relative pointer, and none of them leads outside the region.
+#![cfg(not(shm_loom))]
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+use proptest::prelude::*;
+use relptr::{BadPtr, Region, RelPtr, RelPtr32, RelSlice, RelStr, TaggedRelPtr};
+
+const LEN: u64 = 128;
+type Memory = [u64; 16];
+
+fn region(memory: &mut Memory) -> Region<'_> {
+    // SAFETY: 128 bytes, borrowed for as long as the region lives.
+    unsafe { Region::from_raw(NonNull::from(memory).cast(), LEN as usize) }
+}
+
+/// Bits that mean something near the region as often as they mean nothing at all.
+fn bits() -> impl Strategy<Value = u64> {
+    prop_oneof![0..LEN + 20, (u64::MAX - 20)..=u64::MAX, any::<u64>()]
+}
+
+fn inside(region: Region<'_>, start: usize, bytes: usize) -> bool {
+    let base = region.base().addr().get();
+    start >= base && start + bytes <= base + region.len()
+}
+
+proptest! {
+    #[test]
+    fn no_pointer_escapes(word in bits()) {
+        let memory = &mut [0; 16];
+        let region = region(memory);
+        let pointer: RelPtr<AtomicU64> = RelPtr::from_bits(word);
+        match pointer.resolve(region) {
+            Ok(address) => {
+                prop_assert!(inside(region, address.addr().get(), 8) && address.is_aligned());
+                prop_assert!(pointer.share(region).is_ok());
+                prop_assert_eq!(RelPtr::from_addr(region, address), Ok(pointer));
+            }
+            Err(error) => {
+                prop_assert_eq!(error == BadPtr::Null, word == 0);
+                prop_assert!(pointer.share(region).is_err());
+            }
+        }
+        let fits = word != 0 && u128::from(word - 1) + 8 <= u128::from(LEN);
+        prop_assert_eq!(pointer.cast::<u64>().read(region).is_ok(), fits);
+    }
+
+    #[test]
+    fn no_compact_or_tagged_pointer_escapes(word in bits()) {
+        let memory = &mut [0; 16];
+        let region = region(memory);
+        let compact = RelPtr32::<u64>::from_bits(word as u32).widen();
+        let tagged = TaggedRelPtr::<u64>::from_bits(word).ptr();
+        for pointer in [compact, tagged] {
+            if let Ok(address) = pointer.resolve(region) {
+                prop_assert!(inside(region, address.addr().get(), 8) && address.is_aligned());
+            }
+        }
+    }
+
+    #[test]
+    fn no_slice_escapes(start in bits(), len in bits()) {
+        let memory = &mut [0x6161_6161_6161_6161; 16];
+        let region = region(memory);
+        let slice = RelSlice::<u64>::new(RelPtr::from_bits(start), len);
+        let fits = start != 0 && u128::from(start - 1) + u128::from(len) * 8 <= u128::from(LEN);
+        match slice.resolve(region) {
+            Ok(addresses) => {
+                prop_assert!(fits);
+                prop_assert!(inside(region, addresses.cast::<u8>().addr().get(), addresses.len() * 8));
+                prop_assert_eq!(addresses.len() as u64, len);
+            }
+            Err(BadPtr::Misaligned { .. }) => prop_assert_ne!(start % 8, 1),
+            Err(_) => prop_assert!(!fits),
+        }
+        prop_assert_eq!(slice.copy_to(region, &mut [0; 16]).is_ok(), fits);
+        for index in [0, 1, len.wrapping_sub(1), len, u64::MAX] {
+            prop_assert_eq!(slice.read(region, index).is_ok(), fits && index < len);
+        }
+        let text = RelStr::new(RelPtr::from_bits(start), len);
+        let fits = start != 0 && u128::from(start - 1) + u128::from(len) <= u128::from(LEN);
+        let copy = text.copy_to(region, &mut [0; LEN as usize]).map(str::len);
+        prop_assert_eq!(copy.ok(), fits.then_some(len as usize));
+    }
+
+    #[test]
+    fn offsets_come_back(offset in 0..u64::MAX, tag: u16) {
+        let pointer = RelPtr::<u64>::from_offset(offset);
+        prop_assert!(!pointer.is_null());
+        prop_assert_eq!(pointer.offset(), Some(offset));
+        prop_assert_eq!(RelPtr::<u64>::from_bits(pointer.to_bits()), pointer);
+        prop_assert_eq!(bytemuck::cast::<_, u64>(pointer), pointer.to_bits());
+        match RelPtr32::try_from(pointer) {
+            Ok(compact) => {
+                prop_assert!(!compact.is_null());
+                prop_assert_eq!(compact.widen(), pointer);
+            }
+            Err(_) => prop_assert!(offset >= RelPtr32::<u64>::REACH || offset % 8 != 0),
+        }
+        match TaggedRelPtr::new(pointer, tag) {
+            Ok(tagged) => prop_assert_eq!((tagged.ptr(), tagged.tag()), (pointer, tag)),
+            Err(_) => prop_assert!(offset >= TaggedRelPtr::<u64>::REACH),
+        }
+    }
+
+    #[test]
+    fn near_offsets_fit_every_form(unit in 0..u64::from(u32::MAX), tag: u16) {
+        let pointer = RelPtr::<u64>::from_offset(unit * 8);
+        prop_assert!(RelPtr32::try_from(pointer).is_ok_and(|compact| compact.widen() == pointer));
+        prop_assert!(TaggedRelPtr::new(pointer, tag).is_ok_and(|tagged| tagged.ptr() == pointer));
+    }
+
+    #[test]
+    fn any_string_is_valid_utf8_or_refused(bytes in any::<[u8; 128]>(), start in 0..LEN, len in 0..LEN) {
+        let memory = &mut bytemuck::cast::<[u8; 128], Memory>(bytes);
+        let region = region(memory);
+        let end = (start + len).min(LEN);
+        let plain = core::str::from_utf8(&bytes[start as usize..end as usize]);
+        let text = RelStr::new(RelPtr::from_offset(start), end - start);
+        let mut buffer = [0; LEN as usize];
+        prop_assert_eq!(text.copy_to(region, &mut buffer).ok(), plain.ok());
+    }
+}
+
+#[test]
+fn a_pointer_to_the_base_is_not_null() {
+    let memory = &mut [7; 16];
+    let region = region(memory);
+    let pointer = RelPtr::from_addr(region, region.base().cast::<u64>()).unwrap();
+    assert!(!pointer.is_null());
+    assert_eq!(pointer.read(region), Ok(7));
+}

@@ -1,0 +1,200 @@
+//! `Table`: one process's view of the participants.
+use super::claim::{Claim, Seat};
+use super::id::{Generation, ParticipantId, SLOTS_MAX};
+use super::shared::{Head, Life, Slot};
+use crate::mapping::{Mapped, MappedSlice, Mapping};
+use crate::process::{ForkGuard, Liveness, Namespaces, ProcessId};
+use crate::sync::Ordering;
+use relptr::BadPtr;
+use std::io;
+use std::sync::Arc;
+
+/// The table of attached processes, seen by one of them. See the [module](super).
+///
+/// ```
+/// use shm_core::mapping::Mapping;
+/// use shm_core::participants::Table;
+/// use shm_core::process::Liveness;
+///
+/// let mapping = Mapping::heap(Table::bytes_for(8) as usize); // a shared mapping in real life
+/// // SAFETY: nobody else has the mapping.
+/// let table = unsafe { Table::create(&mapping, 0, 8) }.unwrap();
+/// let member = table.join().unwrap();
+/// let id = member.id();
+/// assert_eq!(table.liveness(id), Liveness::Alive);
+/// drop(member);
+/// assert_eq!(table.liveness(id), Liveness::Dead);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Table {
+    slots: MappedSlice<Slot>,
+    /// Where pids and start times of this table have their meaning.
+    namespaces: Namespaces,
+    /// Whether that is where the process lived that attached, and which process it was.
+    home: bool,
+    attached_by: ForkGuard,
+}
+
+/// Why a table could not be created or attached.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Not between 1 and [`SLOTS_MAX`].
+    #[error("a participant table has 1 to {SLOTS_MAX} slots, not {0}")]
+    Slots(u32),
+    /// It does not fit into the mapping.
+    #[error("the participant table does not lie in the mapping: {0}")]
+    Place(#[from] BadPtr),
+    /// The creator's namespaces are unknown.
+    #[error("cannot tell this process's namespaces from /proc: {0}")]
+    Proc(io::Error),
+}
+
+/// One slot in use, as it was at some moment of [`Table::snapshot`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ParticipantInfo {
+    /// The participant; being reaped, it is the dead one.
+    pub id: ParticipantId,
+    /// What the slot is used for.
+    pub seat: Seat,
+    /// The member, or its reaper.
+    pub process: ProcessId,
+    /// Whether that process lives.
+    pub liveness: Liveness,
+    /// Whether a thread holds the life word: if not, its death is noticed by looking, ten times a
+    /// second.
+    pub held: bool,
+}
+
+impl Table {
+    /// Size of a table, for laying out a segment.
+    pub const fn bytes_for(slots: u32) -> u64 {
+        size_of::<Head>() as u64 + slots as u64 * size_of::<Slot>() as u64
+    }
+
+    /// Writes an empty table at `offset` of `mapping`.
+    ///
+    /// # Errors
+    /// [`TableError`]. The mapping is as it was, or has a part of a table in it.
+    ///
+    /// # Safety
+    /// Nobody else accesses these bytes until the caller has published the table.
+    ///
+    /// # If a process dies here
+    /// The table is not published, and its creator's successor writes it again.
+    pub unsafe fn create(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        slots: u32,
+    ) -> Result<Table, TableError> {
+        if !(1..=SLOTS_MAX).contains(&slots) {
+            return Err(TableError::Slots(slots));
+        }
+        mapping.region().sub(offset, Table::bytes_for(slots))?;
+        let home = Namespaces::mine().map_err(TableError::Proc)?;
+        // SAFETY: the caller's promise.
+        unsafe { Mapped::place(mapping, offset, Head::new(slots, home)) }?;
+        for slot in 0..slots {
+            let at = offset + Table::bytes_for(slot);
+            // SAFETY: the caller's promise.
+            unsafe { Mapped::place(mapping, at, Slot::new()) }?;
+        }
+        Table::attach(mapping, offset)
+    }
+
+    /// The table at `offset` of `mapping`.
+    ///
+    /// # Errors
+    /// [`TableError::Slots`], [`TableError::Place`] where there is no table.
+    pub fn attach(mapping: &Arc<Mapping>, offset: u64) -> Result<Table, TableError> {
+        let head = Mapped::<Head>::new(mapping, offset)?;
+        let count = head.slots.load(Ordering::Relaxed);
+        if !(1..=SLOTS_MAX).contains(&count) {
+            return Err(TableError::Slots(count));
+        }
+        let namespaces = Namespaces {
+            pid: head.pid_namespace.load(Ordering::Relaxed),
+            time: head.time_namespace.load(Ordering::Relaxed),
+        };
+        let first = offset + Table::bytes_for(0);
+        let slots = MappedSlice::new(mapping, first, u64::from(count))?;
+        let attached_by = ForkGuard::new();
+        let home = Namespaces::mine().is_ok_and(|mine| mine == namespaces);
+        Ok(Table { slots, namespaces, home, attached_by })
+    }
+
+    /// How many participants there can be at a time.
+    pub fn capacity(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Whether `id` is still attached and its process lives.
+    ///
+    /// `Dead` is a proof, for a participant that died, that left, or that never was; its last words
+    /// are visible to the caller.
+    pub fn liveness(&self, id: ParticipantId) -> Liveness {
+        let Some(slot) = self.slot(id) else { return Liveness::Dead };
+        // Pairs with the Release in `Table::join_with`, `reap_slot` and `vacate`: who sees a later
+        // claim sees that the generation has moved on.
+        let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));
+        if !slot.is_still(id) {
+            return Liveness::Dead;
+        }
+        match (claim.seat(), claim.process()) {
+            (Seat::Free | Seat::Reaping, _) => Liveness::Dead,
+            (_, Some(process)) => self.certify(process),
+            (_, None) => Liveness::Unknown,
+        }
+    }
+
+    /// The slots in use. Others join, leave and die meanwhile.
+    pub fn snapshot(&self) -> Vec<ParticipantInfo> {
+        (0..self.capacity()).filter_map(|index| self.look_at(index)).collect()
+    }
+
+    fn look_at(&self, index: u32) -> Option<ParticipantInfo> {
+        let slot = &self.slots[index as usize];
+        // As in `liveness`.
+        let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));
+        let process = claim.process()?;
+        let generation = Generation::from_word(slot.generation.load(Ordering::Relaxed));
+        Some(ParticipantInfo {
+            id: ParticipantId::new(index, generation),
+            seat: claim.seat(),
+            process,
+            liveness: self.certify(process),
+            held: Life(slot.life.load(Ordering::Relaxed)).is_held(),
+        })
+    }
+
+    /// Whether every slot is free: nobody attached, and nobody dead to clean up after.
+    pub fn is_empty(&self) -> bool {
+        // Pairs with the Release in `vacate`: what they did before leaving.
+        self.slots.iter().all(|s| s.claim.load(Ordering::Acquire) == Claim::FREE.to_bits())
+    }
+
+    pub(super) fn slots(&self) -> &MappedSlice<Slot> {
+        &self.slots
+    }
+
+    pub(super) fn slot(&self, id: ParticipantId) -> Option<&Slot> {
+        self.slots.get(id.slot() as usize)
+    }
+
+    pub(super) fn namespaces(&self) -> Namespaces {
+        self.namespaces
+    }
+
+    /// Whether the caller lives where the pids of this table mean something: asked again after a fork,
+    /// for the child may have been born into another pid namespace.
+    pub(super) fn is_home(&self) -> bool {
+        match self.attached_by.check() {
+            Ok(()) => self.home,
+            Err(_) => Namespaces::mine().is_ok_and(|mine| mine == self.namespaces),
+        }
+    }
+
+    /// Whether a process named in this table lives.
+    pub(super) fn certify(&self, process: ProcessId) -> Liveness {
+        if self.is_home() { process.liveness() } else { Liveness::Unknown }
+    }
+}

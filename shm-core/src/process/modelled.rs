@@ -1,0 +1,105 @@
+//! The processes of a model: a loom thread is the process it says it is, and dies when told so.
+use super::{Liveness, Namespaces, OpenError, ProcessId};
+use crate::sync;
+use loom::sync::atomic::{AtomicU32, Ordering};
+use std::cell::Cell;
+use std::io;
+use std::time::Instant;
+
+const PROCESSES: usize = 8;
+
+loom::lazy_static! {
+    static ref DEAD: Vec<AtomicU32> = (0..PROCESSES).map(|_| AtomicU32::new(0)).collect();
+}
+
+loom::thread_local! {
+    static PID: Cell<u32> = Cell::new(1);
+}
+
+/// How a model says who is who, and who has died.
+pub mod model {
+    use super::{DEAD, Ordering, PID, ProcessId, named};
+
+    /// The calling loom thread is process `pid` (1 to 7) from now on; it was process 1.
+    pub fn become_process(pid: u32) -> ProcessId {
+        PID.with(|me| me.set(pid));
+        named(pid)
+    }
+
+    /// The kernel has buried `process`: all it did is visible to who learns of it.
+    pub fn buried(process: ProcessId) {
+        DEAD[process.pid() as usize].fetch_add(1, Ordering::Release);
+    }
+}
+
+fn named(pid: u32) -> ProcessId {
+    ProcessId::new(pid, u64::from(pid) + 100).expect("a small pid")
+}
+
+pub(super) fn me() -> ProcessId {
+    named(PID.with(Cell::get))
+}
+
+pub(super) fn of(pid: u32) -> io::Result<ProcessId> {
+    Ok(named(pid))
+}
+
+pub(super) fn namespaces() -> io::Result<Namespaces> {
+    Ok(Namespaces { pid: 1, time: 1 })
+}
+
+pub(super) fn liveness(process: ProcessId) -> Liveness {
+    if sync::model::is_dead() {
+        return Liveness::Unknown;
+    }
+    // The newest value, as the kernel's answer is; and no edge from one asker to the next.
+    match DEAD[process.pid() as usize % PROCESSES].fetch_add(0, Ordering::Acquire) {
+        0 => Liveness::Alive,
+        _ => Liveness::Dead,
+    }
+}
+
+/// A modelled process never forks.
+pub fn generation() -> u64 {
+    1
+}
+
+/// A modelled process.
+#[derive(Debug)]
+pub struct ProcessHandle {
+    process: ProcessId,
+}
+
+impl ProcessHandle {
+    /// As the system's.
+    ///
+    /// # Errors
+    /// [`OpenError::Dead`].
+    pub fn open(process: ProcessId) -> Result<ProcessHandle, OpenError> {
+        match liveness(process) {
+            Liveness::Dead => Err(OpenError::Dead(process)),
+            _ => Ok(ProcessHandle { process }),
+        }
+    }
+
+    /// Which process this is.
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Whether it has ended.
+    pub fn is_dead(&self) -> bool {
+        liveness(self.process) == Liveness::Dead
+    }
+
+    /// Waits until it has ended; with a deadline, gives the others one turn.
+    pub fn wait_dead(&self, deadline: Option<Instant>) -> bool {
+        while !self.is_dead() {
+            sync::yield_now();
+            if deadline.is_some() {
+                return self.is_dead();
+            }
+        }
+        true
+    }
+}
