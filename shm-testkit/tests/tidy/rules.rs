@@ -25,7 +25,9 @@ const SHIM: &str = "shm-core/src/sync/";
 pub(crate) fn long_lines(source: &Source) -> Vec<Finding> {
     source.find_lines(|_, line| {
         let width = line.raw.chars().count();
-        (width > WIDTH_MAX).then(|| format!("{width} columns, at most {WIDTH_MAX}"))
+        // A row of a table cannot be broken.
+        let is_row = line.comment.trim_start_matches(['/', '!', ' ']).starts_with('|');
+        (width > WIDTH_MAX && !is_row).then(|| format!("{width} columns, at most {WIDTH_MAX}"))
     })
 }
 
@@ -198,11 +200,15 @@ fn modules_of(source: &Source) -> Vec<String> {
     let mut paths = Vec::new();
     for (i, line) in source.lines.iter().enumerate() {
         let Some(name) = declared_module(&line.code) else { continue };
-        let attributes = source.lines[..i].iter().rev().take_while(|l| l.code.starts_with("#["));
-        let path = attributes.filter_map(|l| l.raw.split_once("path = \"")).next();
-        match path.and_then(|(_, rest)| rest.split_once('"')) {
-            Some((path, _)) => paths.push(format!("{directory}/{path}")),
-            None => paths.extend([format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")]),
+        let mut attributes =
+            source.lines[..i].iter().rev().take_while(|l| l.code.starts_with("#["));
+        let path_attribute = attributes.find(|l| l.raw.contains("path = \""));
+        // Under a `cfg_attr` both files are the module, each in its build.
+        paths.extend(path_attribute.iter().filter_map(|l| {
+            Some(format!("{directory}/{}", l.raw.split("path = \"").nth(1)?.split('"').next()?))
+        }));
+        if path_attribute.is_none_or(|l| l.code.contains("cfg_attr")) {
+            paths.extend([format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")]);
         }
     }
     paths
