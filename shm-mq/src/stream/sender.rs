@@ -372,11 +372,16 @@ impl Sender {
     #[inline]
     fn publish(&mut self) {
         if self.published != self.place.position {
-            self.published = self.place.position;
-            // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
-            self.shared.written.store(self.published, Ordering::Release);
+            self.tell();
             self.shared.arrived.notify();
         }
+    }
+
+    #[inline]
+    fn tell(&mut self) {
+        self.published = self.place.position;
+        // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
+        self.shared.written.store(self.published, Ordering::Release);
     }
 
     /// Publishes; a message that went into a stream whose receiver has left counts as not sent.
@@ -435,7 +440,7 @@ impl Drop for Sender {
     /// Publishes what is pending and tells the receiver that nothing follows.
     fn drop(&mut self) {
         if self.fork.check().is_ok() {
-            self.publish();
+            self.tell();
             self.shared.detach(Side::Sender);
         }
     }
