@@ -321,7 +321,7 @@ impl Toc {
             return Err(corrupt("layout", layout));
         }
         let total = header.total.load(Ordering::Relaxed);
-        if total > mapping.len() as u64 || total % CHUNK_ALIGN != 0 {
+        if total > mapping.len() as u64 || !total.is_multiple_of(CHUNK_ALIGN) {
             return Err(corrupt("total", total));
         }
         let entries = header.entries.load(Ordering::Relaxed);
@@ -379,7 +379,7 @@ impl Toc {
 
     fn free_after(&self, allocated: u64) -> Result<u64, TocError> {
         match (self.total - self.head).checked_sub(allocated) {
-            Some(free) if allocated % CHUNK_ALIGN == 0 => Ok(free),
+            Some(free) if allocated.is_multiple_of(CHUNK_ALIGN) => Ok(free),
             _ => Err(TocError::Corrupt { what: "allocated", value: allocated }),
         }
     }

@@ -259,7 +259,7 @@ fn a_creator(fuel: u32, deaths: &Deaths, bug: Option<Bug>) {
 fn an_unpinner(fuel: u32, deaths: &Deaths) {
     let world = World::new();
     let handle = world.create(A).unwrap();
-    world.actor(A).pin(handle).unwrap();
+    world.control.pin(handle).unwrap();
     let b = mortal(&world, fuel, deaths, move |world| world.actor(B).unpin(handle).unwrap());
     world.detach(A, handle);
     if b.join().unwrap() {
@@ -305,7 +305,7 @@ fn a_pinned_domain(fuel: u32, deaths: &Deaths) {
     let world = World::closing(None);
     assert!(world.enter(A) && world.enter(B));
     let handle = world.create(A).unwrap();
-    world.actor(A).pin(handle).unwrap();
+    world.control.pin(handle).unwrap();
     world.detach(A, handle);
     let b = mortal(&world, fuel, deaths, move |world| {
         world.actor(B).unpin(handle).unwrap();

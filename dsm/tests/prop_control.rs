@@ -132,7 +132,7 @@ impl Both {
             Op::Pin { nth } => {
                 let Some((handle, plain)) = self.handle(nth) else { return Ok(()) };
                 let expected = self.model.pin(plain).map_err(|why| pin_error(why, handle));
-                prop_assert_eq!(self.actor(0).pin(handle), expected);
+                prop_assert_eq!(self.control.pin(handle), expected);
             }
             Op::Unpin { who, nth } => {
                 let Some((handle, plain)) = self.handle(nth) else { return Ok(()) };
@@ -252,7 +252,7 @@ proptest! {
         for bits in words.iter().copied().chain([(words[at as usize] >> 3) << 24 | at]) {
             let Some(handle) = SegmentHandle::from_bits(bits) else { continue };
             let _ = actor.attach(handle);
-            let _ = (actor.pin(handle), actor.unpin(handle));
+            let _ = (control.pin(handle), actor.unpin(handle));
             actor.detach(handle);
             let _ = actor.publish(handle, 1);
             actor.abandon(handle);
@@ -260,6 +260,24 @@ proptest! {
         let _ = actor.claim();
         control.actor(dead, &Anything).clean_up();
     }
+}
+
+#[test]
+fn a_domain_is_closed_by_who_has_no_seat_only_if_nobody_has() {
+    let mapping = Mapping::heap(Control::bytes_for(SLOTS, 128) as usize);
+    // SAFETY: nobody else has the mapping.
+    let control = unsafe { Control::create(&mapping, 0, SLOTS, 128, 5) }.unwrap();
+    let somebody = control.actor(ParticipantId::from_bits(1).unwrap(), &Anything);
+    assert!(somebody.enter());
+    assert!(!control.close_if_empty());
+    let handle = somebody.claim().unwrap();
+    assert!(somebody.publish(handle, 1));
+    control.pin(handle).unwrap();
+    somebody.clean_up();
+    assert!(!control.close_if_empty(), "a pinned segment keeps it");
+    somebody.unpin(handle).unwrap();
+    assert!(control.close_if_empty());
+    assert!(!control.close_if_empty() && !somebody.enter());
 }
 
 /// Objects that may be gone already, as after a death.

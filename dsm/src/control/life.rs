@@ -4,6 +4,7 @@ use super::word::Word;
 use super::{Control, Objects};
 use crate::handle::SegmentHandle;
 use shm_core::participants::ParticipantId;
+use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 
 /// Why a segment could not be pinned or unpinned.
@@ -19,6 +20,9 @@ pub enum PinError {
     /// Unpinned without being pinned.
     #[error("segment {0} is not pinned")]
     NotPinned(SegmentHandle),
+    /// In a forked child.
+    #[error(transparent)]
+    Forked(#[from] Forked),
 }
 
 /// A participant at the table: its own verbs, on the segments that it shares with others.
@@ -143,17 +147,6 @@ impl<'a, O: Objects> Actor<'a, O> {
         }
     }
 
-    /// Keeps the segment when nobody is attached.
-    ///
-    /// # Errors
-    /// [`PinError::Unknown`], [`PinError::AlreadyPinned`].
-    pub fn pin(&self, handle: SegmentHandle) -> Result<(), PinError> {
-        self.re_pin(handle, |word| match word.is_pinned() {
-            true => Err(PinError::AlreadyPinned(handle)),
-            false => Ok(word.pinned()),
-        })
-    }
-
     /// Takes the pin away, and the segment if nobody is attached.
     ///
     /// # Errors
@@ -162,28 +155,12 @@ impl<'a, O: Objects> Actor<'a, O> {
     /// # If a process dies here
     /// The reaper looks whether anyone is attached.
     pub fn unpin(&self, handle: SegmentHandle) -> Result<(), PinError> {
-        self.re_pin(handle, |word| match word.is_pinned() {
+        self.control.re_pin(handle, |word| match word.is_pinned() {
             true => Ok(word.unpinned()),
             false => Err(PinError::NotPinned(handle)),
         })?;
         self.destroy_if_last(handle.slot() as usize);
         Ok(())
-    }
-
-    fn re_pin(
-        &self,
-        handle: SegmentHandle,
-        next: impl Fn(Word) -> Result<Word, PinError>,
-    ) -> Result<(), PinError> {
-        let slot = self.control.slot(handle).ok_or(PinError::Unknown(handle))?;
-        let mut word = Word(slot.state.load(Ordering::Relaxed));
-        while word.is_alive_as(handle.generation()) {
-            match change(slot, word, next(word)?) {
-                Ok(()) => return Ok(()),
-                Err(now) => word = now,
-            }
-        }
-        Err(PinError::Unknown(handle))
     }
 
     /// Destroys the segment in the slot if it is alive, unpinned, and nobody is attached.
@@ -194,7 +171,7 @@ impl<'a, O: Objects> Actor<'a, O> {
             if !word.is_alive() || word.is_pinned() || word.generation() == 0 {
                 return;
             }
-            if self.control.attached(index).next().is_some() || self.control.is_needed(index) {
+            if !self.control.is_unused(index) {
                 return;
             }
             if change(slot, word, word.moribund(self.me.to_bits())).is_ok() {
@@ -227,5 +204,55 @@ impl<'a, O: Objects> Actor<'a, O> {
         let word = &self.control.set(index)[bit as usize / 64];
         // Pairs with the Acquire in `Control::attached`: he has unmapped it.
         word.fetch_and(!(1 << (bit % 64)), Ordering::Release);
+    }
+}
+
+impl Control {
+    /// Keeps the segment when nobody is attached. For who is in the domain.
+    ///
+    /// # Errors
+    /// [`PinError::Unknown`], [`PinError::AlreadyPinned`].
+    ///
+    /// # If a process dies here
+    /// It is pinned or it is not.
+    pub fn pin(&self, handle: SegmentHandle) -> Result<(), PinError> {
+        self.re_pin(handle, |word| match word.is_pinned() {
+            true => Err(PinError::AlreadyPinned(handle)),
+            false => Ok(word.pinned()),
+        })
+    }
+
+    /// Closes the domain if nobody is in it: for who found no seat. `true` where he is to remove it.
+    ///
+    /// # If a process dies here
+    /// It is closed or it is not. Who comes to a closed one removes it.
+    pub fn close_if_empty(&self) -> bool {
+        let index = self.segment_slots();
+        let slot = &self.slots[index];
+        loop {
+            let word = now(slot);
+            if !word.is_alive_as(self.domain_generation) || !self.is_unused(index) {
+                return false;
+            }
+            if change(slot, word, word.freed()).is_ok() {
+                return true;
+            }
+        }
+    }
+
+    fn re_pin(
+        &self,
+        handle: SegmentHandle,
+        next: impl Fn(Word) -> Result<Word, PinError>,
+    ) -> Result<(), PinError> {
+        let slot = self.slot(handle).ok_or(PinError::Unknown(handle))?;
+        let mut word = Word(slot.state.load(Ordering::Relaxed));
+        while word.is_alive_as(handle.generation()) {
+            match change(slot, word, next(word)?) {
+                Ok(()) => return Ok(()),
+                Err(now) => word = now,
+            }
+        }
+        Err(PinError::Unknown(handle))
     }
 }

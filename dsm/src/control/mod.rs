@@ -49,6 +49,7 @@ mod shared;
 mod word;
 
 use crate::handle::SegmentHandle;
+pub(crate) use shared::FINGERPRINT;
 use shared::{Head, Slot};
 use shm_core::BadPtr;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -214,13 +215,14 @@ impl Control {
         self.slots.len() - 1
     }
 
-    /// Whether the slot is the domain's and a pinned segment keeps it.
-    fn is_needed(&self, index: usize) -> bool {
-        index == self.segment_slots()
-            && self.slots.iter().any(|slot| {
-                let word = Word(slot.state.load(Ordering::Relaxed));
-                word.is_alive() && word.is_pinned()
-            })
+    /// Whether nobody is attached; and for the domain, whether no pinned segment keeps it.
+    fn is_unused(&self, index: usize) -> bool {
+        let is_pinned = |slot: &Slot| {
+            let word = Word(slot.state.load(Ordering::Relaxed));
+            word.is_alive() && word.is_pinned()
+        };
+        let is_domain = index == self.segment_slots();
+        self.attached(index).next().is_none() && !(is_domain && self.slots.iter().any(is_pinned))
     }
 
     fn info(&self, index: usize) -> Option<SegmentInfo> {

@@ -40,3 +40,9 @@ const _: () = assert!(size_of::<Head>() == 64 && size_of::<Slot>() == 16);
 unsafe impl ShmSync for Head {}
 // SAFETY: atomics only.
 unsafe impl ShmSync for Slot {}
+
+/// Tells this layout from others.
+pub(crate) const FINGERPRINT: u64 = shm_core::layout::combine(&[
+    shm_core::fingerprint!(Head { hint: AtomicU64 }),
+    shm_core::fingerprint!(Slot { state: AtomicU64, size: AtomicU64 }),
+]);
