@@ -58,7 +58,7 @@ pub fn run(
         match end? {
             End::Answer(groups) => {
                 job.check_unchanged()?;
-                let backend = Some(domain.backend().to_string());
+                let backend = Some(domain.backend());
                 let workers = workers(options);
                 let elapsed = began.elapsed();
                 return Ok(Outcome { groups, elapsed, workers, backend, kills, segments });

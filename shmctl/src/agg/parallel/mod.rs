@@ -53,16 +53,10 @@ fn open_domain(options: &Options) -> Result<Domain, AggError> {
         // reported below if it is in our way.
         drop(Domain::open_existing(config(options, Some(backend))));
     }
-    let backend = options.backend.as_deref().map(str::parse).transpose();
-    let backend = backend.map_err(|error: dsm::backend::UnknownBackend| usage(error))?;
-    Domain::open(config(options, backend)).map_err(|error| match error {
-        OpenError::UnknownBackend(error) => usage(error),
+    Domain::open(config(options, options.backend)).map_err(|error| match error {
+        OpenError::UnknownBackend(error) => AggError::Usage(error.to_string()),
         error => environment(error),
     })
-}
-
-fn usage(error: impl std::fmt::Display) -> AggError {
-    AggError::Usage(error.to_string())
 }
 
 /// Memory, limits, rights: for the user to mend.
