@@ -60,8 +60,15 @@ impl Watch {
     /// word is held and unmarked.
     pub fn is_dead(&self) -> bool {
         let Some(slot) = self.slot() else { return true };
-        let alive = slot.is_still(self.peer) && Life(slot.life.load(Ordering::Relaxed)).is_held();
-        !alive && self.is_proved_dead()
+        !self.life(slot).is_some_and(Life::is_held) && self.is_proved_dead()
+    }
+
+    /// The peer's life word; `None` where the slot is not the peer's any more.
+    fn life(&self, slot: &Slot) -> Option<Life> {
+        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's word sees that
+        // the peer has gone.
+        let life = Life(slot.life.load(Ordering::Acquire));
+        slot.is_still(self.peer).then_some(life)
     }
 
     /// As [`is_dead`](Watch::is_dead), without trusting the life word.
@@ -87,12 +94,7 @@ impl Watch {
     /// Makes sure that the peer's death will wake a sleeper on the word returned.
     fn arm(&self) -> Armed<'_> {
         let Some(slot) = self.slot() else { return Armed::Gone };
-        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's life word sees
-        // below that the peer has gone.
-        let life = Life(slot.life.load(Ordering::Acquire));
-        if !slot.is_still(self.peer) {
-            return Armed::Gone;
-        }
+        let Some(life) = self.life(slot) else { return Armed::Gone };
         if !life.is_held() {
             return if self.is_proved_dead() { Armed::Gone } else { Armed::Doubtful };
         }
