@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 const JOINING: u64 = 1 << 62;
 const LIVE: u64 = 2 << 62;
+/// More than leaving the table takes.
+const LEAVING_STEPS: u32 = 7;
 const FUTEX_WAITERS: u32 = 0x8000_0000;
 
 /// What a user keeps beside the table. Accessed Relaxed: the table must order it.
@@ -68,6 +70,10 @@ impl World {
         self.board.owner.store(pid, Relaxed);
     }
 
+    fn note(&self, member: &Member) {
+        self.board.words.store(member.id().to_bits(), Relaxed);
+    }
+
     /// A member made by the main thread, which remains process 1.
     fn member(&self, pid: u32) -> Arc<Member> {
         let member = self.join(pid).unwrap();
@@ -96,7 +102,7 @@ fn join_and_leave(world: &World, bug: Bug, me: ProcessId) {
     let (claim, generation, life) = world.table.words(0);
     let release = core::sync::atomic::Ordering::Release;
     match bug {
-        Bug::None => drop(world.join(2)),
+        Bug::None => drop(world.join(2).inspect(|member| world.note(member))),
         Bug::AnonymousClaim => {
             if claim.compare_exchange(0, JOINING, Relaxed, Relaxed).is_ok() {
                 claim.store(LIVE | me.to_bits(), release);
@@ -106,6 +112,7 @@ fn join_and_leave(world: &World, bug: Bug, me: ProcessId) {
         }
         Bug::FreeBeforeBump => {
             if let Some(member) = world.join(2) {
+                world.note(&member);
                 world.board.owner.store(0, Relaxed);
                 life.word().store(0, release);
                 claim.store(0, release);
@@ -128,7 +135,9 @@ fn two_joiners(bug: Bug, fuel: u32, deaths: &Deaths) {
     mortal.join().unwrap();
     let last = world.join(1).expect("the dead one's slot is reaped, the living one's is free").id();
     let dead = |id: &ParticipantId| world.table.liveness(*id) == Liveness::Dead;
-    assert!(first.iter().all(|first| *first != last && dead(first)));
+    let second = ParticipantId::from_bits(world.board.words.load(Relaxed));
+    assert!(first.is_none() || first != second, "two had the same id");
+    assert!(first.iter().chain(&second).all(|old| *old != last && dead(old)));
     assert_eq!(world.board.owner.load(Relaxed), 0);
     assert!(world.table.is_empty());
 }
@@ -256,39 +265,52 @@ fn sleep(world: &World, watch: &Watch) {
     }
 }
 
-/// Planted bug: wakes for itself alone.
-fn sleep_and_tell_nobody(world: &World, watch: &Watch) {
-    let (_, _, life) = world.table.words(0);
-    loop {
-        let ticket = world.board.event.prepare();
-        if world.board.words.load(Relaxed) == 1 || watch.is_dead() {
-            return;
-        }
-        let held = 2 | FUTEX_WAITERS;
-        let _ = life.word().compare_exchange(2, held, Relaxed, Relaxed);
-        world.board.event.wait_any(ticket, &[(life, held)], None);
-    }
-}
-
-/// The peer says something and leaves; it may die at any access. `sleepers` wait for it.
-fn sleepers(sleepers: usize, sleep: fn(&World, &Watch), fuel: u32, deaths: &Deaths) {
+/// The peer says something and leaves; it may die at any access.
+fn sleeper(fuel: u32, deaths: &Deaths) {
     let world = world();
     let member = world.member(2);
-    let watch = Arc::new(watch(&world, member.id()));
+    let watch = watch(&world, member.id());
     let (theirs, deaths) = (world.clone(), deaths.clone());
-    let mut threads = vec![spawn(move || {
+    let peer = spawn(move || {
         theirs.live_and_die(2, fuel, &deaths, || {
             theirs.board.words.store(1, Relaxed);
             theirs.board.event.notify();
             drop(member);
         });
-    })];
-    for _ in 1..sleepers {
-        let (theirs, watch) = (world.clone(), watch.clone());
-        threads.push(spawn(move || sleep(&theirs, &watch)));
-    }
+    });
     sleep(&world, &watch);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    peer.join().unwrap();
+}
+
+/// Sleeps until the peer is gone.
+fn sleep_on_life(event: &EventCount, _: &World, watch: &Watch) {
+    while !watch.is_dead() {
+        wait(event, event.prepare(), &[watch], None);
+    }
+}
+
+/// Planted bug: wakes for itself alone.
+fn sleep_and_tell_nobody(event: &EventCount, world: &World, watch: &Watch) {
+    let (_, _, life) = world.table.words(0);
+    while !watch.is_dead() {
+        let held = 2 | FUTEX_WAITERS;
+        let _ = life.word().compare_exchange(2, held, Relaxed, Relaxed);
+        event.wait_any(event.prepare(), &[(life, held)], None);
+    }
+}
+
+/// Two sleep, each on an event of its own. The peer leaves; it may die at any access.
+fn two_sleepers(sleep: fn(&EventCount, &World, &Watch), fuel: u32, deaths: &Deaths) {
+    let world = world();
+    let member = world.member(2);
+    let watch = Arc::new(watch(&world, member.id()));
+    let (theirs, deaths) = (world.clone(), deaths.clone());
+    let peer = spawn(move || theirs.live_and_die(2, fuel, &deaths, || drop(member)));
+    let (theirs, their_watch) = (world.clone(), watch.clone());
+    let sleeper = spawn(move || sleep(&EventCount::new(), &theirs, &their_watch));
+    sleep(&EventCount::new(), &world, &watch);
+    peer.join().unwrap();
+    sleeper.join().unwrap();
 }
 
 /// The peer leaves without a word, and another process takes its slot and stays.
@@ -331,16 +353,21 @@ fn who_is_gone_has_its_last_words_visible() {
 
 #[test]
 fn a_sleepers_peer_may_die_anywhere() {
-    let tried = model::every_death(|fuel, deaths| sleepers(1, sleep, fuel, deaths));
+    let tried = model::every_death(sleeper);
     println!("one sleeper: {tried:?}");
     assert!(tried.deaths > 0);
 }
 
 #[test]
 fn all_sleepers_wake() {
-    let tried = model::every_death(|fuel, deaths| sleepers(2, sleep, fuel, deaths));
-    println!("two sleepers: {tried:?}");
-    assert!(tried.deaths > 0);
+    // Three threads: one preemption less than elsewhere, and the sweep by hand.
+    let bound = Some(model::preemption_bound() - 1);
+    for fuel in 0..LEAVING_STEPS {
+        let tried = model::check_bounded(bound, move || {
+            two_sleepers(sleep_on_life, fuel, &Deaths::default());
+        });
+        println!("two sleepers, killed after {fuel} steps: {tried:?}");
+    }
 }
 
 #[test]
@@ -375,6 +402,6 @@ fn finds_a_slot_freed_before_its_generation_moved() {
 #[test]
 fn finds_a_sleeper_that_does_not_pass_the_wake_up_on() {
     assert!(model::fails(|| {
-        model::every_death(|fuel, deaths| sleepers(2, sleep_and_tell_nobody, fuel, deaths));
+        model::every_death(|fuel, deaths| two_sleepers(sleep_and_tell_nobody, fuel, deaths));
     }));
 }
