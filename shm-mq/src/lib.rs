@@ -1,1 +1,6 @@
 //! Message queues between processes that survive the death of either side.
+//!
+//! Modules, lowest first; each uses only those above it.
+
+/// `stream`: byte messages of any size, one sender to one receiver.
+pub mod stream;

@@ -23,7 +23,7 @@ mod shared;
 use shared::{Hint, Piece, Shared};
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::participants::{self, ParticipantId, Watch};
 use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +36,9 @@ pub const PIECES_MAX: u64 = 1 << 24;
 #[non_exhaustive]
 pub enum CursorError {
     /// More pieces than [`PIECES_MAX`].
-    #[error("{count} pieces of work are more than the {PIECES_MAX} a cursor holds: make them larger")]
+    #[error(
+        "{count} pieces of work are more than the {PIECES_MAX} a cursor holds: make them larger"
+    )]
     TooMany {
         /// Pieces asked for.
         count: u64,
@@ -138,10 +140,10 @@ impl WorkCursor {
             };
             let (free, mine) = (Piece::FREE.bits(), Piece::claimed_by(me).bits());
             // Only the piece's number passes with this word; the work lies in private memory.
-            let won = piece
-                .compare_exchange(free, mine, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-            self.move_hint(hint, hint.index + 1);
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            let won = piece.load(Ordering::Relaxed) == free
+                && piece.compare_exchange(free, mine, ok, err).is_ok();
+            self.move_hint(hint);
             if won {
                 return Claim::Piece(u64::from(hint.index));
             }
@@ -149,11 +151,11 @@ impl WorkCursor {
         Claim::NothingFree
     }
 
-    /// Moves the hint to `index` unless somebody moved it first. Losing is harmless for a worker.
-    fn move_hint(&self, seen: Hint, index: u32) -> bool {
-        let next = Hint { epoch: seen.epoch, index }.bits();
-        let order = (Ordering::Relaxed, Ordering::Relaxed);
-        self.shared.hint.compare_exchange(seen.bits(), next, order.0, order.1).is_ok()
+    /// Moves the hint past the piece at it, unless somebody has moved it: losing is harmless.
+    fn move_hint(&self, seen: Hint) {
+        let next = Hint { epoch: seen.epoch, index: seen.index + 1 }.bits();
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.shared.hint.compare_exchange(seen.bits(), next, ok, err);
     }
 
     /// Leader: `index` is complete, as done by `worker`. Says whether it counts: `false` where the
@@ -165,8 +167,8 @@ impl WorkCursor {
         let Some(piece) = self.pieces.get(index as usize) else { return false };
         let claimed = Piece::claimed_by(worker).bits();
         // The result travelled by other means, before this.
-        let order = (Ordering::Relaxed, Ordering::Relaxed);
-        piece.compare_exchange(claimed, Piece::DONE.bits(), order.0, order.1).is_ok()
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        piece.compare_exchange(claimed, Piece::DONE.bits(), ok, err).is_ok()
     }
 
     /// Leader: gives back what `dead` holds, and wakes workers that wait for work. Returns how
@@ -177,8 +179,8 @@ impl WorkCursor {
         let claimed = Piece::claimed_by(dead).bits();
         let (mut back, mut lowest) = (0, None);
         for (index, piece) in self.pieces.iter().enumerate() {
-            let order = (Ordering::Relaxed, Ordering::Relaxed);
-            if piece.compare_exchange(claimed, Piece::FREE.bits(), order.0, order.1).is_ok() {
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            if piece.compare_exchange(claimed, Piece::FREE.bits(), ok, err).is_ok() {
                 back += 1;
                 lowest.get_or_insert(index as u32);
             }
@@ -219,7 +221,6 @@ impl WorkCursor {
     /// died, or `deadline`.
     pub fn wait_for_work(
         &self,
-        member: &Member,
         leader: &Watch,
         deadline: Option<Instant>,
     ) -> participants::Outcome {
@@ -228,7 +229,7 @@ impl WorkCursor {
         if self.shared.is_finished() || self.something_free() || leader.is_dead() {
             return participants::Outcome::Woken;
         }
-        member.wait(event, ticket, &[leader], deadline)
+        participants::wait(event, ticket, &[leader], deadline)
     }
 
     fn something_free(&self) -> bool {

@@ -16,6 +16,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"shmkwork");
 /// | `finished` | the leader, once | all | Relaxed; `work` wakes who sleeps |
 /// | `work` | who sleeps, and the leader | | an event count |
 /// | a piece | by compare-and-swap: free to claimed by a worker, claimed to done or free by the leader | all | the word is the whole truth |
+#[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct Shared {
     pub(super) magic: AtomicU64,

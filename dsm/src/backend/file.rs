@@ -232,9 +232,9 @@ impl<'a> Entry<'a> {
             pages::reserve(fd, size_min, self.subject())?;
             stat = self.fstat(fd)?;
         }
-        let len = stat.st_size as u64;
-        if len < size_min.max(1) {
-            return Err(BackendError::Truncated { name, len, expected: size_min.max(1) });
+        let (len, expected) = (stat.st_size as u64, size_min.max(1));
+        if len < expected {
+            return Err(BackendError::Truncated { name, len, expected });
         }
         let mapping = pages::map(fd, len, self.subject())?;
         Ok(Object { mapping, identity: identity(&stat), place: self.place.clone(), name, fd: None })
@@ -291,7 +291,11 @@ impl<'a> Entry<'a> {
     fn not_made(&self, call: &'static str, errno: Errno) -> BackendError {
         match errno {
             Errno::ACCESS | Errno::PERM | Errno::ROFS => unusable(self.path, "is not writable"),
-            Errno::NOSPC | Errno::DQUOT => self.subject().no_space(1, None),
+            Errno::NOSPC | Errno::DQUOT => BackendError::LimitReached {
+                name: self.name.to_owned(),
+                limit: "of files (`df -i`) or space",
+                remedy: "remove some, or choose another directory or backend",
+            },
             errno => self.error(call, errno),
         }
     }

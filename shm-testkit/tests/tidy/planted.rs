@@ -18,6 +18,8 @@ fn body(lines: usize) -> String {
 fn long_lines_are_found() {
     let text = format!("{}\n{}\n", "ä".repeat(100), "b".repeat(101));
     assert_eq!(found(rules::long_lines, LIBRARY, &text), [2]);
+    let comments = format!("//! | field | {0} |\n    /// | {0} |\n/// {0}\n", "c".repeat(100));
+    assert_eq!(found(rules::long_lines, LIBRARY, &comments), [3]);
 }
 
 #[test]
@@ -79,6 +81,7 @@ fn unpaired_orderings_are_found() {
         NONE
     );
     assert_eq!(found(rule, "shm-mq/tests/stress_stream.rs", load), NONE);
+    assert_eq!(found(rule, "shm-core/src/process/modelled.rs", load), NONE);
     assert_eq!(found(rule, "shm-core/src/sync/model.rs", load), NONE);
 }
 
@@ -99,8 +102,10 @@ fn unreachable_files_are_found() {
     let files = [
         ("a/src/lib.rs", "/// One.\npub mod one;\n#[cfg(x)]\n#[path = \"other.rs\"]\nmod real;\n"),
         ("a/src/one/mod.rs", "pub(crate) mod two;\n// mod comment;\n"),
-        ("a/src/one/two.rs", "mod three;"),
+        ("a/src/one/two.rs", "mod three;\n#[cfg_attr(m, path = \"m.rs\")]\nmod four;"),
         ("a/src/one/two/three.rs", ""),
+        ("a/src/one/two/four.rs", ""),
+        ("a/src/one/m.rs", ""),
         ("a/src/other.rs", ""),
         ("a/src/real.rs", ""),
         ("a/src/one/comment.rs", ""),

@@ -66,14 +66,17 @@ impl Source {
         lines.filter_map(|(i, line)| Some(self.finding(i, broken(i, line)?))).collect()
     }
 
-    /// Whether line `index` is in a test, an example or a benchmark. Unit tests stand at the foot.
+    /// Whether line `index` is in a test, an example, a benchmark or a model's stand-in for the
+    /// kernel. Unit tests stand at the foot.
     pub(crate) fn is_test(&self, index: usize) -> bool {
         let of_tests = |part: &str| matches!(part, "tests" | "examples" | "benches" | "tests.rs");
         let is_foot = |line: &Line| {
             let code = line.code.trim();
             code.starts_with("#[cfg(test)]") || code.starts_with("#[cfg(all(test")
         };
-        self.path.split('/').any(of_tests) || self.lines[..=index].iter().any(is_foot)
+        self.path.ends_with("modelled.rs")
+            || self.path.split('/').any(of_tests)
+            || self.lines[..=index].iter().any(is_foot)
     }
 
     /// Whether a comment on line `index` or one of the `above` before it contains `words`.

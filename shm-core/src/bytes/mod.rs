@@ -1,0 +1,57 @@
+//! Payload bytes in shared memory: the copies, and the view that needs none.
+//!
+//! The copies are plain ones (`memcpy`), because the protocol of the structure that uses them gives
+//! the mover sole ownership of the bytes it moves: what a sender has not published nobody reads, what
+//! a receiver has not given back nobody writes. That holds among peers that may crash at any
+//! instruction. A *hostile* peer, one that writes bytes it does not own, turns a plain copy into a
+//! data race; against it only a channel helps whose payload moves as relaxed atomic words, or whose
+//! other side is mapped read-only. That mode is not built yet.
+//!
+//! Under `--cfg shm_loom` each [`Word`] is a cell of loom's: a copy that overlaps another process's
+//! access without an ordering between them fails the model, and each word copied is one access at
+//! which the process may die.
+
+#[cfg(not(shm_loom))]
+mod real;
+#[cfg(not(shm_loom))]
+pub use real::*;
+
+#[cfg(shm_loom)]
+mod modelled;
+#[cfg(shm_loom)]
+pub use modelled::*;
+
+/// Payload bytes in one [`Word`].
+pub const WORD_BYTES: usize = 8;
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_in_at_any_offset_comes_out_again() {
+        let words: Vec<Word> = (0..4).map(|_| Word::new()).collect();
+        for at in 0..32 {
+            for len in 0..=32 - at {
+                let bytes: Vec<u8> = (0..len).map(|i| (at * 37 + i) as u8).collect();
+                let mut out = vec![0; len];
+                // SAFETY: the words are this test's alone.
+                unsafe { copy_in(&words, at, &bytes) };
+                // SAFETY: as above.
+                unsafe { copy_out(&words, at, &mut out) };
+                assert_eq!(out, bytes);
+                // SAFETY: as above, and nobody writes them while the view lives.
+                let view = unsafe { View::new(&words, at, len) };
+                assert_eq!(*view, bytes[..]);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "outside the words")]
+    fn a_copy_past_the_end_panics() {
+        let words = [Word::new()];
+        // SAFETY: the words are this test's alone.
+        unsafe { copy_in(&words, 4, &[0; 5]) };
+    }
+}

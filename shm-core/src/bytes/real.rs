@@ -1,0 +1,126 @@
+//! Production: a run of words is a run of bytes.
+use super::WORD_BYTES;
+use core::cell::UnsafeCell;
+use core::ops::Deref;
+use relptr::ShmSync;
+
+/// Eight payload bytes in shared memory, owned by whoever the protocol says.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Word {
+    cell: UnsafeCell<u64>,
+}
+
+// SAFETY: a word is only accessed through unsafe functions whose caller owns it by protocol.
+unsafe impl Sync for Word {}
+// SAFETY: as above; any bits are a u64.
+unsafe impl ShmSync for Word {}
+
+impl Word {
+    /// A word of zeros.
+    pub const fn new() -> Word {
+        Word { cell: UnsafeCell::new(0) }
+    }
+
+    /// Reads the word.
+    ///
+    /// # Safety
+    /// Nobody writes it meanwhile.
+    #[inline]
+    pub unsafe fn get(&self) -> u64 {
+        // SAFETY: valid and aligned as a field of self; unwritten meanwhile by the caller's promise.
+        unsafe { self.cell.get().read() }
+    }
+
+    /// Writes the word.
+    ///
+    /// # Safety
+    /// Nobody else accesses it meanwhile.
+    #[inline]
+    pub unsafe fn set(&self, value: u64) {
+        // SAFETY: valid and aligned as a field of self; exclusive by the caller's promise.
+        unsafe { self.cell.get().write(value) }
+    }
+}
+
+impl Default for Word {
+    fn default() -> Word {
+        Word::new()
+    }
+}
+
+/// The address of `len` bytes at byte `at` of `words`.
+#[inline]
+fn range(words: &[Word], at: usize, len: usize) -> *mut u8 {
+    let end = words.len() * WORD_BYTES;
+    assert!(at <= end && len <= end - at, "bytes outside the words");
+    // The cast is allowed to write: the words are cells.
+    // SAFETY: at <= the size of the words.
+    unsafe { words.as_ptr().cast::<u8>().cast_mut().add(at) }
+}
+
+/// Copies `bytes` into `words`, at byte `at`.
+///
+/// # Safety
+/// Nobody else accesses these bytes meanwhile.
+///
+/// # Panics
+/// Where they do not lie inside `words`.
+#[inline]
+pub unsafe fn copy_in(words: &[Word], at: usize, bytes: &[u8]) {
+    let to = range(words, at, bytes.len());
+    // SAFETY: in range, and nobody else's by the caller's promise.
+    unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+}
+
+/// Copies `out.len()` bytes from byte `at` of `words`.
+///
+/// # Safety
+/// Nobody writes these bytes meanwhile.
+///
+/// # Panics
+/// Where they do not lie inside `words`.
+#[inline]
+pub unsafe fn copy_out(words: &[Word], at: usize, out: &mut [u8]) {
+    let from = range(words, at, out.len());
+    // SAFETY: in range, and unwritten meanwhile by the caller's promise.
+    unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) }
+}
+
+/// Bytes where they lie, in shared memory or in a private buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> View<'a> {
+    /// The `len` bytes at byte `at` of `words`, not copied.
+    ///
+    /// # Safety
+    /// Nobody writes these bytes for `'a`.
+    ///
+    /// # Panics
+    /// Where they do not lie inside `words`.
+    #[inline]
+    pub unsafe fn new(words: &'a [Word], at: usize, len: usize) -> View<'a> {
+        let from = range(words, at, len).cast_const();
+        // SAFETY: in range, initialised, and unwritten for 'a by the caller's promise.
+        View { bytes: unsafe { core::slice::from_raw_parts(from, len) } }
+    }
+}
+
+impl<'a> From<&'a [u8]> for View<'a> {
+    #[inline]
+    fn from(bytes: &'a [u8]) -> View<'a> {
+        View { bytes }
+    }
+}
+
+impl Deref for View<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}

@@ -1,0 +1,482 @@
+//! The header of every named piece of shared memory, and the handshake that makes it exactly once.
+//!
+//! Memory arrives zeroed and in its full size. Whoever comes first claims it by one
+//! compare-and-swap that names it, initialises what is inside, and publishes it by one more. The
+//! others wait; and where the initialiser is dead, one of them takes its place and starts over.
+//!
+//! ```text
+//!             claim                     publish           enter              try_close
+//!  UNTOUCHED ───────► INITIALISING(me) ─────────► READY(0) ─────► READY(n) ─────────────► CLOSED
+//!      ▲                   │      │ ▲
+//!      └── initialising ───┘      └─┘ owner is dead: INITIALISING(heir)
+//!             failed
+//! ```
+//!
+//! Closing: the last to leave closes, so that nobody attaches to what is being removed. It must not
+//! close when somebody comes at the same time. So who has joined the structure inside bumps the
+//! epoch of READY ([`enter`](Header::enter)), and who closes looks at the epoch, then inside, then
+//! swaps that very epoch for CLOSED ([`try_close`](Header::try_close)). Either
+//! 1. the bump comes first: the closer saw it, and then sees who joined; or its swap fails; or
+//! 2. the swap comes first: the bump meets CLOSED, and who joined leaves again.
+use crate::backoff::Backoff;
+use crate::layout::fnv1a;
+use crate::process::{Liveness, ProcessId};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use relptr::ShmSync;
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+/// What the first eight bytes after the state word say.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"shmkit\r\n");
+
+/// The first 64 bytes of a named piece of shared memory.
+///
+/// | field | written by | read by | ordered by |
+/// | --- | --- | --- | --- |
+/// | `state` | claimer, initialiser, who enters, who closes: by compare-and-swap or addition | all | itself |
+/// | all others | the initialiser, once, before READY | all, after READY; `magic` also before | `state` |
+///
+/// After READY the others are constant for honest processes; they are atomic because not all are.
+///
+/// ```
+/// use shm_core::header::{Header, Identity, Opened, Opener};
+/// use shm_core::mapping::{Mapped, Mapping};
+/// use std::convert::Infallible;
+/// use std::time::{Duration, Instant};
+///
+/// let mapping = Mapping::heap(4096);
+/// let header: Mapped<Header> = Mapped::new(&mapping, 0)?;
+/// let identity = Identity::new("pool", 1, 0xf00d, 4096);
+/// let opener = Opener::this_process(Instant::now() + Duration::from_secs(1));
+/// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
+/// assert_eq!(opened, Opened::Created);
+/// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
+/// assert_eq!(opened, Opened::Attached);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[repr(C)]
+pub struct Header {
+    /// Payload (62 bits) | state (2 bits).
+    state: AtomicU64,
+    magic: AtomicU64,
+    size: AtomicU64,
+    fingerprint: AtomicU64,
+    name_hash: AtomicU64,
+    version: AtomicU32,
+    reserved: [AtomicU32; 5],
+}
+
+// SAFETY: atomic integers only.
+unsafe impl ShmSync for Header {}
+
+#[cfg(not(shm_loom))]
+const _: () = {
+    assert!(size_of::<Header>() == 64);
+    assert!(std::mem::offset_of!(Header, magic) == 8);
+    assert!(std::mem::offset_of!(Header, version) == 40);
+};
+
+/// The state word, as one load found it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct State(u64);
+
+impl State {
+    /// The whole word is 0: what fresh memory holds.
+    const UNTOUCHED: State = State(0);
+    const CLOSED: State = State::new(Self::CLOSED_TAG, 0);
+
+    const INITIALISING_TAG: u64 = 1;
+    const READY_TAG: u64 = 2;
+    const CLOSED_TAG: u64 = 3;
+    const TAG_BITS: u32 = 2;
+    /// One more in the payload.
+    const ONE: u64 = 1 << Self::TAG_BITS;
+
+    const fn new(tag: u64, payload: u64) -> State {
+        State(payload << Self::TAG_BITS | tag)
+    }
+
+    fn initialising(owner: ProcessId) -> State {
+        State::new(Self::INITIALISING_TAG, owner.to_bits())
+    }
+
+    const fn tag(self) -> u64 {
+        self.0 & (Self::ONE - 1)
+    }
+
+    const fn payload(self) -> u64 {
+        self.0 >> Self::TAG_BITS
+    }
+
+    const fn is_ready(self) -> bool {
+        self.tag() == Self::READY_TAG
+    }
+
+    const fn is_closed(self) -> bool {
+        self.tag() == Self::CLOSED_TAG
+    }
+}
+
+const _: () = assert!(ProcessId::BITS + State::TAG_BITS == u64::BITS);
+
+/// What a process takes the memory to be; must be the same for all that share it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Hash of the name it was made under.
+    pub name_hash: u64,
+    /// Version of the layout, raised by hand when the layout or its meaning changes.
+    pub version: u32,
+    /// Of the layout: see [`fingerprint!`](crate::fingerprint).
+    pub fingerprint: u64,
+    /// Size of the whole piece in bytes, as mapped.
+    pub size: u64,
+}
+
+impl Identity {
+    /// The piece called `name`.
+    pub const fn new(name: &str, version: u32, fingerprint: u64, size: u64) -> Identity {
+        Identity { name_hash: fnv1a(name.as_bytes()), version, fingerprint, size }
+    }
+}
+
+/// Who opens, how it learns that another process is dead, and how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Opener<D = fn(ProcessId) -> bool> {
+    /// The calling process.
+    pub me: ProcessId,
+    /// Whether that process is certainly dead.
+    ///
+    /// `true` is a proof: nothing the process does will be seen any more, and everything it did has
+    /// been. The name was read from shared memory and may be anybody's.
+    pub is_dead: D,
+    /// When to give up on a process that initialises and neither finishes nor dies.
+    pub deadline: Instant,
+}
+
+impl Opener {
+    /// The calling process, which asks the kernel.
+    pub fn this_process(deadline: Instant) -> Opener {
+        let is_dead = |process: ProcessId| process.liveness() == Liveness::Dead;
+        Opener { me: ProcessId::me(), is_dead, deadline }
+    }
+}
+
+/// What [`Header::open`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Opened {
+    /// Initialised it: the caller is the first.
+    Created,
+    /// Found it ready.
+    Attached,
+}
+
+/// What [`Header::try_close`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closing {
+    /// Closed it: the caller removes it.
+    Done,
+    /// Nothing: somebody else had closed it, and may have died before removing it.
+    AlreadyClosed,
+    /// Nothing: somebody is in, or came meanwhile.
+    InUse,
+}
+
+/// Why a header could not be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError<E = Infallible> {
+    /// Its bytes are not those of a header.
+    #[error(
+        "this memory was not made by shmkit, or was overwritten: use another name or remove it"
+    )]
+    NotOurs,
+    /// It was made by another release.
+    #[error(
+        "its layout has version {found} and ours has {expected}: \
+         use one release in all programs, or remove it"
+    )]
+    WrongVersion {
+        /// In the header.
+        found: u32,
+        /// In this program.
+        expected: u32,
+    },
+    /// It was made by a program with other data structures.
+    #[error(
+        "its layout fingerprint is {found:#x} and ours is {expected:#x}: \
+         build all programs from one source, or remove it"
+    )]
+    WrongFingerprint {
+        /// In the header.
+        found: u64,
+        /// In this program.
+        expected: u64,
+    },
+    /// It was made under another name.
+    #[error("it was made under another name and renamed or copied: use that name or remove it")]
+    WrongName,
+    /// There is more memory than it was made with.
+    #[error("it was made with {found} bytes and has {mapped}: it was extended; remove it")]
+    WrongSize {
+        /// In the header.
+        found: u64,
+        /// In this process.
+        mapped: u64,
+    },
+    /// There is less memory than it was made with.
+    #[error("it was made with {found} bytes and has only {mapped} left: it was cut off; remove it")]
+    Truncated {
+        /// In the header.
+        found: u64,
+        /// In this process.
+        mapped: u64,
+    },
+    /// A process that lives has been initialising it until the deadline.
+    #[error(
+        "process {pid} has not finished initialising it: \
+         if it is stopped, continue or kill it, then try again"
+    )]
+    NotReady {
+        /// That process.
+        pid: u32,
+    },
+    /// Nobody has initialised it until the deadline.
+    #[error("nobody has initialised it yet: start the program that does, then try again")]
+    NotCreated,
+    /// Its last user has closed it.
+    #[error("it is closed and being removed: try again, to make a new one")]
+    Closed,
+    /// Initialising failed. It can be tried again.
+    #[error("initialising it failed: {0}")]
+    Init(#[source] E),
+}
+
+/// The header was closed: leave again, and open a new one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("it was closed while joining it: try again, to make a new one")]
+pub struct Closed;
+
+/// What a state word means for one who wants in.
+enum Door {
+    Ready,
+    Untouched,
+    Taken { owner: ProcessId },
+}
+
+impl Header {
+    /// What zeroed memory holds. Only models need to write it.
+    pub fn new() -> Header {
+        Header {
+            state: AtomicU64::new(State::UNTOUCHED.0),
+            magic: AtomicU64::new(0),
+            size: AtomicU64::new(0),
+            fingerprint: AtomicU64::new(0),
+            name_hash: AtomicU64::new(0),
+            version: AtomicU32::new(0),
+            reserved: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+
+    /// Attaches, or initialises what nobody has initialised, by calling `init` in this process.
+    ///
+    /// `init` has the memory behind the header to itself. It must write all it relies on: half of
+    /// it may have been written before, by one who died.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. After [`OpenError::Init`] the header is untouched again.
+    ///
+    /// # If a process dies here
+    /// Before its claim: nothing happened. Between claim and publication: the next to open takes
+    /// over. Afterwards: it is ready.
+    pub fn open<E>(
+        &self,
+        identity: &Identity,
+        opener: &Opener<impl Fn(ProcessId) -> bool>,
+        init: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Opened, OpenError<E>> {
+        let mut backoff = Backoff::new();
+        loop {
+            let seen = self.state();
+            let door = self.look(seen, identity)?;
+            let free = match door {
+                Door::Ready => return Ok(Opened::Attached),
+                Door::Untouched => true,
+                Door::Taken { owner } => (opener.is_dead)(owner),
+            };
+            if free && let Some(claim) = Claim::take(self, seen, opener.me) {
+                init().map_err(OpenError::Init)?;
+                return claim.publish(identity);
+            }
+            pause(&mut backoff, &door, opener.deadline)?;
+        }
+    }
+
+    /// Attaches to what somebody else initialises, waiting for that until `deadline`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn attach(&self, identity: &Identity, deadline: Instant) -> Result<(), OpenError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.look(self.state(), identity)? {
+                Door::Ready => return Ok(()),
+                door => pause(&mut backoff, &door, deadline)?,
+            }
+        }
+    }
+
+    /// Says that the caller has joined the structure inside, so that nobody closes it as empty.
+    ///
+    /// To be called after each joining, which it makes visible to who closes.
+    ///
+    /// # Errors
+    /// [`Closed`]: somebody was faster. Leave the structure again.
+    ///
+    /// # If a process dies here
+    /// It has joined, which is the structure's affair. The epoch counts and means nothing.
+    pub fn enter(&self) -> Result<(), Closed> {
+        // READY becomes CLOSED and nothing else, so what is ready here takes the addition.
+        if !State(self.state.load(Ordering::Relaxed)).is_ready() {
+            return Err(Closed);
+        }
+        // Pairs with the Acquire in `state`, called by `try_close`: having joined before the bump.
+        let before = State(self.state.fetch_add(State::ONE, Ordering::Release));
+        if before.is_ready() { Ok(()) } else { Err(Closed) }
+    }
+
+    /// Closes it for good if `is_empty` says that nobody is inside.
+    ///
+    /// # If a process dies here
+    /// It is closed or it is not. Where it is and the closer died before removing it, the next to
+    /// open is told [`OpenError::Closed`] and may remove it.
+    pub fn try_close(&self, is_empty: impl Fn() -> bool) -> Closing {
+        /// Each failed round is an arrival; after as many it is hardly empty.
+        const ROUNDS_MAX: u32 = 16;
+        for _ in 0..ROUNDS_MAX {
+            let seen = self.state();
+            if seen.is_closed() {
+                return Closing::AlreadyClosed;
+            }
+            if !seen.is_ready() || !is_empty() {
+                return Closing::InUse;
+            }
+            // Relaxed: CLOSED leads nobody to any data.
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            if self.state.compare_exchange(seen.0, State::CLOSED.0, ok, err).is_ok() {
+                return Closing::Done;
+            }
+        }
+        Closing::InUse
+    }
+
+    fn state(&self) -> State {
+        // Pairs with the Release in `Claim::publish`: all that was initialised, constants included;
+        // and with the Release in `enter`: who joined before this epoch.
+        State(self.state.load(Ordering::Acquire))
+    }
+
+    /// The checked door: what `seen` means, if this is a header and the one we expect.
+    fn look<E>(&self, seen: State, identity: &Identity) -> Result<Door, OpenError<E>> {
+        let magic = self.magic.load(Ordering::Relaxed);
+        let claimable = magic == 0 || magic == MAGIC;
+        match seen.tag() {
+            State::READY_TAG if magic == MAGIC => self.check(identity).map(|()| Door::Ready),
+            State::CLOSED_TAG if magic == MAGIC => Err(OpenError::Closed),
+            State::INITIALISING_TAG if claimable => {
+                let owner = ProcessId::from_bits(seen.payload()).ok_or(OpenError::NotOurs)?;
+                Ok(Door::Taken { owner })
+            }
+            _ if seen == State::UNTOUCHED && claimable => Ok(Door::Untouched),
+            _ => Err(OpenError::NotOurs),
+        }
+    }
+
+    fn check<E>(&self, identity: &Identity) -> Result<(), OpenError<E>> {
+        let Identity { name_hash, version: expected, fingerprint, size: mapped } = *identity;
+        let found = self.version.load(Ordering::Relaxed);
+        if found != expected {
+            return Err(OpenError::WrongVersion { found, expected });
+        }
+        let found = self.fingerprint.load(Ordering::Relaxed);
+        if found != fingerprint {
+            return Err(OpenError::WrongFingerprint { found, expected: fingerprint });
+        }
+        if self.name_hash.load(Ordering::Relaxed) != name_hash {
+            return Err(OpenError::WrongName);
+        }
+        let found = self.size.load(Ordering::Relaxed);
+        if found > mapped {
+            return Err(OpenError::Truncated { found, mapped });
+        }
+        if found < mapped {
+            return Err(OpenError::WrongSize { found, mapped });
+        }
+        Ok(())
+    }
+}
+
+impl Default for Header {
+    fn default() -> Header {
+        Header::new()
+    }
+}
+
+/// The right to initialise; given back when dropped, be it by an error or a panic of `init`.
+struct Claim<'h> {
+    header: &'h Header,
+    me: ProcessId,
+}
+
+impl<'h> Claim<'h> {
+    fn take(header: &'h Header, seen: State, me: ProcessId) -> Option<Claim<'h>> {
+        // Pairs with the Release in `leave`: what a failed initialiser wrote comes before what we
+        // write. What a dead one wrote does because it is dead (`Opener::is_dead`).
+        let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
+        let mine = State::initialising(me).0;
+        header.state.compare_exchange(seen.0, mine, ok, err).ok()?;
+        Some(Claim { header, me })
+    }
+
+    fn publish<E>(self, identity: &Identity) -> Result<Opened, OpenError<E>> {
+        let Identity { name_hash, version, fingerprint, size } = *identity;
+        self.header.magic.store(MAGIC, Ordering::Relaxed);
+        self.header.version.store(version, Ordering::Relaxed);
+        self.header.fingerprint.store(fingerprint, Ordering::Relaxed);
+        self.header.name_hash.store(name_hash, Ordering::Relaxed);
+        self.header.size.store(size, Ordering::Relaxed);
+        // Nobody takes a claim from one who lives: where it is gone, the word was overwritten.
+        let published = self.leave(State::new(State::READY_TAG, 0));
+        std::mem::forget(self);
+        if published { Ok(Opened::Created) } else { Err(OpenError::NotOurs) }
+    }
+
+    fn leave(&self, next: State) -> bool {
+        // Pairs with the Acquire in `Header::state` for READY, in `take` for UNTOUCHED: all that
+        // was initialised, constants included.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let mine = State::initialising(self.me).0;
+        self.header.state.compare_exchange(mine, next.0, ok, err).is_ok()
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.leave(State::UNTOUCHED);
+    }
+}
+
+/// Waits a little for whoever stands in the door; an error once `deadline` has passed.
+fn pause<E>(backoff: &mut Backoff, door: &Door, deadline: Instant) -> Result<(), OpenError<E>> {
+    const NAP: Duration = Duration::from_millis(1);
+    if Instant::now() >= deadline {
+        return Err(match *door {
+            Door::Taken { owner } => OpenError::NotReady { pid: owner.pid() },
+            _ => OpenError::NotCreated,
+        });
+    }
+    if !backoff.snooze() && !cfg!(shm_loom) {
+        std::thread::sleep(NAP);
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! Header handshake: it is initialised exactly once, whoever dies where, and closed only when
+//! empty.
+#![cfg(shm_loom)]
+use loom::cell::UnsafeCell;
+use loom::thread::JoinHandle;
+use shm_core::header::{Closing, Header, Identity, OpenError, Opened, Opener};
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::process::model::{become_process, buried};
+use shm_core::process::{Liveness, ProcessId};
+use shm_core::sync::model::{self, Deaths};
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering, yield_now};
+use std::time::{Duration, Instant};
+
+// The mortal process is 2, the model's main thread 1, a third one 3.
+const IDENTITY: Identity = Identity::new("model", 3, 0xf1f1, 4096);
+
+struct Shared {
+    header: Header,
+    /// What lies behind the header: written plainly, so loom sees every race for it.
+    inside: UnsafeCell<u32>,
+    /// Who has joined the structure inside.
+    joined: AtomicU32,
+    /// The state word of the broken copy below.
+    word: AtomicU64,
+}
+// SAFETY: modelled atomics; loom checks that the header orders accesses to the cell.
+unsafe impl shm_core::ShmSync for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+fn shared() -> Mapped<Shared> {
+    let mapping = Mapping::heap(4096);
+    let value = Shared {
+        header: Header::new(),
+        inside: UnsafeCell::new(0),
+        joined: AtomicU32::new(0),
+        word: AtomicU64::new(0),
+    };
+    // SAFETY: nobody else has the mapping yet.
+    unsafe { Mapped::place(&mapping, 0, value) }.unwrap()
+}
+
+impl Shared {
+    fn write_inside(&self, process: u32) {
+        // SAFETY: the caller initialises, or loom reports it.
+        self.inside.with_mut(|inside| unsafe { *inside = process });
+    }
+
+    fn read_inside(&self) -> u32 {
+        // SAFETY: published and constant, or loom reports it.
+        self.inside.with(|inside| unsafe { *inside })
+    }
+
+    /// Opens it; what that did, and which process had initialised what we see.
+    fn open(&self, init: Result<(), Failed>) -> Result<Seen, OpenError<Failed>> {
+        let opener = Opener::this_process(late());
+        let opened = self.header.open(&IDENTITY, &opener, || {
+            self.write_inside(opener.me.pid());
+            init
+        })?;
+        Ok(Seen { opened, creator: self.read_inside() })
+    }
+}
+
+/// Later than any model ends.
+fn late() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Seen {
+    opened: Opened,
+    creator: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
+#[error("planned")]
+struct Failed;
+
+/// Runs `body` as process 2, which dies after `fuel` accesses; the kernel buries it then.
+fn process<R: 'static>(
+    shared: &Mapped<Shared>,
+    fuel: u32,
+    deaths: &Deaths,
+    body: impl FnOnce(&Shared) -> R + 'static,
+) -> JoinHandle<Option<R>> {
+    let (shared, deaths) = (shared.clone(), deaths.clone());
+    loom::thread::spawn(move || {
+        let me = become_process(2);
+        let end = model::mortal(fuel, || body(&shared));
+        if end.is_none() {
+            deaths.died();
+            buried(me);
+        }
+        end
+    })
+}
+
+/// All that returned saw the same initialisation, and it is the one that somebody made.
+fn agree(seen: &[Seen]) {
+    let creators: Vec<u32> = seen.iter().map(|s| s.creator).collect();
+    assert!(creators.iter().all(|&c| c == creators[0] && c != 0), "{seen:?}");
+    let created = seen.iter().filter(|s| s.opened == Opened::Created).count();
+    assert!(created <= 1, "{seen:?}");
+}
+
+/// Two processes open; the first may die anywhere.
+fn two_open(fuel: u32, deaths: &Deaths) {
+    two_open_on(&shared(), fuel, deaths);
+}
+
+fn two_open_on(shared: &Mapped<Shared>, fuel: u32, deaths: &Deaths) {
+    let first = process(shared, fuel, deaths, |shared| shared.open(Ok(())).unwrap());
+    let second = shared.open(Ok(())).unwrap();
+    let first = first.join().unwrap();
+    agree(&first.into_iter().chain([second]).collect::<Vec<_>>());
+}
+
+/// A claimer is dead already; of two heirs the first may die anywhere too.
+fn two_inherit(fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    let third = become_process(3);
+    // Fuel for the state, the magic and the claim.
+    assert_eq!(model::mortal(3, || shared.open(Ok(()))), None);
+    assert_eq!(shared.read_inside(), 3, "it died inside its claim");
+    buried(third);
+    become_process(1);
+    two_open_on(&shared, fuel, deaths);
+}
+
+/// The first to initialise may fail, and gives its claim back.
+fn one_fails() {
+    let shared = shared();
+    let failing = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Err(Failed)));
+    assert_eq!(shared.open(Ok(())), Ok(Seen { opened: Opened::Created, creator: 1 }));
+    match failing.join().unwrap().unwrap() {
+        Ok(seen) => assert_eq!(seen, Seen { opened: Opened::Attached, creator: 1 }),
+        Err(error) => assert_eq!(error, OpenError::Init(Failed)),
+    }
+}
+
+/// One makes it, another one only attaches.
+fn one_attaches() {
+    let shared = shared();
+    let creator = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Ok(())));
+    shared.header.attach(&IDENTITY, late()).unwrap();
+    assert_eq!(shared.read_inside(), 2);
+    assert!(creator.join().unwrap().unwrap().is_ok());
+}
+
+/// One joins, enters, and may leave; another one closes. `fuel` is the life of the joiner.
+fn enter_or_close(fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    shared.open(Ok(())).unwrap();
+    let joiner = process(&shared, fuel, deaths, |shared| {
+        shared.joined.store(1, Ordering::Relaxed);
+        let entered = shared.header.enter().is_ok();
+        if !entered {
+            shared.joined.store(0, Ordering::Relaxed);
+        }
+        entered
+    });
+    let closing = shared.header.try_close(|| shared.joined.load(Ordering::Relaxed) == 0);
+    match joiner.join().unwrap() {
+        Some(entered) => assert_eq!(entered, closing != Closing::Done),
+        // It may have died before it joined, or have joined: then it is reaped before closing.
+        None => assert!(closing != Closing::AlreadyClosed),
+    }
+    if closing == Closing::Done {
+        assert_eq!(shared.open(Ok(())), Err(OpenError::Closed));
+        assert!(shared.header.enter().is_err());
+        assert_eq!(shared.header.try_close(|| true), Closing::AlreadyClosed);
+    }
+}
+
+/// Of two who close, one is told to remove it.
+fn two_close() {
+    let shared = shared();
+    shared.open(Ok(())).unwrap();
+    let theirs = shared.clone();
+    let other = loom::thread::spawn(move || theirs.header.try_close(|| true));
+    let mut closings = [shared.header.try_close(|| true), other.join().unwrap()];
+    closings.sort_by_key(|&closing| closing != Closing::Done);
+    assert_eq!(closings, [Closing::Done, Closing::AlreadyClosed]);
+}
+
+fn sweep(name: &str, scenario: fn(u32, &Deaths)) {
+    let tried = model::every_death(scenario);
+    println!("{name}: {tried:?}");
+    assert!(tried.deaths > 0);
+}
+
+#[test]
+fn a_creator_may_die_anywhere() {
+    sweep("two open", two_open);
+}
+
+#[test]
+fn the_heir_of_a_claim_may_die_too() {
+    sweep("two inherit", two_inherit);
+}
+
+#[test]
+fn who_joins_may_die_anywhere() {
+    sweep("enter or close", enter_or_close);
+}
+
+#[test]
+fn a_failed_initialisation_is_made_again() {
+    println!("one fails: {:?}", model::check(one_fails));
+}
+
+#[test]
+fn who_only_attaches_sees_all() {
+    println!("one attaches: {:?}", model::check(one_attaches));
+}
+
+#[test]
+fn only_one_closes() {
+    println!("two close: {:?}", model::check(two_close));
+}
+
+#[test]
+fn every_ordering_of_the_header_matters() {
+    let found = model::every_ordering_matters(&["src/header.rs"], || {
+        model::check(one_fails);
+        model::check(|| enter_or_close(u32::MAX, &Deaths::default()));
+    });
+    assert_eq!(found, 4, "state, take, leave, enter");
+}
+
+/// What the copy of the handshake below does wrong.
+#[derive(Clone, Copy, PartialEq)]
+enum Bug {
+    None,
+    PublishRelaxed,
+    NamelessClaim,
+}
+
+const INITIALISING: u64 = 1;
+const READY: u64 = 2;
+
+/// The handshake in short, with a planted bug.
+fn open_with(bug: Bug, shared: &Shared) -> u32 {
+    let me = ProcessId::me();
+    loop {
+        let seen = shared.word.load(Ordering::Acquire);
+        if seen == READY {
+            return shared.read_inside();
+        }
+        // A claim without a name may be anybody's: even that of process 3, which is dead.
+        let owner = ProcessId::from_bits(seen >> 2).or(ProcessId::of(3).ok());
+        if seen != 0 && owner.is_some_and(|owner| owner.liveness() != Liveness::Dead) {
+            yield_now();
+            continue;
+        }
+        let name = if bug == Bug::NamelessClaim { 0 } else { me.to_bits() };
+        let mine = name << 2 | INITIALISING;
+        let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
+        if shared.word.compare_exchange(seen, mine, ok, err).is_err() {
+            continue;
+        }
+        shared.write_inside(me.pid());
+        let order = if bug == Bug::PublishRelaxed { Ordering::Relaxed } else { Ordering::Release };
+        shared.word.store(READY, order);
+        return me.pid();
+    }
+}
+
+fn two_open_with(bug: Bug) {
+    model::check(move || {
+        let shared = shared();
+        buried(ProcessId::of(3).unwrap());
+        let other =
+            process(&shared, u32::MAX, &Deaths::default(), move |shared| open_with(bug, shared));
+        let mine = open_with(bug, &shared);
+        assert_eq!(Some(mine), other.join().unwrap());
+    });
+}
+
+#[test]
+fn finds_a_relaxed_publication_and_a_claim_without_a_name() {
+    two_open_with(Bug::None);
+    assert!(model::fails(|| two_open_with(Bug::PublishRelaxed)));
+    assert!(model::fails(|| two_open_with(Bug::NamelessClaim)));
+}

@@ -1,0 +1,184 @@
+//! Whatever 64 bytes a header holds: it is opened as a plain model says, or refused with a reason.
+#![cfg(not(shm_loom))]
+use proptest::prelude::*;
+use shm_core::header::{Closing, Header, Identity, MAGIC, OpenError, Opened, Opener};
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::process::ProcessId;
+use shm_core::sync::{AtomicU64, Ordering::Relaxed};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SIZE: u64 = 4096;
+const IDENTITY: Identity = Identity::new("model", 3, 0xf1f1, SIZE);
+const UNTOUCHED: u64 = 0;
+const INITIALISING: u64 = 1;
+const READY: u64 = 2;
+const CLOSED: u64 = 3;
+
+/// The header's words: state, magic, size, fingerprint, name hash, version, two unused.
+type Words = [u64; 8];
+
+const VALID: Words =
+    [READY, MAGIC, SIZE, IDENTITY.fingerprint, IDENTITY.name_hash, IDENTITY.version as u64, 0, 0];
+
+fn mapping(words: &Words) -> Arc<Mapping> {
+    let mapping = Mapping::heap(SIZE as usize);
+    for (word, value) in at(&mapping).iter().zip(words) {
+        word.store(*value, Relaxed);
+    }
+    mapping
+}
+
+fn at(mapping: &Mapping) -> &[AtomicU64] {
+    mapping.region().share_slice(0, 8).unwrap()
+}
+
+fn header(mapping: &Arc<Mapping>) -> Mapped<Header> {
+    Mapped::new(mapping, 0).unwrap()
+}
+
+/// Waits for nobody, and takes nobody for dead.
+fn at_once() -> Opener {
+    Opener { is_dead: |_| false, ..Opener::this_process(Instant::now()) }
+}
+
+/// Opens at once or not at all; whoever holds it is dead or not.
+fn open(header: &Header, dead: bool) -> Result<Opened, OpenError> {
+    let opener = Opener { me: ProcessId::me(), is_dead: |_| dead, deadline: Instant::now() };
+    header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()))
+}
+
+/// What opening must say.
+fn expected(words: &Words, dead: bool) -> Result<Opened, OpenError> {
+    let [state, magic, size, fingerprint, name_hash, version, ..] = *words;
+    let (version, pid) = (version as u32, (state >> 42) as u32);
+    let fresh = magic == 0 || magic == MAGIC;
+    match state & 3 {
+        UNTOUCHED if state == 0 && fresh => Ok(Opened::Created),
+        INITIALISING if pid != 0 && fresh && dead => Ok(Opened::Created),
+        INITIALISING if pid != 0 && fresh => Err(OpenError::NotReady { pid }),
+        CLOSED if magic == MAGIC => Err(OpenError::Closed),
+        READY if magic == MAGIC => {
+            let found = fingerprint;
+            if version != IDENTITY.version {
+                Err(OpenError::WrongVersion { found: version, expected: IDENTITY.version })
+            } else if found != IDENTITY.fingerprint {
+                Err(OpenError::WrongFingerprint { found, expected: IDENTITY.fingerprint })
+            } else if name_hash != IDENTITY.name_hash {
+                Err(OpenError::WrongName)
+            } else if size > SIZE {
+                Err(OpenError::Truncated { found: size, mapped: SIZE })
+            } else if size < SIZE {
+                Err(OpenError::WrongSize { found: size, mapped: SIZE })
+            } else {
+                Ok(Opened::Attached)
+            }
+        }
+        _ => Err(OpenError::NotOurs),
+    }
+}
+
+/// Any bytes; or a valid header with some words replaced, which gets further.
+fn words() -> impl Strategy<Value = Words> {
+    let word = prop_oneof![Just(0), 0..8u64, Just(MAGIC), any::<u64>()];
+    let state = prop_oneof![0..16u64, (77..80u64).prop_map(|pid| pid << 42 | 1), any::<u64>()];
+    let changes = prop::collection::vec((1..8usize, word), 0..3);
+    let nearly = (state, changes).prop_map(|(state, changes)| {
+        let mut words = VALID;
+        words[0] = state;
+        for (at, word) in changes {
+            words[at] = word;
+        }
+        words
+    });
+    prop_oneof![any::<Words>(), nearly]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bytes_are_opened_as_the_model_says(words in words(), dead: bool) {
+        let mapping = mapping(&words);
+        let opened = open(&header(&mapping), dead);
+        prop_assert_eq!(opened, expected(&words, dead));
+        if opened == Ok(Opened::Created) {
+            let now: Vec<u64> = at(&mapping).iter().map(|word| word.load(Relaxed)).collect();
+            prop_assert_eq!(&now[..5], &VALID[..5]);
+            prop_assert_eq!(now[5] as u32, IDENTITY.version);
+        } else {
+            for (word, value) in at(&mapping).iter().zip(&words) {
+                prop_assert_eq!(word.load(Relaxed), *value, "refusing writes nothing");
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_attached_or_refused(words in words()) {
+        let mapping = mapping(&words);
+        let attached = header(&mapping).attach(&IDENTITY, Instant::now());
+        match expected(&words, false) {
+            Ok(Opened::Created) => prop_assert_eq!(attached, Err(OpenError::NotCreated)),
+            other => prop_assert_eq!(attached, other.map(drop)),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_entered_and_closed_or_refused(words in words(), empty: bool) {
+        let mapping = mapping(&words);
+        let header = header(&mapping);
+        prop_assert_eq!(header.enter().is_ok(), words[0] & 3 == READY);
+        let closing = header.try_close(|| empty);
+        prop_assert_eq!(closing, match words[0] & 3 {
+            READY if empty => Closing::Done,
+            CLOSED => Closing::AlreadyClosed,
+            _ => Closing::InUse,
+        });
+    }
+}
+
+#[test]
+fn a_stopped_creator_is_named_and_hangs_nobody() {
+    let mut words = [0; 8];
+    words[0] = (4711 << 40 | 99) << 2 | INITIALISING;
+    let mapping = mapping(&words);
+    let header = header(&mapping);
+    let opener = Opener { deadline: Instant::now() + Duration::from_millis(20), ..at_once() };
+    let opened = header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()));
+    assert_eq!(opened, Err(OpenError::NotReady { pid: 4711 }));
+    assert!(opened.unwrap_err().to_string().contains("process 4711"));
+}
+
+#[test]
+fn a_panic_while_initialising_gives_the_claim_back() {
+    let mapping = mapping(&[0; 8]);
+    let panicking = header(&mapping);
+    let thread = std::thread::spawn(move || {
+        panicking.open::<Infallible>(&IDENTITY, &at_once(), || panic!("planned"))
+    });
+    assert!(thread.join().is_err());
+    assert_eq!(open(&header(&mapping), false), Ok(Opened::Created));
+}
+
+#[test]
+fn a_claim_overwritten_meanwhile_is_not_published() {
+    let mapping = mapping(&[0; 8]);
+    let opened = header(&mapping).open(&IDENTITY, &at_once(), || {
+        at(&mapping)[0].store(0xbad0, Relaxed);
+        Ok::<(), Infallible>(())
+    });
+    assert_eq!(opened, Err(OpenError::NotOurs));
+    assert_eq!(at(&mapping)[0].load(Relaxed), 0xbad0);
+}
+
+#[test]
+fn a_closer_gives_up_where_somebody_keeps_coming() {
+    let mapping = mapping(&VALID);
+    let header = header(&mapping);
+    let closing = header.try_close(|| {
+        header.enter().unwrap();
+        true
+    });
+    assert_eq!(closing, Closing::InUse);
+}

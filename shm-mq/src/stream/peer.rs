@@ -1,0 +1,212 @@
+//! The other side: whether it has come, has left or has died; and sleeping until it does something.
+use super::shared::{CLOSED, DETACHED, OPEN, Role, Shared};
+use super::{AttachError, RoleTaken};
+use shm_core::backoff::Backoff;
+use shm_core::event::{EventCount, Ticket};
+use shm_core::mapping::Mapped;
+use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::process::{Liveness, ProcessId};
+use shm_core::sync::Ordering;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Before the peer has a name there is no life word to sleep on. One that is expected may die, and
+/// one that has just named itself may die before it says so: so we look this often.
+const UNNAMED_LOOKED_EVERY: Duration = Duration::from_millis(20);
+
+/// One of the two roles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Side {
+    Sender,
+    Receiver,
+}
+
+impl Shared {
+    pub(super) fn role(&self, side: Side) -> &Role {
+        match side {
+            Side::Sender => &self.sender,
+            Side::Receiver => &self.receiver,
+        }
+    }
+
+    /// Where `side` sleeps.
+    fn bed(&self, side: Side) -> &EventCount {
+        match side {
+            Side::Sender => &self.left,
+            Side::Receiver => &self.arrived,
+        }
+    }
+
+    /// Names the participant that has a role, and tells a side that waits for it.
+    pub(super) fn name(&self, side: Side, id: ParticipantId) -> Result<(), RoleTaken> {
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        // Pairs with the Acquire in `Peer::watched`: what the participant wrote to its seat.
+        match self.role(side).owner.compare_exchange(0, id.to_bits(), ok, err) {
+            Ok(_) => {
+                self.bed(side.other()).notify();
+                Ok(())
+            }
+            Err(by) => Err(RoleTaken { by: ParticipantId::from_bits(by) }),
+        }
+    }
+
+    /// Opens a role for its one handle: it was given to `me`, or is free.
+    pub(super) fn open(&self, side: Side, me: ParticipantId) -> Result<(), AttachError> {
+        match self.name(side, me) {
+            Err(RoleTaken { by }) if by != Some(me) => return Err(RoleTaken { by }.into()),
+            _ => {}
+        }
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.role(side).state.compare_exchange(CLOSED, OPEN, ok, err).is_err() {
+            return Err(AttachError::OpenAlready);
+        }
+        self.bed(side.other()).notify();
+        Ok(())
+    }
+
+    /// Says that the handle of `side` is gone.
+    pub(super) fn detach(&self, side: Side) {
+        // Pairs with the Acquire in `Peer::look`: the sender's last `written`.
+        self.role(side).state.store(DETACHED, Ordering::Release);
+        self.bed(side.other()).notify();
+    }
+}
+
+impl Side {
+    pub(super) fn other(self) -> Side {
+        match self {
+            Side::Sender => Side::Receiver,
+            Side::Receiver => Side::Sender,
+        }
+    }
+}
+
+/// Why the other side does nothing any more, or not yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Missing {
+    TimedOut,
+    Detached,
+    Died,
+}
+
+/// What one side knows of the other.
+#[derive(Debug)]
+pub(super) struct Peer {
+    shared: Mapped<Shared>,
+    side: Side,
+    member: Arc<Member>,
+    watch: Option<Watch>,
+    expected: Option<ProcessId>,
+    gone: Option<Missing>,
+}
+
+impl Peer {
+    /// The other side of `me`.
+    pub(super) fn new(shared: Mapped<Shared>, me: Side, member: Arc<Member>) -> Peer {
+        Peer { shared, side: me.other(), member, watch: None, expected: None, gone: None }
+    }
+
+    /// From now on the peer counts as dead if `process` dies before it attached.
+    pub(super) fn expect(&mut self, process: ProcessId) {
+        self.expected = Some(process);
+    }
+
+    /// Whether the peer said that it has left: one load, for the common path.
+    #[inline]
+    pub(super) fn has_detached(&self) -> bool {
+        self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED
+    }
+
+    /// Whether the peer has left or died, and how. What it published before can be read after this.
+    pub(super) fn gone(&mut self) -> Option<Missing> {
+        if self.gone.is_none() {
+            self.gone = self.look();
+        }
+        self.gone
+    }
+
+    fn look(&mut self) -> Option<Missing> {
+        // Death first, then the flag: who detached and died afterwards has detached.
+        let died = self.has_died();
+        // Pairs with the Release in `detach`: the sender's last `written`.
+        if self.shared.role(self.side).state.load(Ordering::Acquire) == DETACHED {
+            return Some(Missing::Detached);
+        }
+        died.then_some(Missing::Died)
+    }
+
+    fn has_died(&mut self) -> bool {
+        // "Has the expected process died?" before "has it ever attached?": in the other order one that
+        // attaches and dies in between would count as dead without having been looked at.
+        let expected_died =
+            self.watch.is_none() && self.expected.is_some_and(|p| p.liveness() == Liveness::Dead);
+        self.watched().map_or(expected_died, Watch::is_dead)
+    }
+
+    /// The watch over the peer, once it has a name.
+    fn watched(&mut self) -> Option<&Watch> {
+        if self.watch.is_none() {
+            // Pairs with the Release in `name`: what the participant wrote to its seat.
+            let owner = self.shared.role(self.side).owner.load(Ordering::Acquire);
+            self.watch = ParticipantId::from_bits(owner).map(|id| self.member.watch(id));
+        }
+        self.watch.as_ref()
+    }
+
+    /// Waits until the peer has opened its handle.
+    pub(super) fn wait_until_open(&mut self, deadline: Option<Instant>) -> Result<(), Missing> {
+        let mut pause = Pause::new(deadline);
+        loop {
+            if let Some(gone) = self.gone() {
+                return Err(gone);
+            }
+            if self.shared.role(self.side).state.load(Ordering::Relaxed) == OPEN {
+                return Ok(());
+            }
+            if !pause.step(self) {
+                return Err(Missing::TimedOut);
+            }
+        }
+    }
+
+    fn my_bed(&self) -> &EventCount {
+        self.shared.bed(self.side.other())
+    }
+
+    /// Sleeps until the peer does something or dies: `false` once the deadline has passed.
+    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
+        if let Some(watch) = &self.watch {
+            participants::wait(self.my_bed(), ticket, &[watch], deadline);
+        } else {
+            let soon = Instant::now() + UNNAMED_LOOKED_EVERY;
+            let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+            participants::wait(self.my_bed(), ticket, &[], Some(until));
+        }
+        deadline.is_none_or(|deadline| Instant::now() < deadline)
+    }
+}
+
+/// One wait, in steps between which the caller looks: spin, announce, sleep.
+pub(super) struct Pause {
+    deadline: Option<Instant>,
+    backoff: Backoff,
+    ticket: Option<Ticket>,
+}
+
+impl Pause {
+    pub(super) fn new(deadline: Option<Instant>) -> Pause {
+        Pause { deadline, backoff: Backoff::new(), ticket: None }
+    }
+
+    /// One step, after the caller looked in vain: `false` once the deadline has passed.
+    pub(super) fn step(&mut self, peer: &mut Peer) -> bool {
+        if let Some(ticket) = self.ticket.take() {
+            self.backoff.reset();
+            return peer.sleep(ticket, self.deadline);
+        }
+        if !self.backoff.snooze() {
+            self.ticket = Some(peer.my_bed().prepare());
+        }
+        true
+    }
+}

@@ -1,0 +1,448 @@
+//! The receiver's half.
+use super::frame::{Header, MESSAGE_BYTES_MAX, frame_bytes, payload_distance};
+use super::peer::{Missing, Pause, Peer, Side};
+use super::ring::{Place, Ring, checked_distance};
+use super::shared::Shared;
+use super::{AttachError, Stream};
+use shm_core::bytes::View;
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::Member;
+use shm_core::process::{ForkGuard, ProcessId};
+use shm_core::sync::Ordering;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The private buffer begins with so many bytes and grows by powers of two.
+const ASSEMBLY_BYTES_MIN: usize = 8192;
+
+/// Why no message was received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// No whole message is there now.
+    #[error("no message is there now")]
+    WouldBlock,
+    /// The deadline passed.
+    #[error("the deadline passed before a message came")]
+    TimedOut,
+    /// The sender has left, and all it sent has been received.
+    #[error("the sender has detached")]
+    Detached,
+    /// The sender's process has died, and all it sent has been received.
+    #[error("the sender's process has died")]
+    PeerDied,
+    /// The sender wrote nonsense into shared memory. The stream is of no further use.
+    #[error("the stream is corrupt: the sender's position or a frame makes no sense")]
+    Corrupt,
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the receiver was attached by the process that this one was forked from")]
+    Forked,
+}
+
+impl From<Missing> for RecvError {
+    fn from(missing: Missing) -> RecvError {
+        match missing {
+            Missing::TimedOut => RecvError::TimedOut,
+            Missing::Detached => RecvError::Detached,
+            Missing::Died => RecvError::PeerDied,
+        }
+    }
+}
+
+/// The receiving end of a [`Stream`]: one thread at a time.
+///
+/// It can move to another thread, but not be shared:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<shm_mq::stream::Receiver>();
+/// ```
+///
+/// # If a process dies here
+/// The sender learns of it as soon as it waits for room. Messages in the ring die with the stream.
+#[derive(Debug)]
+pub struct Receiver {
+    ring: Ring,
+    /// A message that does not lie in the ring in one piece, as far as it has come.
+    assembly: Vec<u8>,
+    cursor: Cursor,
+}
+
+/// How far the receiver is. Apart from the bytes, which a [`Message`] borrows beside it.
+#[derive(Debug)]
+struct Cursor {
+    shared: Mapped<Shared>,
+    ring_bytes: u64,
+    peer: Peer,
+    fork: ForkGuard,
+    /// The next frame. The truth; `given_back` is what the sender has been told.
+    place: Place,
+    given_back: u64,
+    /// The sender's position when last looked at.
+    written: u64,
+    next: Option<Next>,
+    /// The assembly holds the beginning of a message.
+    is_partial: bool,
+    broken: Option<RecvError>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// The message to hand out next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// All of the frame at the cursor's place.
+    InRing { len: usize },
+    /// In the assembly; its frames are consumed.
+    Assembled,
+}
+
+impl Receiver {
+    /// Takes the receiver's role in the stream at `offset` of `mapping`, for good.
+    ///
+    /// # Errors
+    /// [`AttachError`]; in particular where another participant, or another handle of this process,
+    /// has the role.
+    ///
+    /// # If a process dies here
+    /// The role has named its owner or nobody. The sender learns of the owner's death.
+    pub fn attach(
+        m: &Arc<Mapping>,
+        offset: u64,
+        me: &Arc<Member>,
+    ) -> Result<Receiver, AttachError> {
+        Stream::attach(m, offset)?.receiver(me)
+    }
+
+    pub(super) fn open(
+        shared: Mapped<Shared>,
+        ring: Ring,
+        me: &Arc<Member>,
+    ) -> Result<Receiver, AttachError> {
+        shared.open(Side::Receiver, me.id())?;
+        let cursor = Cursor {
+            peer: Peer::new(shared.clone(), Side::Receiver, me.clone()),
+            fork: ForkGuard::new(),
+            ring_bytes: ring.bytes(),
+            shared,
+            place: Place::default(),
+            given_back: 0,
+            written: 0,
+            next: None,
+            is_partial: false,
+            broken: None,
+            not_sync: PhantomData,
+        };
+        Ok(Receiver { ring, assembly: Vec::new(), cursor })
+    }
+
+    /// Says which process will attach as the sender: if it dies before, waits end with
+    /// [`RecvError::PeerDied`].
+    pub fn expect_peer(&mut self, process: ProcessId) {
+        self.cursor.peer.expect(process);
+    }
+
+    /// Waits until the sender has attached.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`], [`RecvError::Detached`], [`RecvError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        Ok(self.cursor.peer.wait_until_open(deadline)?)
+    }
+
+    /// Receives the next message, waiting as long as it takes.
+    ///
+    /// The message is not copied where it lies in the ring in one piece. It keeps the receiver
+    /// borrowed, for the sender gets the bytes back when it is dropped:
+    ///
+    /// ```compile_fail
+    /// fn two(receiver: &mut shm_mq::stream::Receiver) {
+    ///     let first = receiver.recv().unwrap();
+    ///     let second = receiver.recv().unwrap();
+    ///     println!("{first:?} {second:?}");
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RecvError`], but not [`WouldBlock`](RecvError::WouldBlock) and
+    /// [`TimedOut`](RecvError::TimedOut).
+    ///
+    /// # If a process dies here
+    /// See [`Receiver`].
+    #[inline]
+    pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+        self.receive(None)
+    }
+
+    /// As [`recv`](Receiver::recv), until `deadline`.
+    ///
+    /// # Errors
+    /// As [`recv`](Receiver::recv), and [`RecvError::TimedOut`].
+    #[inline]
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_>, RecvError> {
+        self.receive(Some(deadline))
+    }
+
+    /// As [`recv`](Receiver::recv), for at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`recv_deadline`](Receiver::recv_deadline).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
+        self.receive(Some(Instant::now() + timeout))
+    }
+
+    /// Receives the next message if it is there now.
+    ///
+    /// # Errors
+    /// [`RecvError::WouldBlock`], and as [`recv`](Receiver::recv).
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Message<'_>, RecvError> {
+        if !self.find()? {
+            self.find_again()?;
+        }
+        Ok(self.message())
+    }
+
+    /// Receives the next message into `out`, in place of what is in it.
+    ///
+    /// # Errors
+    /// As [`recv`](Receiver::recv); `out` is untouched then.
+    pub fn recv_into(&mut self, out: &mut Vec<u8>) -> Result<(), RecvError> {
+        let message = self.recv()?;
+        out.clear();
+        out.extend_from_slice(&message);
+        Ok(())
+    }
+
+    /// Bytes of ring that hold published frames this receiver has not consumed.
+    ///
+    /// # Errors
+    /// [`RecvError::Corrupt`], [`RecvError::Forked`].
+    pub fn occupied_bytes(&mut self) -> Result<u64, RecvError> {
+        self.cursor.usable()?;
+        self.cursor.refresh()?;
+        Ok(self.cursor.available())
+    }
+
+    #[inline]
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Message<'_>, RecvError> {
+        if !self.find()? {
+            self.find_slowly(deadline)?;
+        }
+        Ok(self.message())
+    }
+
+    #[cold]
+    fn find_slowly(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        let mut pause = Pause::new(deadline);
+        loop {
+            match self.find_again() {
+                Err(RecvError::WouldBlock) => {}
+                end => return end,
+            }
+            if !pause.step(&mut self.cursor.peer) {
+                return Err(RecvError::TimedOut);
+            }
+        }
+    }
+
+    /// Looks at the sender's position, and if that does not help, at the sender.
+    fn find_again(&mut self) -> Result<(), RecvError> {
+        self.cursor.refresh()?;
+        if self.find()? {
+            return Ok(());
+        }
+        self.cursor.give_back();
+        let Some(gone) = self.cursor.peer.gone() else { return Err(RecvError::WouldBlock) };
+        // Look once more: it may have published something between our look and its end.
+        self.cursor.refresh()?;
+        if self.find()? { Ok(()) } else { Err(gone.into()) }
+    }
+
+    /// Finds the next message among the frames known to be published.
+    #[inline]
+    fn find(&mut self) -> Result<bool, RecvError> {
+        self.cursor.usable()?;
+        if self.cursor.next.is_some() {
+            return Ok(true);
+        }
+        while self.cursor.available() > 0 {
+            // SAFETY: a frame begins at `place`, which is published and not given back.
+            let word = unsafe { self.ring.header(self.cursor.place) };
+            let header = Header::from_word(word);
+            if frame_bytes(header.len()) > self.cursor.available() {
+                return Err(self.cursor.corrupt());
+            }
+            let whole = header.is_first() && header.is_last();
+            if whole && self.ring.is_contiguous(self.cursor.payload(header.len()), header.len()) {
+                self.cursor.is_partial = false;
+                self.cursor.next = Some(Next::InRing { len: header.len() });
+                return Ok(true);
+            }
+            if self.assemble(header)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Consumes a frame, which is all available, into the assembly: `true` where it ends a message.
+    fn assemble(&mut self, header: Header) -> Result<bool, RecvError> {
+        let (len, cursor) = (header.len(), &mut self.cursor);
+        if header.is_first() {
+            self.assembly.clear();
+        } else if !cursor.is_partial || len == 0 {
+            return Err(cursor.corrupt());
+        }
+        let total = self.assembly.len() + len;
+        if total > MESSAGE_BYTES_MAX {
+            return Err(cursor.corrupt());
+        }
+        if total > self.assembly.capacity() {
+            let capacity = total.next_power_of_two().max(ASSEMBLY_BYTES_MIN);
+            self.assembly.reserve_exact(capacity - self.assembly.len());
+        }
+        // SAFETY: the whole frame is published and not given back.
+        unsafe { self.ring.append(cursor.payload(len), len, &mut self.assembly) };
+        cursor.consume(len);
+        cursor.is_partial = !header.is_last();
+        if header.is_last() {
+            cursor.next = Some(Next::Assembled);
+        }
+        Ok(header.is_last())
+    }
+
+    /// The message that `find` has found.
+    #[inline]
+    fn message(&mut self) -> Message<'_> {
+        let bytes = match self.cursor.next {
+            Some(Next::InRing { len }) => {
+                // SAFETY: the frame stays ours until `Release` gives it back, after the view.
+                unsafe { self.ring.view(self.cursor.payload(len), len) }
+            }
+            _ => View::from(self.assembly.as_slice()),
+        };
+        Message { bytes, _release: Release { cursor: &mut self.cursor } }
+    }
+}
+
+impl Cursor {
+    /// Bytes of frames known to be published and not consumed.
+    #[inline]
+    fn available(&self) -> u64 {
+        self.written.wrapping_sub(self.place.position)
+    }
+
+    /// Where the bytes of the frame at `place` begin.
+    #[inline]
+    fn payload(&self, len: usize) -> Place {
+        self.place.plus(payload_distance(len), self.ring_bytes)
+    }
+
+    /// Steps over the frame at `place`. The sender is told once more than a quarter of the ring is
+    /// consumed.
+    #[inline]
+    fn consume(&mut self, len: usize) {
+        self.place = self.place.plus(frame_bytes(len), self.ring_bytes);
+        if self.place.position.wrapping_sub(self.given_back) > self.ring_bytes / 4 {
+            self.give_back();
+        }
+    }
+
+    /// Tells the sender what has been consumed, and wakes it if it sleeps.
+    #[inline]
+    fn give_back(&mut self) {
+        if self.given_back != self.place.position {
+            self.given_back = self.place.position;
+            // Pairs with the Acquire in the sender's `refresh`: our last look at the bytes before.
+            self.shared.read.store(self.given_back, Ordering::Release);
+            self.shared.left.notify();
+        }
+    }
+
+    /// Looks at the sender's position: a claim, at most one ring ahead of what was given back.
+    fn refresh(&mut self) -> Result<(), RecvError> {
+        // Pairs with the Release in the sender's `publish`: the frames before the position.
+        let written = self.shared.written.load(Ordering::Acquire);
+        let free = self.ring_bytes - self.written.wrapping_sub(self.given_back);
+        if checked_distance(written, self.written, free).is_none() {
+            return Err(self.corrupt());
+        }
+        self.written = written;
+        Ok(())
+    }
+
+    #[cold]
+    fn corrupt(&mut self) -> RecvError {
+        *self.broken.insert(RecvError::Corrupt)
+    }
+
+    #[inline]
+    fn usable(&self) -> Result<(), RecvError> {
+        if let Some(broken) = self.broken {
+            return Err(broken);
+        }
+        if self.fork.check().is_err() {
+            return Err(RecvError::Forked);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cursor {
+    /// Tells the sender that nobody will receive any more.
+    fn drop(&mut self) {
+        if self.fork.check().is_ok() {
+            self.shared.detach(Side::Receiver);
+        }
+    }
+}
+
+/// A received message: its bytes, in the ring or in the receiver's private buffer.
+///
+/// Dropping it consumes it.
+pub struct Message<'a> {
+    bytes: View<'a>,
+    /// Dropped after the bytes.
+    _release: Release<'a>,
+}
+
+impl Message<'_> {
+    /// Leaves the message for the next receive.
+    pub fn put_back(self) {
+        // What consumes a message is `Release`; a view holds nothing.
+        std::mem::forget(self);
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Message").field(&&self.bytes[..]).finish()
+    }
+}
+
+/// Consumes the message at its end.
+struct Release<'a> {
+    cursor: &'a mut Cursor,
+}
+
+impl Drop for Release<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(Next::InRing { len }) = self.cursor.next.take() {
+            self.cursor.consume(len);
+        }
+    }
+}

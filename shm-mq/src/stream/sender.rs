@@ -1,0 +1,472 @@
+//! The sender's half.
+use super::frame::{Header, MESSAGE_BYTES_MAX, fragment_bytes_max, frame_bytes, payload_distance};
+use super::peer::{Missing, Pause, Peer, Side};
+use super::ring::{Place, Ring, WORD, checked_distance};
+use super::shared::Shared;
+use super::{AttachError, Stream};
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::Member;
+use shm_core::process::{ForkGuard, ProcessId};
+use shm_core::sync::Ordering;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a message was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no room now. Nothing of the message is in the stream, unless a [`Sending`] says so.
+    #[error("the ring has no room for the message now")]
+    WouldBlock,
+    /// The deadline passed. The receiver will not see the message.
+    #[error("the deadline passed before the ring had room for the message")]
+    TimedOut,
+    /// The receiver has left. This and everything after it will not be received.
+    #[error("the receiver has detached")]
+    Detached,
+    /// The receiver's process has died.
+    #[error("the receiver's process has died")]
+    PeerDied,
+    /// The receiver wrote nonsense into shared memory. The stream is of no further use.
+    #[error("the stream is corrupt: the receiver's position makes no sense")]
+    Corrupt,
+    /// No stream carries a message of more than 1 GiB - 1.
+    #[error("a message of {len} bytes is longer than the longest, 1073741823")]
+    TooLong {
+        /// Bytes of the message.
+        len: usize,
+    },
+    /// The message can never lie in this ring as a whole: send it with a blocking call or with
+    /// [`Sender::start`].
+    #[error("the ring holds messages of at most {largest} bytes as a whole")]
+    TooLarge {
+        /// The longest message that fits, in bytes.
+        largest: usize,
+    },
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the sender was attached by the process that this one was forked from")]
+    Forked,
+}
+
+impl From<Missing> for SendError {
+    fn from(missing: Missing) -> SendError {
+        match missing {
+            Missing::TimedOut => SendError::TimedOut,
+            Missing::Detached => SendError::Detached,
+            Missing::Died => SendError::PeerDied,
+        }
+    }
+}
+
+/// What is left to send of one message.
+struct Outgoing<'m> {
+    piece: &'m [u8],
+    pieces: &'m [&'m [u8]],
+    left: usize,
+    begun: bool,
+}
+
+impl<'m> Outgoing<'m> {
+    #[inline]
+    fn new(piece: &'m [u8], pieces: &'m [&'m [u8]]) -> Result<Outgoing<'m>, SendError> {
+        let len = pieces.iter().fold(piece.len(), |sum, piece| sum.saturating_add(piece.len()));
+        if len > MESSAGE_BYTES_MAX {
+            return Err(SendError::TooLong { len });
+        }
+        Ok(Outgoing { piece, pieces, left: len, begun: false })
+    }
+
+    fn is_done(&self) -> bool {
+        self.begun && self.left == 0
+    }
+
+    /// At most `count` bytes from what is left.
+    #[inline]
+    fn take(&mut self, count: usize) -> &'m [u8] {
+        if self.piece.is_empty() {
+            if let [piece, pieces @ ..] = self.pieces {
+                (self.piece, self.pieces) = (piece, pieces);
+            }
+        }
+        let (now, later) = self.piece.split_at(count.min(self.piece.len()));
+        self.piece = later;
+        self.left -= now.len();
+        now
+    }
+}
+
+/// The sending end of a [`Stream`]: one thread at a time.
+///
+/// A message that fits the ring as a whole costs one copy, and a system call only when the receiver
+/// sleeps. A longer one goes in fragments of at least half a ring.
+///
+/// It can move to another thread, but not be shared:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<shm_mq::stream::Sender>();
+/// ```
+///
+/// # If a process dies here
+/// The receiver reads all messages that were published as a whole, and learns of the death. Pushed
+/// messages that were not published yet, and the beginning of a longer one, are lost with the sender.
+#[derive(Debug)]
+pub struct Sender {
+    shared: Mapped<Shared>,
+    ring: Ring,
+    peer: Peer,
+    fork: ForkGuard,
+    /// Where the next frame goes. The truth; `published` is what the receiver has been told.
+    place: Place,
+    published: u64,
+    /// The receiver's position when last looked at.
+    read: u64,
+    broken: Option<SendError>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl Sender {
+    /// Takes the sender's role in the stream at `offset` of `mapping`, for good.
+    ///
+    /// # Errors
+    /// [`AttachError`]; in particular where another participant, or another handle of this process,
+    /// has the role.
+    ///
+    /// # If a process dies here
+    /// The role has named its owner or nobody. The receiver learns of the owner's death.
+    pub fn attach(m: &Arc<Mapping>, offset: u64, me: &Arc<Member>) -> Result<Sender, AttachError> {
+        Stream::attach(m, offset)?.sender(me)
+    }
+
+    pub(super) fn open(
+        shared: Mapped<Shared>,
+        ring: Ring,
+        me: &Arc<Member>,
+    ) -> Result<Sender, AttachError> {
+        shared.open(Side::Sender, me.id())?;
+        Ok(Sender {
+            peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
+            fork: ForkGuard::new(),
+            shared,
+            ring,
+            place: Place::default(),
+            published: 0,
+            read: 0,
+            broken: None,
+            not_sync: PhantomData,
+        })
+    }
+
+    /// Says which process will attach as the receiver: if it dies before, waits end with
+    /// [`SendError::PeerDied`].
+    pub fn expect_peer(&mut self, process: ProcessId) {
+        self.peer.expect(process);
+    }
+
+    /// Waits until the receiver has attached.
+    ///
+    /// # Errors
+    /// [`SendError::TimedOut`], [`SendError::Detached`], [`SendError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
+        Ok(self.peer.wait_until_open(deadline)?)
+    }
+
+    /// Sends a message and publishes it, waiting for room as long as it takes.
+    ///
+    /// It says `Ok` once the ring holds the (rest of the) message, which a receiver that dies or
+    /// detaches afterwards will not read.
+    ///
+    /// # Errors
+    /// [`SendError`], but not [`WouldBlock`](SendError::WouldBlock) and
+    /// [`TooLarge`](SendError::TooLarge).
+    ///
+    /// # If a process dies here
+    /// See [`Sender`].
+    #[inline]
+    pub fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.put(Outgoing::new(message, &[])?, None)?;
+        self.finish()
+    }
+
+    /// As [`send`](Sender::send), until `deadline`. A message cut off by it is discarded by the
+    /// receiver, and the stream goes on.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send), and [`SendError::TimedOut`].
+    pub fn send_deadline(&mut self, message: &[u8], deadline: Instant) -> Result<(), SendError> {
+        self.put(Outgoing::new(message, &[])?, Some(deadline))?;
+        self.finish()
+    }
+
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now.
+    ///
+    /// # Errors
+    /// As [`send_deadline`](Sender::send_deadline).
+    pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
+        self.send_deadline(message, Instant::now() + timeout)
+    }
+
+    /// Sends the concatenation of `pieces` as one message.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send).
+    pub fn send_vectored(&mut self, pieces: &[&[u8]]) -> Result<(), SendError> {
+        self.put(Outgoing::new(&[], pieces)?, None)?;
+        self.finish()
+    }
+
+    /// Sends a message lazily: the receiver may not see it before more than a quarter of the ring is
+    /// pending, the ring is full, this sender waits or goes, or [`flush`](Sender::flush) is called.
+    ///
+    /// # Errors
+    /// As [`send`](Sender::send).
+    ///
+    /// # If a process dies here
+    /// What was not published yet is lost with it.
+    #[inline]
+    pub fn push(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.put(Outgoing::new(message, &[])?, None)?;
+        if self.place.position.wrapping_sub(self.published) > self.ring.bytes() / 4 {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Publishes what [`push`](Sender::push) left pending.
+    ///
+    /// # Errors
+    /// [`SendError::Detached`], [`SendError::Corrupt`], [`SendError::Forked`].
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        self.usable()?;
+        self.finish()
+    }
+
+    /// Sends a message and publishes it if the ring has room for all of it now.
+    ///
+    /// # Errors
+    /// [`SendError::WouldBlock`], which leaves nothing of it behind, and [`SendError::TooLarge`] where
+    /// waiting will not help; otherwise as [`send`](Sender::send).
+    pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.usable()?;
+        let mut outgoing = Outgoing::new(message, &[])?;
+        let want = frame_bytes(message.len());
+        if want > self.ring.bytes() {
+            return Err(SendError::TooLarge { largest: fragment_bytes_max(self.ring.bytes()) });
+        }
+        if !self.has_room(want)? {
+            return Err(self.would_block());
+        }
+        self.write_frame(&mut outgoing);
+        self.finish()
+    }
+
+    /// Begins to send a message of any length without waiting: see [`Sending::poll`].
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`], [`SendError::Forked`].
+    pub fn start<'a>(&'a mut self, message: &'a [u8]) -> Result<Sending<'a>, SendError> {
+        self.usable()?;
+        Ok(Sending { outgoing: Outgoing::new(message, &[])?, sender: self })
+    }
+
+    /// As [`start`](Sender::start), for the concatenation of `pieces`.
+    ///
+    /// # Errors
+    /// As [`start`](Sender::start).
+    pub fn start_vectored<'a>(
+        &'a mut self,
+        pieces: &'a [&'a [u8]],
+    ) -> Result<Sending<'a>, SendError> {
+        self.usable()?;
+        Ok(Sending { outgoing: Outgoing::new(&[], pieces)?, sender: self })
+    }
+
+    /// Bytes of ring that are free now. A message of `len` bytes takes
+    /// [`frame_bytes(len)`](frame_bytes).
+    ///
+    /// # Errors
+    /// [`SendError::Detached`], [`SendError::Corrupt`], [`SendError::Forked`].
+    pub fn free_space(&mut self) -> Result<u64, SendError> {
+        self.usable()?;
+        self.refresh()?;
+        Ok(self.free())
+    }
+
+    /// Writes a message, waiting if need be; not yet published where it fitted at once.
+    #[inline]
+    fn put(&mut self, mut message: Outgoing<'_>, end: Option<Instant>) -> Result<(), SendError> {
+        self.usable()?;
+        if frame_bytes(message.left) <= self.free() {
+            self.write_frame(&mut message);
+            return Ok(());
+        }
+        self.put_slowly(message, end)
+    }
+
+    /// An error here may leave a message without its end: the next one abandons it, being `FIRST`.
+    #[cold]
+    fn put_slowly(
+        &mut self,
+        mut message: Outgoing<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
+        let mut pause = Pause::new(deadline);
+        loop {
+            match self.advance(&mut message) {
+                Err(SendError::WouldBlock) => {}
+                end => return end,
+            }
+            if !pause.step(&mut self.peer) {
+                return Err(SendError::TimedOut);
+            }
+        }
+    }
+
+    /// Writes and publishes what there is room for: at least the whole rest, or half the ring.
+    fn advance(&mut self, message: &mut Outgoing<'_>) -> Result<(), SendError> {
+        self.usable()?;
+        while !message.is_done() {
+            let half = (self.ring.bytes() / 2).next_multiple_of(WORD);
+            if !self.has_room(frame_bytes(message.left).min(half))? {
+                return Err(self.would_block());
+            }
+            self.write_frame(message);
+            self.publish();
+        }
+        self.attached()
+    }
+
+    /// Why there is no room. Everything pending is published first, so that the receiver makes some.
+    fn would_block(&mut self) -> SendError {
+        self.publish();
+        match self.peer.gone() {
+            Some(gone) => *self.broken.insert(gone.into()),
+            None => SendError::WouldBlock,
+        }
+    }
+
+    /// Writes one frame with as much of `message` as there is room for.
+    #[inline]
+    fn write_frame(&mut self, message: &mut Outgoing<'_>) {
+        let ring = self.ring.bytes();
+        let len = message.left.min(fragment_bytes_max(self.free()));
+        let header = Header::new(len, !message.begun, len == message.left);
+        message.begun = true;
+        // SAFETY: `free` bytes from `place` on were given back or never used; this is the sender.
+        unsafe { self.ring.set_header(self.place, header.to_word()) };
+        let mut at = self.place.plus(payload_distance(len), ring);
+        let mut left = len;
+        while left > 0 {
+            let bytes = message.take(left);
+            // SAFETY: as above; the frame fits into the free bytes.
+            unsafe { self.ring.write(at, bytes) };
+            at = at.plus(bytes.len() as u64, ring);
+            left -= bytes.len();
+        }
+        self.place = self.place.plus(frame_bytes(len), ring);
+    }
+
+    /// Shows the receiver all frames written so far, and wakes it if it sleeps.
+    #[inline]
+    fn publish(&mut self) {
+        if self.published != self.place.position {
+            self.tell();
+            self.shared.arrived.notify();
+        }
+    }
+
+    #[inline]
+    fn tell(&mut self) {
+        self.published = self.place.position;
+        // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
+        self.shared.written.store(self.published, Ordering::Release);
+    }
+
+    /// Publishes; a message that went into a stream whose receiver has left counts as not sent.
+    #[inline]
+    fn finish(&mut self) -> Result<(), SendError> {
+        self.publish();
+        self.attached()
+    }
+
+    #[inline]
+    fn free(&self) -> u64 {
+        self.ring.bytes() - self.place.position.wrapping_sub(self.read)
+    }
+
+    /// Whether `want` bytes are free, asking the receiver's position only if need be.
+    fn has_room(&mut self, want: u64) -> Result<bool, SendError> {
+        if self.free() < want {
+            self.refresh()?;
+        }
+        Ok(self.free() >= want)
+    }
+
+    /// Looks at the receiver's position: a claim, which must lie between its last and what was published.
+    fn refresh(&mut self) -> Result<(), SendError> {
+        // Pairs with the Release in the receiver's `give_back`: its last look at the bytes before.
+        let read = self.shared.read.load(Ordering::Acquire);
+        let readable = self.published.wrapping_sub(self.read);
+        if checked_distance(read, self.read, readable).is_none() {
+            return Err(*self.broken.insert(SendError::Corrupt));
+        }
+        self.read = read;
+        Ok(())
+    }
+
+    #[inline]
+    fn usable(&mut self) -> Result<(), SendError> {
+        if let Some(broken) = self.broken {
+            return Err(broken);
+        }
+        if self.fork.check().is_err() {
+            return Err(SendError::Forked);
+        }
+        self.attached()
+    }
+
+    #[inline]
+    fn attached(&mut self) -> Result<(), SendError> {
+        if self.peer.has_detached() {
+            return Err(*self.broken.insert(SendError::Detached));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sender {
+    /// Publishes what is pending and tells the receiver that nothing follows.
+    fn drop(&mut self) {
+        if self.fork.check().is_ok() {
+            self.tell();
+            self.shared.detach(Side::Sender);
+        }
+    }
+}
+
+/// A message under way, made by [`Sender::start`]: it keeps its place between calls.
+///
+/// Dropping it before it is done cancels the message: the receiver discards what it has of it, and
+/// the stream goes on.
+#[must_use = "nothing is sent before `poll`"]
+pub struct Sending<'a> {
+    outgoing: Outgoing<'a>,
+    sender: &'a mut Sender,
+}
+
+impl Sending<'_> {
+    /// Writes and publishes as much as there is room for: `Ok` once all of it is.
+    ///
+    /// # Errors
+    /// [`SendError::WouldBlock`]: call again; otherwise as [`Sender::send`].
+    pub fn poll(&mut self) -> Result<(), SendError> {
+        self.sender.advance(&mut self.outgoing)
+    }
+
+    /// Bytes of the message that are not in the ring yet.
+    pub fn remaining(&self) -> usize {
+        self.outgoing.left
+    }
+}
