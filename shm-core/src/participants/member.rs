@@ -3,7 +3,7 @@ use super::claim::{Claim, Seat};
 use super::id::{Generation, ParticipantId};
 use super::keeper::Keeper;
 use super::watch::Watch;
-use super::{SLOTS_MAX, Table};
+use super::{SLOTS_MAX, Table, model_unwinds};
 use crate::futex::waitv_works;
 use crate::process::{ForkGuard, Forked, Namespaces, ProcessId};
 use crate::sync::Ordering;
@@ -210,6 +210,9 @@ impl Drop for Member {
         let cleanups = std::mem::take(
             self.on_leave.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()),
         );
+        if model_unwinds() {
+            return;
+        }
         if self.guard.check().is_err() {
             // The seat is our parent's, and so is the thread.
             std::mem::forget((cleanups, self.keeper.take()));
