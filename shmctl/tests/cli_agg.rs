@@ -167,7 +167,7 @@ fn options_out_of_range_are_refused() {
         refused(&["--workers", workers], workers, "--workers");
     }
     refused(&["--workers", "10000"], "10000 is not in 1..=64", "");
-    refused(&["--backend", "floppy"], "floppy", "posix, sysv, mmap, memfd, none");
+    refused(&["--backend", "floppy"], "floppy", "posix, sysv, mmap, memfd");
     refused(&["--chunk-size", "0"], "'0'", "64K");
     refused(&["--scale", "0"], "0 is not in 1..=10000", "");
     refused(&["--delimiter", "\""], "--delimiter", "one ASCII character");

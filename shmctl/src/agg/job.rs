@@ -8,6 +8,7 @@ use super::query::{Query, Request};
 use super::quoted::QuotedReader;
 use super::scan::{Fault, ScanError, Scanner};
 use super::window::Window;
+use dsm::backend::Backend;
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,7 +48,7 @@ pub struct Outcome {
     /// Worker processes; 0 for the plain pass.
     pub workers: u32,
     /// Kind of shared memory; none for the plain pass.
-    pub backend: Option<String>,
+    pub backend: Option<Backend>,
     /// Workers killed on purpose.
     pub kills: u64,
     /// Shared memory used.

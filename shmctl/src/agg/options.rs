@@ -4,6 +4,7 @@ use super::accounts;
 use super::job::Source;
 use super::plan::is_delimiter;
 use super::query::{Kind, Request};
+use dsm::backend::Backend;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -44,8 +45,8 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=WORKERS_MAX))]
     pub workers: Option<u32>,
     /// Kind of shared memory
-    #[arg(long, value_parser = ["posix", "sysv", "mmap", "memfd", "none"])]
-    pub backend: Option<String>,
+    #[arg(long, value_name = "posix|sysv|mmap|memfd|none")]
+    pub backend: Option<Backend>,
     /// Directory for shared memory of the kind mmap
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
