@@ -48,6 +48,8 @@ mod receiver;
 mod ring;
 mod sender;
 mod shared;
+#[cfg(all(test, not(shm_loom)))]
+mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
 pub use receiver::{Message, Receiver, RecvError};
@@ -152,7 +154,7 @@ impl Stream {
     /// assert_eq!(shm_mq::stream::Stream::bytes_for(1024), 384 + 1024);
     /// ```
     pub const fn bytes_for(ring_bytes: u64) -> u64 {
-        size_of::<Shared>() as u64 + Ring::mapped_bytes(ring_bytes)
+        Ring::mapped_bytes(ring_bytes).saturating_add(size_of::<Shared>() as u64)
     }
 
     /// Makes a stream at `offset` of `mapping`, a multiple of 64. `ring_bytes` is rounded down to a
@@ -191,10 +193,10 @@ impl Stream {
         offset: u64,
         ring_bytes: u64,
     ) -> Result<Stream, CreateError> {
-        let ring_bytes = ring_bytes - ring_bytes % WORD;
-        if ring_bytes == 0 {
+        if ring_bytes < WORD {
             return Err(CreateError::RingTooSmall { ring_bytes });
         }
+        let ring_bytes = ring_bytes - ring_bytes % WORD;
         // Before anything is written.
         m.region().range(offset, Stream::bytes_for(ring_bytes))?;
         // SAFETY: nobody else uses these bytes, the caller says.
@@ -216,7 +218,7 @@ impl Stream {
             return Err(AttachError::NotAStream { found });
         }
         let ring_bytes = shared.ring_bytes.load(Ordering::Relaxed);
-        if ring_bytes == 0 || ring_bytes % WORD != 0 {
+        if ring_bytes == 0 || !ring_bytes.is_multiple_of(WORD) {
             return Err(AttachError::Corrupt { ring_bytes });
         }
         let ring = Ring::attach(mapping, offset + size_of::<Shared>() as u64, ring_bytes);

@@ -227,6 +227,11 @@ impl Receiver {
         Ok(self.cursor.available())
     }
 
+    /// Bytes of the private buffer, which only grows: 0 until a message did not lie in one piece.
+    pub fn buffer_bytes(&self) -> usize {
+        self.assembly.capacity()
+    }
+
     #[inline]
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Message<'_>, RecvError> {
         if !self.find()? {

@@ -85,10 +85,10 @@ impl<'m> Outgoing<'m> {
     /// At most `count` bytes from what is left.
     #[inline]
     fn take(&mut self, count: usize) -> &'m [u8] {
-        if self.piece.is_empty() {
-            if let [piece, pieces @ ..] = self.pieces {
-                (self.piece, self.pieces) = (piece, pieces);
-            }
+        if self.piece.is_empty()
+            && let [piece, pieces @ ..] = self.pieces
+        {
+            (self.piece, self.pieces) = (piece, pieces);
         }
         let (now, later) = self.piece.split_at(count.min(self.piece.len()));
         self.piece = later;
