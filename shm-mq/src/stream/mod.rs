@@ -9,24 +9,25 @@
 //!                | told    |                |                      |
 //! ```
 //!
-//! Two positions run freely from 0: `written` is the sender's alone to write, `read` the receiver's.
-//! Each side keeps its own privately and tells it now and then; it looks at the other's only when its
-//! last look says "full" or "empty". So while both keep up, a batch of messages costs one line
-//! transfer each way, and no system call.
+//! Two positions run freely from 0: `written` is the sender's alone to write, `read` the
+//! receiver's. Each side keeps its own privately and tells it now and then; it looks at the
+//! other's only when its last look says "full" or "empty". So while both keep up, a batch of
+//! messages costs one line transfer each way, and no system call.
 //!
-//! **Messages and fragments.** The sender writes frames, each one fragment of a message, and a frame
-//! becomes visible whole, by one store of `written`. A message that fits the free part of the ring is one
-//! frame. A longer one goes in several, each as long as the room at that moment, and at least half a
-//! ring: so messages may be far larger than the ring, and the receiver can be at work meanwhile. The
-//! smallest ring has one word; a frame of one word carries 4 bytes.
+//! **Messages and fragments.** The sender writes frames, each one fragment of a message, and a
+//! frame becomes visible whole, by one store of `written`. A message that fits the free part of
+//! the ring is one frame. A longer one goes in several, each as long as the room at that moment,
+//! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
+//! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
-//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes on
-//! with its next message: a fragment marked as a message's first makes the receiver discard the
-//! beginning of an unfinished one. Nothing has to be written at the time, when there may be no room.
+//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes
+//! on with its next message: a fragment marked as a message's first makes the receiver discard the
+//! beginning of an unfinished one. Nothing has to be written at the time, when there may be no
+//! room.
 //!
-//! **Who is gone.** A side that has left says so in its role's state; one that died is told from its
-//! life word, on which the waiting side sleeps too. Either way the receiver looks at `written` once
-//! more *after* it knows, and so receives everything published before it says
+//! **Who is gone.** A side that has left says so in its role's state; one that died is told from
+//! its life word, on which the waiting side sleeps too. Either way the receiver looks at `written`
+//! once more *after* it knows, and so receives everything published before it says
 //! [`Detached`](RecvError::Detached) or [`PeerDied`](RecvError::PeerDied):
 //!
 //! | dies after | the other side |
@@ -39,8 +40,8 @@
 //! | (receiver) consuming, before `read` | the sender sees less room, waits, and is woken by the death |
 //!
 //! **Trust.** Peers may crash anywhere; they follow the protocol until then. Foreign positions and
-//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring is
-//! touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
+//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring
+//! is touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
 
 mod frame;
 mod peer;
@@ -226,7 +227,8 @@ impl Stream {
         Ok(Stream { shared, ring })
     }
 
-    /// Takes the sender's role: it is free, or was given to `me` by [`set_sender`](Stream::set_sender).
+    /// Takes the sender's role: it is free, or was given to `me` by
+    /// [`set_sender`](Stream::set_sender).
     ///
     /// # Errors
     /// [`AttachError::Taken`], [`AttachError::OpenAlready`].

@@ -54,7 +54,8 @@ impl Ring {
     /// Writes the header word at `at`.
     ///
     /// # Safety
-    /// The word at `at` has been given back and is not published again, and the caller is the sender.
+    /// The word at `at` has been given back and is not published again, and the caller is the
+    /// sender.
     #[inline]
     pub(super) unsafe fn set_header(&self, at: Place, word: u64) {
         // SAFETY: nobody else looks at what has been given back.
