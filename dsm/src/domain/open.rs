@@ -9,7 +9,6 @@ use crate::control::Objects;
 use shm_core::header::{self, Header, Opened, Opener};
 use shm_core::mapping::Mapped;
 use shm_core::participants::TableError;
-use shm_core::process::{Liveness, ProcessId};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
@@ -98,11 +97,7 @@ fn open_header(
     init: impl FnOnce() -> Result<(), TableError>,
 ) -> Result<Opened, OpenError> {
     let identity = Sizes::identity(&config.name, object.mapping());
-    let is_dead = |bits| {
-        ProcessId::from_bits(bits).is_some_and(|process| process.liveness() == Liveness::Dead)
-    };
-    let me = ProcessId::me().to_bits();
-    let opener = Opener { me, is_dead, deadline: Instant::now() + config.open_timeout };
+    let opener = Opener::this_process(Instant::now() + config.open_timeout);
     // A segment has at least a page, which is enough for a header.
     let header = Mapped::<Header>::new(object.mapping(), 0);
     let opened = header
