@@ -227,6 +227,11 @@ impl Receiver {
         Ok(self.cursor.available())
     }
 
+    /// Bytes of the private buffer, which only grows: 0 until a message did not lie in one piece.
+    pub fn buffer_bytes(&self) -> usize {
+        self.assembly.capacity()
+    }
+
     #[inline]
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Message<'_>, RecvError> {
         if !self.find()? {
@@ -320,12 +325,12 @@ impl Receiver {
     fn message(&mut self) -> Message<'_> {
         let bytes = match self.cursor.next {
             Some(Next::InRing { len }) => {
-                // SAFETY: the frame stays ours until `Release` gives it back, after the view.
+                // SAFETY: the frame stays ours until `Held` gives it back, after the view.
                 unsafe { self.ring.view(self.cursor.payload(len), len) }
             }
             _ => View::from(self.assembly.as_slice()),
         };
-        Message { bytes, _release: Release { cursor: &mut self.cursor } }
+        Message { bytes, _held: Held { cursor: &mut self.cursor } }
     }
 }
 
@@ -407,13 +412,13 @@ impl Drop for Cursor {
 pub struct Message<'a> {
     bytes: View<'a>,
     /// Dropped after the bytes.
-    _release: Release<'a>,
+    _held: Held<'a>,
 }
 
 impl Message<'_> {
     /// Leaves the message for the next receive.
     pub fn put_back(self) {
-        // What consumes a message is `Release`; a view holds nothing.
+        // What consumes a message is `Held`; a view holds nothing.
         std::mem::forget(self);
     }
 }
@@ -434,11 +439,11 @@ impl fmt::Debug for Message<'_> {
 }
 
 /// Consumes the message at its end.
-struct Release<'a> {
+struct Held<'a> {
     cursor: &'a mut Cursor,
 }
 
-impl Drop for Release<'_> {
+impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
         if let Some(Next::InRing { len }) = self.cursor.next.take() {
