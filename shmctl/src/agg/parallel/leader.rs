@@ -50,8 +50,10 @@ pub fn run(
     }
     let mut kills = 0;
     loop {
-        let mut run = Run::start(&domain, job, options, progress)?;
-        let end = run.to_the_end(interrupt);
+        let mut run = Run::new(&domain, job, workers(options), progress)?;
+        let kills_left = u64::from(options.kills) - kills;
+        let chaos = options.chaos.then_some(kills_left);
+        let end = run.start(chaos).and_then(|()| run.to_the_end(interrupt));
         kills += run.stop();
         let segments = run.segments();
         drop(run);
@@ -93,6 +95,7 @@ struct Run<'a> {
     me: Arc<shm_core::participants::Member>,
     supervisor: Arc<Supervisor>,
     chaos: Option<Chaos>,
+    lanes: u32,
     /// The worker of each lane; the chaos thread looks too.
     workers: Arc<Mutex<Vec<WorkerId>>>,
     threads: Vec<JoinHandle<()>>,
@@ -114,23 +117,25 @@ struct Tally {
 }
 
 impl<'a> Run<'a> {
-    fn start(
+    /// A run that has not begun.
+    fn new(
         domain: &Domain,
         job: &'a Job,
-        options: &Options,
+        workers: u32,
         progress: &'a Progress,
     ) -> Result<Run<'a>, AggError> {
         let (plan, edges) = (job.plan().encode(), job.chunks().edges());
-        let (chunks, count) = (job.chunks().count(), workers(options));
-        let made_for = board::Job { plan: &plan, edges, chunks, workers: count };
+        let chunks = job.chunks().count();
+        let made_for = board::Job { plan: &plan, edges, chunks, workers };
         let segment = domain.create_segment(made_for.segment_bytes()?).map_err(environment)?;
         let board = Board::create(segment.mapping(), &made_for)?;
         let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(environment)?;
         let (sender, reports) = mpsc::channel();
-        let mut run = Run {
+        Ok(Run {
             inherit: inheritance(domain, &segment)?,
             me: domain.member().clone(),
             tally: Tally::new(job, chunks),
+            lanes: workers,
             workers: Arc::default(),
             supervisor: Arc::new(supervisor),
             chaos: None,
@@ -143,17 +148,21 @@ impl<'a> Run<'a> {
             board,
             sender,
             reports,
-        };
-        for lane in 0..count {
-            let worker = run.start_worker(lane)?;
-            run.lock_workers().push(worker);
+        })
+    }
+
+    /// Starts the workers, and who kills so many of them. To be stopped whether it succeeds or not.
+    fn start(&mut self, kills: Option<u64>) -> Result<(), AggError> {
+        for lane in 0..self.lanes {
+            let worker = self.start_worker(lane)?;
+            self.lock_workers().push(worker);
         }
-        if options.chaos {
-            let kills = u64::from(options.kills);
-            let chaos = Chaos::start(kills, chunks, &run.supervisor, &run.workers);
-            run.chaos = Some(chaos.map_err(environment)?);
+        if let Some(kills) = kills {
+            let chunks = self.job.chunks().count();
+            let chaos = Chaos::start(kills, chunks, &self.supervisor, &self.workers);
+            self.chaos = Some(chaos.map_err(environment)?);
         }
-        Ok(run)
+        Ok(())
     }
 
     /// Makes the lane's queue, and starts a worker on it.
@@ -171,9 +180,10 @@ impl<'a> Run<'a> {
         let started = self.supervisor.workers().into_iter().find(|info| info.id == worker);
         match started.map(|info| info.state) {
             Some(State::Started(process)) => receiver.expect_peer(process),
-            // It has died already.
+            // It has died already, perhaps with a chunk; what it sent of it goes with the queue.
             _ => {
-                let _ = self.sender.send(Report::Ended { lane, worker: None });
+                let worker_was = stream.status().sender.owner;
+                let _ = self.sender.send(Report::Ended { lane, worker: worker_was });
                 return Ok(worker);
             }
         }
@@ -199,6 +209,8 @@ impl<'a> Run<'a> {
                 Err(_) => {}
             }
             if let Some(error) = self.tally.first_fault() {
+                // Who writes to the file meanwhile is to hear of that, not of half a row.
+                self.job.check_unchanged()?;
                 return Err(self.job.scan_error(error));
             }
         }

@@ -4,7 +4,7 @@ use super::board::{Board, internal};
 use super::message;
 use crate::agg::error::AggError;
 use crate::agg::job::Job;
-use crate::agg::scan::{Scan, Scanner};
+use crate::agg::scan::{Scan, ScanError, Scanner};
 use bgworker::Worker;
 use bgworker::cursor::Claim;
 use dsm::{Domain, SegmentHandle};
@@ -28,9 +28,14 @@ pub fn run(worker: &Worker) -> Result<(), AggError> {
     let sender = board.queue(lane)?.sender(member).map_err(internal)?;
     let leader = board.queue(lane)?.status().receiver.owner;
     let leader = leader.ok_or_else(|| internal("the queue has no receiver"))?;
-    let job = Job::attach(&board.plan()?, board.edges()?)?;
+    let job = match Job::attach(&board.plan()?, board.edges()?) {
+        // The file was removed or changed: the user's affair, so it goes the way of faults.
+        Err(AggError::Scan { error, .. }) => Err(error),
+        job => Ok(job?),
+    };
+    let scan = job.as_ref().map(|job| (job, job.scanner()));
     let watch = member.watch(leader);
-    let mut work = Work { job: &job, scanner: job.scanner(), sender, out: Vec::new() };
+    let mut work = Work { scan, sender, out: Vec::new() };
     while !worker.should_stop() {
         match board.cursor.claim(member.id()) {
             Claim::Finished => break,
@@ -52,8 +57,8 @@ fn handle() -> Result<SegmentHandle, AggError> {
 }
 
 struct Work<'a> {
-    job: &'a Job,
-    scanner: Scanner<'a>,
+    /// Why there is no chunk to be had of the file, where so.
+    scan: Result<(&'a Job, Scanner<'a>), &'a ScanError>,
     sender: Sender,
     out: Vec<u8>,
 }
@@ -61,13 +66,21 @@ struct Work<'a> {
 impl Work<'_> {
     /// Scans a chunk and tells the leader; `false` where nobody listens any more.
     fn chunk(&mut self, index: u64) -> Result<bool, AggError> {
-        let chunk = self.job.chunks().get(index);
-        let chunk = chunk.ok_or_else(|| internal("the cursor has more pieces than the file"))?;
-        let mut groups = self.job.no_groups();
-        match self.scanner.scan(chunk, &mut groups) {
-            Ok(Scan::Done(stats)) => message::encode_done(index, &stats, &groups, &mut self.out),
-            Ok(Scan::Quoted) => message::encode_quoted(&mut self.out),
-            Err(error) => message::encode_fault(index, &error, &mut self.out),
+        match &mut self.scan {
+            Err(error) => message::encode_fault(index, error, &mut self.out),
+            Ok((job, scanner)) => {
+                let chunk = job.chunks().get(index);
+                let chunk =
+                    chunk.ok_or_else(|| internal("the cursor has more pieces than the file"))?;
+                let mut groups = job.no_groups();
+                match scanner.scan(chunk, &mut groups) {
+                    Ok(Scan::Done(stats)) => {
+                        message::encode_done(index, &stats, &groups, &mut self.out);
+                    }
+                    Ok(Scan::Quoted) => message::encode_quoted(&mut self.out),
+                    Err(error) => message::encode_fault(index, &error, &mut self.out),
+                }
+            }
         }
         match self.sender.send(&self.out) {
             Ok(()) => Ok(true),
