@@ -12,8 +12,9 @@ const ROWS: u32 = 40_000;
 /// file anew.
 fn meanwhile(change: impl Fn(&Path)) -> (Ended, Ended) {
     let mut scene = Scene::new("posix");
-    let words = scene.table(ROWS) + " --workers 2 --chunk-size 30";
+    let words = scene.table(ROWS);
     let plain = scene.plain(&words);
+    let words = words + " --workers 2 --chunk-size 30";
     // A file of this very moment could be changed without another time in its metadata.
     let path = scene.path("table.csv");
     let file = OpenOptions::new().write(true).open(&path).unwrap();

@@ -155,18 +155,30 @@ fn an_interrupt_ends_a_run_whose_workers_are_stopped() {
 #[test]
 fn an_interrupt_at_any_moment_ends_with_130_and_leaves_nothing() {
     for backend in BACKENDS {
-        let mut scene = Scene::new(backend);
-        let words = long(&scene);
-        for moment in 0..15 {
-            let leader = scene.start(&words);
-            sleep(LOOK * moment * moment);
-            leader.signal(Signal::INT);
-            let ended = leader.wait();
-            // Before the signals are caught, it ends as any program does.
-            if ended.signal() != Some(2) {
-                assert_eq!(ended.complaint(130), "interrupted", "{moment}");
-            }
-            scene.assert_nothing_left();
+        interrupt_at_any_moment(Scene::new(backend), long);
+    }
+}
+
+#[test]
+fn an_interrupt_while_a_quoted_file_is_cut_ends_with_130_and_leaves_nothing() {
+    let words = |scene: &Scene| {
+        let path = scene.write("quoted.csv", "k,v\n".to_owned() + &"\"a\nb\",1\n".repeat(400_000));
+        format!("{} --group-by k --sum v --chunk-size 8", path.display())
+    };
+    interrupt_at_any_moment(Scene::new("posix"), words);
+}
+
+fn interrupt_at_any_moment(mut scene: Scene, words: impl Fn(&Scene) -> String) {
+    let words = words(&scene);
+    for moment in 0..15 {
+        let leader = scene.start(&words);
+        sleep(LOOK * moment * moment);
+        leader.signal(Signal::INT);
+        let ended = leader.wait();
+        // Before the signals are caught, it ends as any program does.
+        if ended.signal() != Some(2) {
+            assert_eq!(ended.complaint(130), "interrupted", "{moment}");
         }
+        scene.assert_nothing_left();
     }
 }

@@ -81,7 +81,7 @@ impl Scene {
     }
 
     pub(crate) fn start_command(&mut self, mut command: Command) -> Leader {
-        let names = ["out", "err"].map(|kind| shm_testkit::unique::name(kind));
+        let names = ["out", "err"].map(shm_testkit::unique::name);
         let [out, err] = names.map(|name| self.path(&name));
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         let leader = Leader::start(command, out, err);

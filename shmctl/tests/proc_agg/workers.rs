@@ -7,16 +7,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Long enough to see the workers at it.
-fn words(scene: &Scene) -> String {
-    scene.table(40_000) + " --workers 2 --chunk-size 30"
-}
+const AT_IT: &str = " --workers 2 --chunk-size 30";
 
 #[test]
 fn a_worker_killed_from_outside_is_replaced() {
     for backend in BACKENDS {
         let mut scene = Scene::new(backend);
-        let words = words(&scene);
+        let words = scene.table(40_000);
         let plain = scene.plain(&words);
+        let words = words + AT_IT;
         let mut leader = scene.start(&words);
         let before = scene.await_workers(&mut leader, 2);
         before[0].signal(Signal::KILL);
@@ -38,8 +37,9 @@ fn a_worker_killed_from_outside_is_replaced() {
 fn a_worker_stopped_for_a_while_changes_nothing() {
     for backend in BACKENDS {
         let mut scene = Scene::new(backend);
-        let words = words(&scene);
+        let words = scene.table(40_000);
         let plain = scene.plain(&words);
+        let words = words + AT_IT;
         let mut leader = scene.start(&words);
         let workers = scene.await_workers(&mut leader, 2);
         workers[0].stop();
@@ -56,8 +56,9 @@ fn a_worker_stopped_for_a_while_changes_nothing() {
 fn a_stopped_worker_holds_up_its_chunk_until_it_is_killed() {
     for backend in BACKENDS {
         let mut scene = Scene::new(backend);
-        let words = words(&scene);
+        let words = scene.table(40_000);
         let plain = scene.plain(&words);
+        let words = words + AT_IT;
         // It may have been stopped while it held none; then the job ends without it.
         let held = (0..20).any(|_| {
             let mut leader = scene.start(&words);

@@ -12,10 +12,14 @@ use crate::agg::options::Options;
 use crate::agg::progress::Progress;
 use crate::agg::scan::{ChunkStats, ScanError};
 use bgworker::{
-    Event, Exit, Inheritance, Program, State, Supervisor, SupervisorConfig, WorkerId, WorkerSpec,
+    Event, Exit, Inheritance, Output, Program, State, Supervisor, SupervisorConfig, WorkerId,
+    WorkerSpec,
 };
 use dsm::{Domain, Segment};
+use rustix::fs::{MemfdFlags, memfd_create};
 use shm_core::participants::ParticipantId;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +32,12 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Workers that die by themselves, before the leader gives up.
 const ACCIDENTS_MAX: u64 = 16;
+
+/// What is shown of the workers' messages.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
+/// How a worker ends that lacks what another one would lack too: see [`AggError::exit_code`].
+const UNUSABLE_ENVIRONMENT: Exit = Exit::Code(2);
 
 /// Answers the job with worker processes.
 ///
@@ -46,15 +56,16 @@ pub fn run(
     let began = Instant::now();
     let domain = open_domain(options)?;
     if job.looks_quoted()? {
-        job.cut_exactly()?;
+        job.cut_exactly(interrupt).map_err(|error| unless_changed(job, error))?;
     }
     let mut kills = 0;
     loop {
         let mut run = Run::new(&domain, job, workers(options), progress)?;
         let kills_left = u64::from(options.kills) - kills;
         let chaos = options.chaos.then_some(kills_left);
-        let end = run.start(chaos).and_then(|()| run.to_the_end(interrupt));
+        let end = run.start(chaos).and_then(|()| run.collect(interrupt));
         kills += run.stop();
+        run.pass_on_messages(&end);
         let segments = run.segments();
         drop(run);
         match end? {
@@ -66,10 +77,18 @@ pub fn run(
                 return Ok(Outcome { groups, elapsed, workers, backend, kills, segments });
             }
             End::Quoted => {
-                job.cut_exactly()?;
+                job.cut_exactly(interrupt).map_err(|error| unless_changed(job, error))?;
                 progress.restart();
             }
         }
+    }
+}
+
+/// Who writes to the file meanwhile is to hear of that, not of half a row.
+fn unless_changed(job: &Job, fault: AggError) -> AggError {
+    match fault {
+        AggError::Scan { .. } => job.check_unchanged().err().unwrap_or(fault),
+        fault => fault,
     }
 }
 
@@ -89,9 +108,9 @@ enum End {
 struct Run<'a> {
     job: &'a Job,
     progress: &'a Progress,
-    segment: Segment,
-    board: Board,
     inherit: Inheritance,
+    /// What workers write to standard error.
+    messages: Arc<OwnedFd>,
     me: Arc<shm_core::participants::Member>,
     supervisor: Arc<Supervisor>,
     chaos: Option<Chaos>,
@@ -104,6 +123,9 @@ struct Run<'a> {
     tally: Tally,
     kills: u64,
     accidents: u64,
+    board: Board,
+    /// Dropped last: to remove it takes descriptors, and the others have some to give back.
+    segment: Segment,
 }
 
 /// What has been counted so far.
@@ -129,10 +151,11 @@ impl<'a> Run<'a> {
         let made_for = board::Job { plan: &plan, edges, chunks, workers };
         let segment = domain.create_segment(made_for.segment_bytes()?).map_err(environment)?;
         let board = Board::create(segment.mapping(), &made_for)?;
-        let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(environment)?;
+        let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(no_thread)?;
         let (sender, reports) = mpsc::channel();
         Ok(Run {
             inherit: inheritance(domain, &segment)?,
+            messages: Arc::new(messages()?),
             me: domain.member().clone(),
             tally: Tally::new(job, chunks),
             lanes: workers,
@@ -160,19 +183,20 @@ impl<'a> Run<'a> {
         if let Some(kills) = kills {
             let chunks = self.job.chunks().count();
             let chaos = Chaos::start(kills, chunks, &self.supervisor, &self.workers);
-            self.chaos = Some(chaos.map_err(environment)?);
+            self.chaos = Some(chaos.map_err(no_thread)?);
         }
         Ok(())
     }
 
     /// Makes the lane's queue, and starts a worker on it.
     fn start_worker(&mut self, lane: u32) -> Result<WorkerId, AggError> {
-        // SAFETY: nobody has been started on this lane, or its worker is gone (`Report::Ended`), and
-        // this process's receiver with it.
+        // SAFETY: nobody has been started on this lane, or its worker is gone (`Report::Ended`),
+        // and this process's receiver with it.
         let stream = unsafe { self.board.make_queue(lane)? };
         let mut receiver = stream.receiver(&self.me).map_err(internal)?;
         let worker = self.supervisor.spawn(WorkerSpec {
             argument: u64::from(lane),
+            stderr: Output::To(self.messages.clone()),
             inherit: self.inherit.clone(),
             ..WorkerSpec::new(format!("agg {lane}"), Program::This)
         });
@@ -189,12 +213,12 @@ impl<'a> Run<'a> {
         }
         let shape = Shape::from(self.job.plan().query());
         let thread = lane::listen(lane, shape, stream, receiver, self.sender.clone());
-        self.threads.push(thread.map_err(environment)?);
+        self.threads.push(thread.map_err(no_thread)?);
         Ok(worker)
     }
 
     /// Takes reports until every chunk is counted, or one is known to be the first at fault.
-    fn to_the_end(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
+    fn collect(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
         while !self.tally.is_complete() {
             interrupt.check()?;
             self.hear_supervisor()?;
@@ -209,9 +233,7 @@ impl<'a> Run<'a> {
                 Err(_) => {}
             }
             if let Some(error) = self.tally.first_fault() {
-                // Who writes to the file meanwhile is to hear of that, not of half a row.
-                self.job.check_unchanged()?;
-                return Err(self.job.scan_error(error));
+                return Err(unless_changed(self.job, self.job.scan_error(error)));
             }
         }
         let empty = self.job.no_groups();
@@ -270,13 +292,31 @@ impl<'a> Run<'a> {
     /// A worker ended before the job did, and not by our doing: it is replaced, up to a point.
     fn accident(&mut self, how: Exit) -> Result<(), AggError> {
         self.accidents += 1;
+        if how == UNUSABLE_ENVIRONMENT {
+            let messages = self.messages();
+            let first = messages.lines().next().unwrap_or("a worker cannot begin");
+            return Err(environment(first.trim_start_matches("shmctl: ")));
+        }
         if self.accidents <= ACCIDENTS_MAX {
             return Ok(());
         }
         Err(AggError::Internal(format!(
-            "{} workers have ended before their job, the last one by {how}; see their messages",
+            "{} workers have ended before their job, the last one by {how}",
             self.accidents
         )))
+    }
+
+    fn messages(&self) -> String {
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+        let len = rustix::io::pread(&self.messages, &mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    }
+
+    /// Shows what workers wrote, but where it is known already or of no matter any more.
+    fn pass_on_messages(&self, end: &Result<End, AggError>) {
+        if matches!(end, Ok(_) | Err(AggError::Internal(_) | AggError::Corrupt(_))) {
+            let _ = std::io::stderr().write_all(self.messages().as_bytes());
+        }
     }
 
     /// Ends the workers, and waits for them; how many chaos has killed.
@@ -298,7 +338,7 @@ impl<'a> Run<'a> {
 
     fn segments(&self) -> Vec<SegmentUse> {
         let name = self.segment.handle().to_string();
-        vec![SegmentUse { name, bytes: self.segment.len() as u64 }]
+        vec![SegmentUse { name, bytes: self.segment.len() }]
     }
 
     fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<WorkerId>> {
@@ -306,9 +346,26 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A file without a name: nobody has to read it for workers to get on.
+fn messages() -> Result<OwnedFd, AggError> {
+    memfd_create("messages", MemfdFlags::CLOEXEC).map_err(|errno| {
+        let error = std::io::Error::from(errno);
+        environment(format!("no file for messages: {error}; raise the limit on files (ulimit -n)"))
+    })
+}
+
+fn no_thread(error: std::io::Error) -> AggError {
+    environment(format!(
+        "a thread cannot be started: {error}; raise the limits on processes and files (ulimit -u, \
+         ulimit -n, cgroup pids.max)"
+    ))
+}
+
 /// What a worker inherits: the way into the domain, and the name of the segment.
 fn inheritance(domain: &Domain, segment: &Segment) -> Result<Inheritance, AggError> {
-    let dsm::Inheritance { mut env, fds } = domain.inheritance().map_err(environment)?;
+    let dsm::Inheritance { mut env, fds } = domain.inheritance().map_err(|error| {
+        environment(format!("no descriptor for the workers: {error}; raise the limit (ulimit -n)"))
+    })?;
     env.push((SEGMENT_VARIABLE.into(), segment.handle().to_string().into()));
     Ok(Inheritance { env, fds: fds.into_iter().map(Arc::new).collect() })
 }

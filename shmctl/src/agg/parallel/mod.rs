@@ -13,9 +13,9 @@
 //! gives out whole or not at all; the leader alone marks a chunk done, and only for the worker that
 //! holds it, as it merges.
 //!
-//! **When a worker dies**, its queue gives out what had been sent and then says so. Only then does the
-//! leader give back the chunks which the dead one held, make the queue anew, and have the supervisor
-//! start another worker on it.
+//! **When a worker dies**, its queue gives out what had been sent and then says so. Only then does
+//! the leader give back the chunks which the dead one held, make the queue anew, and have the
+//! supervisor start another worker on it.
 //!
 //! **When the leader dies**, each worker's watch ends it. What the leader had made stays in the
 //! domain, whose name is the same for every run of a user; so the next run, being the next to
@@ -41,10 +41,20 @@ const SEGMENT_VARIABLE: &str = "SHMCTL_AGG_SEGMENT";
 /// The backends that leave names behind when everyone dies.
 const NAMED: [Backend; 3] = [Backend::Posix, Backend::Sysv, Backend::Mmap];
 
+/// For many runs at once, each a leader, up to 64 workers and a segment.
+const PARTICIPANTS: u32 = 1024;
+const SEGMENTS: u32 = 256;
+
 fn config(options: &Options, backend: Option<Backend>) -> DomainConfig {
     let users = || format!("shmctl-agg-{}", rustix::process::geteuid().as_raw());
     let name = options.domain.clone().unwrap_or_else(users);
-    DomainConfig { backend, directory: options.directory.clone(), ..DomainConfig::new(name) }
+    DomainConfig {
+        backend,
+        directory: options.directory.clone(),
+        participants_max: PARTICIPANTS,
+        segments_max: Some(SEGMENTS),
+        ..DomainConfig::new(name)
+    }
 }
 
 /// Enters the domain of this user's runs, having cleaned up after runs that died, on any backend.

@@ -1,7 +1,7 @@
 //! A worker process: claims chunks, scans them, sends their groups.
-use super::SEGMENT_VARIABLE;
 use super::board::{Board, internal};
 use super::message;
+use super::{SEGMENT_VARIABLE, environment};
 use crate::agg::error::AggError;
 use crate::agg::job::Job;
 use crate::agg::scan::{Scan, ScanError, Scanner};
@@ -19,8 +19,8 @@ use shm_mq::stream::{SendError, Sender};
 /// The worker: its leader takes what it had sent and gives back what it held. The leader: this
 /// process ends, by its worker's watch or because its queue says so.
 pub fn run(worker: &Worker) -> Result<(), AggError> {
-    let domain = Domain::from_env().map_err(internal)?;
-    let segment = domain.attach(handle()?).map_err(internal)?;
+    let domain = Domain::from_env().map_err(environment)?;
+    let segment = domain.attach(handle()?).map_err(environment)?;
     let segment = segment.ok_or_else(|| internal("the job's segment is gone"))?;
     let board = Board::attach(segment.mapping())?;
     let lane = u32::try_from(worker.argument()).map_err(internal)?;
