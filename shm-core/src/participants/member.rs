@@ -120,12 +120,14 @@ impl Table {
         if mine != self.namespaces() {
             return Err(JoinError::OtherNamespace { mine, table: self.namespaces() });
         }
+        // Whoever attached may not have been told where it lives, or have been our parent.
+        let table = self.at_home();
         let process = ProcessId::me();
         let joining = Claim::new(Seat::Joining, process);
         let index = match self.take_free(joining) {
             Some(index) => index,
             None => {
-                self.reap(cleanup);
+                table.reap(cleanup);
                 self.take_free(joining).ok_or(JoinError::Full { slots: self.capacity() })?
             }
         };
@@ -138,7 +140,7 @@ impl Table {
         // Pairs with the Acquire in `Table::liveness`: the generation we found before our claim.
         slot.claim.store(Claim::new(Seat::Live, process).to_bits(), Ordering::Release);
         Ok(Arc::new(Member {
-            table: self.clone(),
+            table,
             id: ParticipantId::new(index as u32, generation),
             process,
             waiting: options.waiting(),
