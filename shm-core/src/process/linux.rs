@@ -210,6 +210,7 @@ static TOKENS: AtomicU64 = AtomicU64::new(0);
 /// No lock is taken: a child forked in the middle of another thread's call is not stuck with it.
 #[inline]
 pub fn generation() -> u64 {
+    // Pairs with the Release in `make_page`: the mapping before its address.
     match WIPED.load(Ordering::Acquire) {
         CANNOT_WIPE => u64::from(std::process::id()),
         0 => {
