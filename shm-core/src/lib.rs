@@ -16,9 +16,9 @@ pub mod header;
 pub mod layout;
 /// `Mapping`: memory shared with other processes; typed views that keep it mapped.
 pub mod mapping;
-/// The table of attached processes, and waiting for one that may die.
+// The table of attached processes, and waiting for one that may die.
 pub mod participants;
-/// Which process is which, and whether it lives.
+// Which process is which, and whether it lives.
 pub mod process;
 /// The one shim to the atomics: core's in production, loom's in models.
 pub mod sync;

@@ -9,10 +9,10 @@ use crate::sync::Ordering;
 impl Table {
     /// Frees the slots of dead participants, having run `cleanup` for each; how many.
     ///
-    /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is not
-    /// in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where it
-    /// panics, the slot is left to the next reaper. A member's own other slots are not looked at,
-    /// and from another pid namespace nothing is reaped.
+    /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is
+    /// not in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where
+    /// it panics, the slot is left to the next reaper. A member's own other slots are not looked
+    /// at, and from another pid namespace nothing is reaped.
     ///
     /// # If a process dies here
     /// The slot it was reaping names it, and the next reaper cleans up from the beginning.

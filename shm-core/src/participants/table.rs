@@ -184,8 +184,8 @@ impl Table {
         self.namespaces
     }
 
-    /// Whether the caller lives where the pids of this table mean something: asked again after a fork,
-    /// for the child may have been born into another pid namespace.
+    /// Whether the caller lives where the pids of this table mean something: asked again after a
+    /// fork, for the child may have been born into another pid namespace.
     pub(super) fn is_home(&self) -> bool {
         match self.attached_by.check() {
             Ok(()) => self.home,
