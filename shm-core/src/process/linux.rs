@@ -85,11 +85,7 @@ pub(super) fn liveness(process: ProcessId) -> Liveness {
     match ProcessHandle::open(process) {
         Ok(_) => Liveness::Alive,
         Err(OpenError::Dead(_)) => Liveness::Dead,
-        Err(OpenError::Unknown(..)) => match stat_liveness(process) {
-            // Without a pidfd nothing ties the two looks together, but each verdict stands alone.
-            Some(verdict) => verdict,
-            None => Liveness::Unknown,
-        },
+        Err(OpenError::Unknown(..)) => stat_liveness(process).unwrap_or(Liveness::Unknown),
     }
 }
 
