@@ -306,7 +306,7 @@ fn fork_and_drop(_: &[String]) {
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     assert_eq!(status, 0);
     pid_of_latest(&supervisor);
-    assert_eq!(supervisor.shutdown(WATCHDOG)[0].last_exit, Some(Exit::Code(0)));
+    assert_eq!(common::shut_down(&supervisor, WATCHDOG / 2)[0].last_exit, Some(Exit::Code(0)));
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Dynamic shared memory: named segments with a life cycle, over POSIX, System V, mmap and memfd.
 //!
-//! Processes that open a [`Domain`] of the same name share its segments. One creates a [`Segment`] and
-//! tells the others its [`SegmentHandle`]; they attach by that number alone. A segment lives while
-//! anybody is attached, or while it is pinned; the last one out destroys it, and the last one to leave
-//! removes the domain. A process may be killed at any point: the others go on, and what it held is
-//! taken back, by [`Domain::reap`] or by whoever comes next.
+//! Processes that open a [`Domain`] of the same name share its segments. One creates a [`Segment`]
+//! and tells the others its [`SegmentHandle`]; they attach by that number alone. A segment lives
+//! while anybody is attached, or while it is pinned; the last one out destroys it, and the last one
+//! to leave removes the domain. A process may be killed at any point: the others go on, and what it
+//! held is taken back, by [`Domain::reap`] or by whoever comes next.
 //!
 //! ```
 //! use dsm::toc::{Toc, TocPlan};

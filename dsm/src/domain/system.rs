@@ -53,8 +53,8 @@ impl Objects for System {
         self.remove_named(&self.segment_name(handle));
     }
 
-    /// Whatever the table still lists first, so that the control segment, which says where they are,
-    /// goes last.
+    /// Whatever the table still lists first, so that the control segment, which says where they
+    /// are, goes last.
     fn remove_domain(&self) {
         self.control.leftovers().into_iter().for_each(|handle| self.remove(handle));
         if let Err(error) = self.object.remove_exact() {

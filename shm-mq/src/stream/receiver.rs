@@ -122,6 +122,7 @@ impl Receiver {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Receiver, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Receiver, me.id())?;
         let cursor = Cursor {
             peer: Peer::new(shared.clone(), Side::Receiver, me.clone()),
@@ -186,12 +187,13 @@ impl Receiver {
         self.receive(Some(deadline))
     }
 
-    /// As [`recv`](Receiver::recv), for at most `timeout`.
+    /// As [`recv`](Receiver::recv), for at most `timeout`: without a limit where the clock does not
+    /// reach so far.
     ///
     /// # Errors
     /// As [`recv_deadline`](Receiver::recv_deadline).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
-        self.receive(Some(Instant::now() + timeout))
+        self.receive(Instant::now().checked_add(timeout))
     }
 
     /// Receives the next message if it is there now.
@@ -446,6 +448,10 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        // To a forked child it was never given: its parent still reads these bytes.
+        if self.cursor.fork.check().is_err() {
+            return;
+        }
         if let Some(Next::InRing { len }) = self.cursor.next.take() {
             self.cursor.consume(len);
         }

@@ -146,6 +146,7 @@ impl Sender {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Sender, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Sender, me.id())?;
         Ok(Sender {
             peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
@@ -201,12 +202,15 @@ impl Sender {
         self.finish()
     }
 
-    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now.
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the clock
+    /// does not reach so far.
     ///
     /// # Errors
     /// As [`send_deadline`](Sender::send_deadline).
     pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
-        self.send_deadline(message, Instant::now() + timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        self.put(Outgoing::new(message, &[])?, deadline)?;
+        self.finish()
     }
 
     /// Sends the concatenation of `pieces` as one message.
