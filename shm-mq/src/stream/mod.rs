@@ -20,7 +20,7 @@
 //! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
 //! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
-//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes
+//! **Giving up half-way.** A sender that runs into its deadline, or drops a `Sending`, just goes
 //! on with its next message: a fragment marked as a message's first makes the receiver discard the
 //! beginning of an unfinished one. Nothing has to be written at the time, when there may be no
 //! room.
