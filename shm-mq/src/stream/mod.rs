@@ -20,15 +20,15 @@
 //! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
 //! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
-//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes
+//! **Giving up half-way.** A sender that runs into its deadline, or drops a `Sending`, just goes
 //! on with its next message: a fragment marked as a message's first makes the receiver discard the
 //! beginning of an unfinished one. Nothing has to be written at the time, when there may be no
 //! room.
 //!
 //! **Who is gone.** A side that has left says so in its role's state; one that died is told from
 //! its life word, on which the waiting side sleeps too. Either way the receiver looks at `written`
-//! once more *after* it knows, and so receives everything published before it says
-//! [`Detached`](RecvError::Detached) or [`PeerDied`](RecvError::PeerDied):
+//! once more *after* it knows, and so receives everything published before it says `Detached` or
+//! `PeerDied`:
 //!
 //! | dies after | the other side |
 //! | --- | --- |

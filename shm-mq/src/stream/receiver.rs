@@ -87,7 +87,7 @@ struct Cursor {
     next: Option<Next>,
     /// The assembly holds the beginning of a message.
     is_partial: bool,
-    broken: Option<RecvError>,
+    is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -134,14 +134,14 @@ impl Receiver {
             written: 0,
             next: None,
             is_partial: false,
-            broken: None,
+            is_corrupt: false,
             not_sync: PhantomData,
         };
         Ok(Receiver { ring, assembly: Vec::new(), cursor })
     }
 
     /// Says which process will attach as the sender: if it dies before, waits end with
-    /// [`RecvError::PeerDied`].
+    /// [`RecvError::PeerDied`], until another one is expected.
     pub fn expect_peer(&mut self, process: ProcessId) {
         self.cursor.peer.expect(process);
     }
@@ -384,13 +384,14 @@ impl Cursor {
 
     #[cold]
     fn corrupt(&mut self) -> RecvError {
-        *self.broken.insert(RecvError::Corrupt)
+        self.is_corrupt = true;
+        RecvError::Corrupt
     }
 
     #[inline]
     fn usable(&self) -> Result<(), RecvError> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+        if self.is_corrupt {
+            return Err(RecvError::Corrupt);
         }
         if self.fork.check().is_err() {
             return Err(RecvError::Forked);
