@@ -29,27 +29,24 @@
 //! | --- | --- |
 //! | a worker, in any way | the supervisor wakes at once (pidfd), takes the exit status, so that no zombie is left, and restarts it by its policy; the others go on |
 //! | a worker stopped (`SIGSTOP`) or hung | it is no death; [`stop`](Supervisor::stop), [`shutdown`](Supervisor::shutdown) and dropping the supervisor kill it |
-//! | the leader, in any way | each worker's watching thread wakes at once (pidfd); [`LEAVE_GRACE`] later the worker is gone, even from a busy loop; one that was stopped is continued and hung up by the kernel, as its process group has lost its parent |
+//! | the leader, in any way | each worker's watching thread wakes at once (pidfd); [`LEAVE_GRACE`] later the worker is gone, even from a busy loop; one that was stopped is continued by the kernel (`PR_SET_PDEATHSIG`) so that it can leave |
 //! | the leader, before its worker looked for it | [`Worker::from_env`] finds a dead process, or another one that was given its pid (start time), and ends the process |
-//! | the thread that called [`spawn`](Supervisor::spawn) | nothing; this is why workers do not rely on `PR_SET_PDEATHSIG`, which fires when the *thread* dies that forked, is lost if that thread died before the call, and can only send a signal |
+//! | the thread that called [`spawn`](Supervisor::spawn) | nothing; this is why `PR_SET_PDEATHSIG` only continues workers and does not end them: it fires when the *thread* dies that forked, not at all if it died before the call, and it can only send a signal |
 //! | a process that a worker started | the worker's affair; and it outlives the worker |
 //!
 //! Workers are in process groups of their own: Ctrl-C reaches the leader alone, which then ends its
 //! workers. Dead processes' traces in shared memory are not cleaned here but by who shares it
 //! (`reap` of the domain); [`Event::Ended`] is the moment to do it.
 //!
-//! Needs Linux 5.4 (pidfd) and `/proc`.
+//! Needs Linux 5.4 (pidfd) and `/proc`. The leader should neither ignore `SIGCHLD` nor wait for any
+//! child (`waitpid(-1)`): deaths would be noticed all the same, but not how the workers ended.
 
 // Lowest first; each uses only those above it.
 
 /// Work in numbered pieces, each done once, whoever dies.
 pub mod cursor;
 
-mod process; // which process, for certain
-
 mod child; // a child process, held until its exit status is taken
-
-mod sleep; // `poll`
 
 mod spec; // what the leader says of a worker
 
@@ -62,7 +59,7 @@ mod supervisor; // the leader's side
 mod worker; // the worker's side
 
 pub use child::Exit;
-pub use process::ProcessId;
+pub use shm_core::process::ProcessId;
 pub use spawn::SpawnError;
 pub use spec::{Inheritance, NAME_BYTES_MAX, Output, Pacing, Program, Restart, WorkerSpec};
 pub use supervisor::{Event, State, Supervisor, SupervisorConfig, WorkerId, WorkerInfo};

@@ -1,8 +1,9 @@
 //! Starting one worker process.
 use crate::child::Child;
 use crate::handover::Handover;
-use crate::process::ProcessId;
 use crate::spec::{NAME_BYTES_MAX, Output, Program, WorkerSpec};
+use rustix::process::Signal;
+use shm_core::process::{Forked, ProcessId};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};
@@ -34,9 +35,9 @@ pub enum SpawnError {
     /// The supervisor has been shut down.
     #[error("the supervisor has been shut down")]
     ShutDown,
-    /// This process is a fork of the one that started the supervisor.
-    #[error("this process is a fork of the leader; start a supervisor of its own")]
-    Forked,
+    /// This process is a fork of the leader.
+    #[error(transparent)]
+    Forked(#[from] Forked),
 }
 
 fn remedy(error: &io::Error) -> &'static str {
@@ -135,6 +136,8 @@ fn prepare_child(command: &mut Command, fds: Vec<RawFd>) {
                 return Err(io::Error::last_os_error());
             }
         }
+        // If the leader dies while this worker is stopped, it must run to see it. Harmless else.
+        rustix::process::set_parent_process_death_signal(Some(Signal::CONT))?;
         sane_signals()
     };
     // SAFETY: `prepare` makes system calls only, each async-signal-safe; it neither allocates nor

@@ -31,7 +31,7 @@ pub struct WorkerSpec {
     pub args: Vec<OsString>,
     /// Environment variables besides the leader's.
     pub env: Vec<(OsString, OsString)>,
-    /// A number for the worker, [`Worker::argument`](crate::Worker::argument): its index, as a rule.
+    /// A number for [`Worker::argument`](crate::Worker::argument): as a rule its index.
     pub argument: u64,
     /// What it needs to find the shared memory.
     pub inherit: Inheritance,
@@ -127,7 +127,8 @@ impl Restart {
 /// use std::time::Duration;
 ///
 /// let second = Duration::from_secs(1);
-/// let pacing = Pacing { delay: second, delay_max: 3 * second, in_a_row_max: 3, ..Pacing::default() };
+/// let (delay, delay_max) = (second, 3 * second);
+/// let pacing = Pacing { delay, delay_max, in_a_row_max: 3, ..Pacing::default() };
 /// let delays: Vec<_> = (0..4).map(|restarts| pacing.delay_after(restarts)).collect();
 /// assert_eq!(delays, [Some(second), Some(2 * second), Some(3 * second), None]);
 /// ```

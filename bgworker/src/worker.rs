@@ -1,15 +1,12 @@
 //! The worker's side.
 use crate::handover::{BadVariable, Handover};
-use crate::process::{ProcessHandle, ProcessId};
-use crate::sleep;
-use rustix::event::{PollFd, PollFlags};
 use shm_core::event::EventCount;
+use shm_core::process::{OpenError, ProcessHandle, ProcessId};
 use shm_core::sync::{AtomicU32, Ordering};
 use std::ffi::CString;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::RawFd;
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,14 +75,14 @@ impl From<BadVariable> for WorkerError {
 
 /// This process as a worker: what its leader said of it, and whether it should stop.
 ///
-/// A thread, `shm-leader`, sleeps until the leader dies or `SIGTERM` comes.
+/// A thread, `shm-leader`, sleeps until the leader dies.
 #[derive(Debug)]
 pub struct Worker {
     handover: Handover,
     notices: Arc<Notices>,
 }
 
-/// What the watching thread saw. It alone writes; other threads of this process read.
+/// What has been seen. Written by the watching thread and by the signal's handler.
 #[derive(Debug)]
 struct Notices {
     seen: AtomicU32,
@@ -131,7 +128,11 @@ impl Worker {
         };
         // In this order: if the leader is alive now, it was when we asked for our parent.
         let parent = std::os::unix::process::parent_id();
-        let leader = ProcessHandle::open(handover.leader)?;
+        let leader = match ProcessHandle::open(handover.leader) {
+            Ok(leader) => Some(leader),
+            Err(OpenError::Dead(_)) => None,
+            Err(OpenError::Unknown(_, error)) => return Err(error.into()),
+        };
         if leader.is_some() && parent != handover.leader.pid() {
             let Handover { name, leader, .. } = handover;
             return Err(WorkerError::NotAChild { name, leader });
@@ -142,7 +143,10 @@ impl Worker {
         keep_private(&handover.fds)?;
         name_process(&handover.name);
         let notices = Arc::new(Notices { seen: AtomicU32::new(0), event: EventCount::new() });
-        Watch::start(leader, Arc::clone(&notices), when)?;
+        heed_sigterm(Arc::clone(&notices))?;
+        let thread = std::thread::Builder::new().name("shm-leader".into());
+        let seen = Arc::clone(&notices);
+        thread.spawn(move || watch(leader, &seen, when))?;
         Ok(Some(Worker { handover, notices }))
     }
 
@@ -193,7 +197,7 @@ impl Worker {
 
 impl Notices {
     fn seen(&self) -> u32 {
-        // Pairs with the Release in `note`: what the watching thread did before.
+        // Pairs with the Release in `note`: what was done before.
         self.seen.load(Ordering::Acquire)
     }
 
@@ -204,64 +208,30 @@ impl Notices {
     }
 }
 
-/// The watching thread.
-struct Watch {
-    /// `None`: dead.
-    leader: Option<ProcessHandle>,
-    /// Readable when `SIGTERM` came.
-    sigterm: UnixStream,
-    notices: Arc<Notices>,
+/// From now on `notices` hears of `SIGTERM`.
+fn heed_sigterm(notices: Arc<Notices>) -> io::Result<()> {
+    let handler = move || notices.note(SIGTERM_CAME);
+    // SAFETY: `note` does atomic operations and a futex call: it neither locks nor allocates.
+    unsafe { signal_hook::low_level::register(libc::SIGTERM, handler) }?;
+    Ok(())
 }
 
-impl Watch {
-    fn start(
-        leader: Option<ProcessHandle>,
-        notices: Arc<Notices>,
-        when: WhenLeaderDies,
-    ) -> io::Result<()> {
-        let (sigterm, sender) = UnixStream::pair()?;
-        sigterm.set_nonblocking(true)?;
-        signal_hook::low_level::pipe::register(libc::SIGTERM, sender)?;
-        let watch = Watch { leader, sigterm, notices };
-        std::thread::Builder::new().name("shm-leader".into()).spawn(move || watch.run(when))?;
-        Ok(())
+/// The watching thread. `None`: the leader is dead.
+fn watch(leader: Option<ProcessHandle>, notices: &Notices, when: WhenLeaderDies) {
+    if let Some(leader) = leader {
+        leader.wait_dead(None);
     }
-
-    fn run(mut self, when: WhenLeaderDies) {
-        while self.leader.is_some() {
-            self.sleep();
-        }
-        self.notices.note(LEADER_GONE);
-        // Nothing is logged before the end: with the leader gone, a write to it may block for ever.
-        match when {
-            WhenLeaderDies::Leave => {
-                std::thread::sleep(LEAVE_GRACE);
-                leave();
-            }
-            WhenLeaderDies::Call(call) => {
-                if catch_unwind(AssertUnwindSafe(call)).is_err() {
-                    leave();
-                }
+    notices.note(LEADER_GONE);
+    // Nothing is logged before the end: with the leader gone, a write to it may block for ever.
+    match when {
+        WhenLeaderDies::Leave => std::thread::sleep(LEAVE_GRACE),
+        WhenLeaderDies::Call(call) => {
+            if catch_unwind(AssertUnwindSafe(call)).is_ok() {
+                return;
             }
         }
-        loop {
-            self.sleep();
-        }
     }
-
-    /// Sleeps until something happens, and takes note of it.
-    fn sleep(&mut self) {
-        let mut fds = vec![PollFd::new(&self.sigterm, PollFlags::IN)];
-        fds.extend(self.leader.as_ref().map(|leader| PollFd::new(leader, PollFlags::IN)));
-        sleep::until_ready(&mut fds, None);
-        let leader_died = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
-        if leader_died {
-            self.leader = None;
-        }
-        if matches!(self.sigterm.read(&mut [0; 64]), Ok(1..)) {
-            self.notices.note(SIGTERM_CAME);
-        }
-    }
+    leave();
 }
 
 /// Ends the process at once. `exit` would run destructors of statics under the feet of threads that

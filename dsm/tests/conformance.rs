@@ -527,12 +527,12 @@ fn an_unusable_directory_is_named(case: &Case) {
 fn a_shorter_segment_is_truncated(case: &Case) {
     let name = case.name("short");
     let object = case.create(&name, PAGE);
-    let refused = backend::open_or_create(&case.place, &name, 2 * PAGE).unwrap_err();
-    let (len, expected) = (PAGE, 2 * PAGE);
-    assert!(
-        matches!(refused, BackendError::Truncated { len: l, expected: e, .. } if (l, e) == (len, expected)),
-        "{refused}"
-    );
+    match backend::open_or_create(&case.place, &name, 2 * PAGE).unwrap_err() {
+        BackendError::Truncated { len, expected, .. } => {
+            assert_eq!((len, expected), (PAGE, 2 * PAGE))
+        }
+        other => panic!("{other}"),
+    }
     assert!(object.remove_exact().unwrap());
 }
 

@@ -21,7 +21,9 @@ use trace::Traced;
 const LIMIT: Duration = Duration::from_secs(120);
 const SIZE: u64 = 64 << 10;
 
-shm_testkit::children! { takes_a_descriptor, takes_an_inherited_descriptor, works }
+shm_testkit::children! {
+    takes_a_descriptor, takes_an_inherited_descriptor, works, reads_its_environment,
+}
 
 fn word(object: &Object) -> &AtomicU64 {
     object.mapping().region().share(8).unwrap()
@@ -94,6 +96,21 @@ fn an_inherited_memfd_is_shared() {
         Child::spawn_with("takes_an_inherited_descriptor", setup).wait(LIMIT).assert_success();
         assert_eq!(word(&object).load(Ordering::Relaxed), 7);
     });
+}
+
+fn reads_its_environment(args: &[String]) {
+    let read = Backend::from_env().map_or_else(|error| error.to_string(), |b| b.to_string());
+    assert_eq!(read, args[0]);
+}
+
+#[test]
+fn the_environment_chooses_the_backend() {
+    let unknown = "unknown backend `windows`: use posix, sysv, mmap, memfd, portable or none";
+    for (value, read) in [("sysv", "sysv"), ("none", "none"), ("windows", unknown)] {
+        let env = &[(backend::BACKEND_VARIABLE, value)];
+        let setup = Setup { args: &[read], env, ..Setup::default() };
+        Child::spawn_with("reads_its_environment", setup).wait(LIMIT).assert_success();
+    }
 }
 
 /// The child's half of the tests below: does one verb to `name`, when told.

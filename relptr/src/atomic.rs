@@ -13,10 +13,10 @@ use loom::sync::atomic::AtomicU64;
 
 /// A [`RelPtr`] and a tag in one word, so that one compare-and-swap sees both.
 ///
-/// A pointer that went away and came back looks as if nothing had happened (ABA); its tag has moved.
-/// 48 bits hold the pointer, which reaches [`REACH`](TaggedRelPtr::REACH) bytes from the base; 16 bits
-/// hold the tag, so a process is fooled only where the word changes a multiple of 65,536 times between
-/// its load and its compare-and-swap.
+/// A pointer that went away and came back looks as if nothing had happened (ABA); its tag has
+/// moved. 48 bits hold the pointer, which reaches [`REACH`](TaggedRelPtr::REACH) bytes from the
+/// base; 16 bits hold the tag, so a process is fooled only where the word changes a multiple of
+/// 65,536 times between its load and its compare-and-swap.
 ///
 /// ```
 /// use relptr::{BadPtr, RelPtr, TaggedRelPtr};
@@ -196,8 +196,9 @@ atomic_word! {
     /// use core::sync::atomic::{AtomicU64, Ordering};
     /// use relptr::{AtomicRelPtr, BadPtr, Region, RelPtr};
     /// # let mut memory = [0u64; 8];
+    /// # let base = core::ptr::NonNull::from(&mut memory).cast();
     /// # // SAFETY: 64 bytes that nothing else refers to while the region lives.
-    /// # let region = unsafe { Region::from_raw(core::ptr::NonNull::from(&mut memory).cast(), 64) };
+    /// # let region = unsafe { Region::from_raw(base, 64) };
     /// let newest: &AtomicRelPtr<AtomicU64> = region.share(0)?;
     /// let record: &AtomicU64 = region.share(8)?;
     /// record.store(42, Ordering::Relaxed);

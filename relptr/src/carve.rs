@@ -5,8 +5,8 @@ use core::ptr::NonNull;
 
 /// A cursor that hands out consecutive, aligned pieces of a region.
 ///
-/// Padding depends on offsets alone, so whoever takes the same pieces in the same order gets them at
-/// the same offsets, wherever the region is mapped. A refused piece does not move the cursor.
+/// Padding depends on offsets alone, so whoever takes the same pieces in the same order gets them
+/// at the same offsets, wherever the region is mapped. A refused piece does not move the cursor.
 ///
 /// ```
 /// use core::sync::atomic::{AtomicU32, AtomicU64};

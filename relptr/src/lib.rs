@@ -1,9 +1,9 @@
 //! Relative pointers into shared memory: checked, atomic, valid at any mapping address.
 //!
 //! Processes map the same memory at different addresses, so what is stored in it are distances from
-//! its base. A [`Region`] is base and length; a [`RelPtr`] is a distance, which becomes an address only
-//! together with a region, and only if bounds and alignment are right: what another process wrote is
-//! a claim. No system call, no allocation, no `std`.
+//! its base. A [`Region`] is base and length; a [`RelPtr`] is a distance, which becomes an address
+//! only together with a region, and only if bounds and alignment are right: what another process
+//! wrote is a claim. No system call, no allocation, no `std`.
 //!
 //! Modules, lowest first; each uses only those above it.
 #![no_std]

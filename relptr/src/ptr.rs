@@ -9,8 +9,8 @@ use core::ptr::NonNull;
 
 /// A pointer to a `T` in shared memory: its distance from the region's base, plus one; 0 is null.
 ///
-/// Plus one, so that the base itself can be pointed at (PostgreSQL's `relptr` once could not). Any 64
-/// bits are a valid value; whether they lead anywhere is checked when the pointer is followed,
+/// Plus one, so that the base itself can be pointed at (PostgreSQL's `relptr` once could not). Any
+/// 64 bits are a valid value; whether they lead anywhere is checked when the pointer is followed,
 /// against the region the caller names. It may therefore be read from memory that others write.
 ///
 /// It is a plain integer: in memory that others may write at the same time it stands inside an

@@ -193,7 +193,8 @@ impl<'a> Region<'a> {
     /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
     pub fn share<T: ShmSync>(&self, offset: u64) -> Result<&'a T, BadPtr> {
         let address = self.at::<T>(offset)?;
-        // SAFETY: in bounds and aligned (`at`), alive for 'a (`from_raw`), any bits are a T (ShmSync).
+        // SAFETY: in bounds and aligned (`at`), alive for 'a (`from_raw`), any bits are a T
+        // (ShmSync).
         Ok(unsafe { address.as_ref() })
     }
 

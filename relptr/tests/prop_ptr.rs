@@ -66,7 +66,8 @@ proptest! {
         match slice.resolve(region) {
             Ok(addresses) => {
                 prop_assert!(fits);
-                prop_assert!(inside(region, addresses.cast::<u8>().addr().get(), addresses.len() * 8));
+                let first = addresses.cast::<u8>().addr().get();
+                prop_assert!(inside(region, first, addresses.len() * 8));
                 prop_assert_eq!(addresses.len() as u64, len);
             }
             Err(BadPtr::Misaligned { .. }) => prop_assert_ne!(start % 8, 1),
@@ -110,7 +111,9 @@ proptest! {
     }
 
     #[test]
-    fn any_string_is_valid_utf8_or_refused(bytes in any::<[u8; 128]>(), start in 0..LEN, len in 0..LEN) {
+    fn any_string_is_valid_utf8_or_refused(
+        bytes in any::<[u8; 128]>(), start in 0..LEN, len in 0..LEN,
+    ) {
         let memory = &mut bytemuck::cast::<[u8; 128], Memory>(bytes);
         let region = region(memory);
         let end = (start + len).min(LEN);

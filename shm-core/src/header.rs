@@ -1,8 +1,8 @@
 //! The header of every named piece of shared memory, and the handshake that makes it exactly once.
 //!
-//! Memory arrives zeroed and in its full size. Whoever comes first claims it by one compare-and-swap
-//! that names it, initialises what is inside, and publishes it by one more. The others wait; and where
-//! the initialiser is dead, one of them takes its place and starts over.
+//! Memory arrives zeroed and in its full size. Whoever comes first claims it by one
+//! compare-and-swap that names it, initialises what is inside, and publishes it by one more. The
+//! others wait; and where the initialiser is dead, one of them takes its place and starts over.
 //!
 //! ```text
 //!             claim                     publish           enter              try_close
@@ -12,14 +12,15 @@
 //!             failed
 //! ```
 //!
-//! Closing: the last to leave closes, so that nobody attaches to what is being removed. It must not close
-//! when somebody comes at the same time. So who has joined the structure inside bumps the epoch of READY
-//! ([`enter`](Header::enter)), and who closes looks at the epoch, then inside, then swaps that very epoch
-//! for CLOSED ([`try_close`](Header::try_close)). Either
+//! Closing: the last to leave closes, so that nobody attaches to what is being removed. It must not
+//! close when somebody comes at the same time. So who has joined the structure inside bumps the
+//! epoch of READY ([`enter`](Header::enter)), and who closes looks at the epoch, then inside, then
+//! swaps that very epoch for CLOSED ([`try_close`](Header::try_close)). Either
 //! 1. the bump comes first: the closer saw it, and then sees who joined; or its swap fails; or
 //! 2. the swap comes first: the bump meets CLOSED, and who joined leaves again.
 use crate::backoff::Backoff;
 use crate::layout::fnv1a;
+use crate::process::{Liveness, ProcessId};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use relptr::ShmSync;
 use std::convert::Infallible;
@@ -27,11 +28,6 @@ use std::time::{Duration, Instant};
 
 /// What the first eight bytes after the state word say.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"shmkit\r\n");
-
-/// Bits that name a process: as many as [`Opener::me`] may have.
-const OWNER_BITS: u32 = 62;
-/// Of these, the lower ones tell when it started; above them stands its pid.
-const START_BITS: u32 = 40;
 
 /// The first 64 bytes of a named piece of shared memory.
 ///
@@ -45,17 +41,13 @@ const START_BITS: u32 = 40;
 /// ```
 /// use shm_core::header::{Header, Identity, Opened, Opener};
 /// use shm_core::mapping::{Mapped, Mapping};
-/// # use std::time::{Duration, Instant};
-/// # use std::convert::Infallible;
+/// use std::convert::Infallible;
+/// use std::time::{Duration, Instant};
 ///
 /// let mapping = Mapping::heap(4096);
 /// let header: Mapped<Header> = Mapped::new(&mapping, 0)?;
 /// let identity = Identity::new("pool", 1, 0xf00d, 4096);
-/// let opener = Opener {
-///     me: 1,
-///     is_dead: |_owner| false,
-///     deadline: Instant::now() + Duration::from_secs(1),
-/// };
+/// let opener = Opener::this_process(Instant::now() + Duration::from_secs(1));
 /// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
 /// assert_eq!(opened, Opened::Created);
 /// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
@@ -105,8 +97,8 @@ impl State {
         State(payload << Self::TAG_BITS | tag)
     }
 
-    const fn initialising(owner: u64) -> State {
-        State::new(Self::INITIALISING_TAG, owner)
+    fn initialising(owner: ProcessId) -> State {
+        State::new(Self::INITIALISING_TAG, owner.to_bits())
     }
 
     const fn tag(self) -> u64 {
@@ -125,6 +117,8 @@ impl State {
         self.tag() == Self::CLOSED_TAG
     }
 }
+
+const _: () = assert!(ProcessId::BITS + State::TAG_BITS == u64::BITS);
 
 /// What a process takes the memory to be; must be the same for all that share it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,16 +142,24 @@ impl Identity {
 
 /// Who opens, how it learns that another process is dead, and how long it waits.
 #[derive(Clone, Copy, Debug)]
-pub struct Opener<D> {
-    /// The calling process, as 62 bits that are not 0 (`ProcessId::to_bits`).
-    pub me: u64,
+pub struct Opener<D = fn(ProcessId) -> bool> {
+    /// The calling process.
+    pub me: ProcessId,
     /// Whether that process is certainly dead.
     ///
     /// `true` is a proof: nothing the process does will be seen any more, and everything it did has
-    /// been. The bits were read from shared memory and may be anything.
+    /// been. The name was read from shared memory and may be anybody's.
     pub is_dead: D,
     /// When to give up on a process that initialises and neither finishes nor dies.
     pub deadline: Instant,
+}
+
+impl Opener {
+    /// The calling process, which asks the kernel.
+    pub fn this_process(deadline: Instant) -> Opener {
+        let is_dead = |process: ProcessId| process.liveness() == Liveness::Dead;
+        Opener { me: ProcessId::me(), is_dead, deadline }
+    }
 }
 
 /// What [`Header::open`] did.
@@ -259,7 +261,7 @@ pub struct Closed;
 enum Door {
     Ready,
     Untouched,
-    Taken { owner: u64 },
+    Taken { owner: ProcessId },
 }
 
 impl Header {
@@ -278,25 +280,21 @@ impl Header {
 
     /// Attaches, or initialises what nobody has initialised, by calling `init` in this process.
     ///
-    /// `init` has the memory behind the header to itself. It must write all it relies on: half of it
-    /// may have been written before, by one who died.
+    /// `init` has the memory behind the header to itself. It must write all it relies on: half of
+    /// it may have been written before, by one who died.
     ///
     /// # Errors
     /// See [`OpenError`]. After [`OpenError::Init`] the header is untouched again.
     ///
-    /// # Panics
-    /// Where [`Opener::me`] is 0 or has more than 62 bits.
-    ///
     /// # If a process dies here
-    /// Before its claim: nothing happened. Between claim and publication: the next to open takes over.
-    /// Afterwards: it is ready.
+    /// Before its claim: nothing happened. Between claim and publication: the next to open takes
+    /// over. Afterwards: it is ready.
     pub fn open<E>(
         &self,
         identity: &Identity,
-        opener: &Opener<impl Fn(u64) -> bool>,
+        opener: &Opener<impl Fn(ProcessId) -> bool>,
         init: impl FnOnce() -> Result<(), E>,
     ) -> Result<Opened, OpenError<E>> {
-        assert!(opener.me != 0 && opener.me >> OWNER_BITS == 0, "a process has a name of 62 bits");
         let mut backoff = Backoff::new();
         loop {
             let seen = self.state();
@@ -382,11 +380,12 @@ impl Header {
     fn look<E>(&self, seen: State, identity: &Identity) -> Result<Door, OpenError<E>> {
         let magic = self.magic.load(Ordering::Relaxed);
         let claimable = magic == 0 || magic == MAGIC;
-        match (seen.tag(), seen.payload()) {
-            (State::READY_TAG, _) if magic == MAGIC => self.check(identity).map(|()| Door::Ready),
-            (State::CLOSED_TAG, _) if magic == MAGIC => Err(OpenError::Closed),
-            (State::INITIALISING_TAG, 1..) if claimable => {
-                Ok(Door::Taken { owner: seen.payload() })
+        match seen.tag() {
+            State::READY_TAG if magic == MAGIC => self.check(identity).map(|()| Door::Ready),
+            State::CLOSED_TAG if magic == MAGIC => Err(OpenError::Closed),
+            State::INITIALISING_TAG if claimable => {
+                let owner = ProcessId::from_bits(seen.payload()).ok_or(OpenError::NotOurs)?;
+                Ok(Door::Taken { owner })
             }
             _ if seen == State::UNTOUCHED && claimable => Ok(Door::Untouched),
             _ => Err(OpenError::NotOurs),
@@ -426,11 +425,11 @@ impl Default for Header {
 /// The right to initialise; given back when dropped, be it by an error or a panic of `init`.
 struct Claim<'h> {
     header: &'h Header,
-    me: u64,
+    me: ProcessId,
 }
 
 impl<'h> Claim<'h> {
-    fn take(header: &'h Header, seen: State, me: u64) -> Option<Claim<'h>> {
+    fn take(header: &'h Header, seen: State, me: ProcessId) -> Option<Claim<'h>> {
         // Pairs with the Release in `leave`: what a failed initialiser wrote comes before what we
         // write. What a dead one wrote does because it is dead (`Opener::is_dead`).
         let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
@@ -453,8 +452,8 @@ impl<'h> Claim<'h> {
     }
 
     fn leave(&self, next: State) -> bool {
-        // Pairs with the Acquire in `Header::state` for READY, in `take` for UNTOUCHED: all that was
-        // initialised, constants included.
+        // Pairs with the Acquire in `Header::state` for READY, in `take` for UNTOUCHED: all that
+        // was initialised, constants included.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         let mine = State::initialising(self.me).0;
         self.header.state.compare_exchange(mine, next.0, ok, err).is_ok()
@@ -472,7 +471,7 @@ fn pause<E>(backoff: &mut Backoff, door: &Door, deadline: Instant) -> Result<(),
     const NAP: Duration = Duration::from_millis(1);
     if Instant::now() >= deadline {
         return Err(match *door {
-            Door::Taken { owner } => OpenError::NotReady { pid: (owner >> START_BITS) as u32 },
+            Door::Taken { owner } => OpenError::NotReady { pid: owner.pid() },
             _ => OpenError::NotCreated,
         });
     }

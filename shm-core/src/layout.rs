@@ -38,7 +38,8 @@ impl Plan {
         self.array::<T>(1)
     }
 
-    /// The offset of `count` consecutive `T`. As [`bytes`](Plan::bytes) for a plan that is too large.
+    /// The offset of `count` consecutive `T`. As [`bytes`](Plan::bytes) for a plan that is too
+    /// large.
     pub const fn array<T>(&mut self, count: u64) -> u64 {
         match (size_of::<T>() as u64).checked_mul(count) {
             Some(size) => self.bytes(size, align_of::<T>() as u64),
@@ -151,9 +152,10 @@ impl Fingerprint {
 
 /// A number made of the name, size, alignment and offset of a struct and each of its fields.
 ///
-/// Two programs that share memory compare it, to learn at once that they were not built from the same
-/// layout. All fields must be named, with their types, or it does not compile. It does not look into a
-/// field's own type: [`combine`](crate::layout::combine) it with that one's fingerprint.
+/// Two programs that share memory compare it, to learn at once that they were not built from the
+/// same layout. All fields must be named, with their types, or it does not compile. It does not
+/// look into a field's own type: [`combine`](crate::layout::combine) it with that one's
+/// fingerprint.
 ///
 /// ```
 /// use shm_core::sync::{AtomicU32, AtomicU64};
@@ -163,7 +165,10 @@ impl Fingerprint {
 ///     head: AtomicU64,
 ///     flags: [AtomicU32; 4],
 /// }
-/// const FINGERPRINT: u64 = shm_core::fingerprint!(Shared { head: AtomicU64, flags: [AtomicU32; 4] });
+/// const FINGERPRINT: u64 = shm_core::fingerprint!(Shared {
+///     head: AtomicU64,
+///     flags: [AtomicU32; 4],
+/// });
 /// ```
 ///
 /// ```compile_fail,E0027

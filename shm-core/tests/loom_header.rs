@@ -1,24 +1,25 @@
-//! Header handshake: it is initialised exactly once, whoever dies where, and closed only when empty.
+//! Header handshake: it is initialised exactly once, whoever dies where, and closed only when
+//! empty.
 #![cfg(shm_loom)]
 use loom::cell::UnsafeCell;
 use loom::thread::JoinHandle;
 use shm_core::header::{Closing, Header, Identity, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
+use shm_core::process::model::{become_process, buried};
+use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering, yield_now};
 use std::time::{Duration, Instant};
 
-// Processes are called 1, 2 and 3.
+// The mortal process is 2, the model's main thread 1, a third one 3.
 const IDENTITY: Identity = Identity::new("model", 3, 0xf1f1, 4096);
 
 struct Shared {
     header: Header,
     /// What lies behind the header: written plainly, so loom sees every race for it.
-    inside: UnsafeCell<u64>,
+    inside: UnsafeCell<u32>,
     /// Who has joined the structure inside.
     joined: AtomicU32,
-    /// By process: whether the kernel says that it is dead.
-    dead: [AtomicU32; 4],
     /// The state word of the broken copy below.
     word: AtomicU64,
 }
@@ -33,7 +34,6 @@ fn shared() -> Mapped<Shared> {
         header: Header::new(),
         inside: UnsafeCell::new(0),
         joined: AtomicU32::new(0),
-        dead: std::array::from_fn(|_| AtomicU32::new(0)),
         word: AtomicU64::new(0),
     };
     // SAFETY: nobody else has the mapping yet.
@@ -41,25 +41,21 @@ fn shared() -> Mapped<Shared> {
 }
 
 impl Shared {
-    fn is_dead(&self, process: u64) -> bool {
-        self.dead.get(process as usize).is_some_and(|dead| dead.load(Ordering::Acquire) == 1)
-    }
-
-    fn write_inside(&self, process: u64) {
+    fn write_inside(&self, process: u32) {
         // SAFETY: the caller initialises, or loom reports it.
         self.inside.with_mut(|inside| unsafe { *inside = process });
     }
 
-    fn read_inside(&self) -> u64 {
+    fn read_inside(&self) -> u32 {
         // SAFETY: published and constant, or loom reports it.
         self.inside.with(|inside| unsafe { *inside })
     }
 
-    /// Opens as `process`; what it did, and who had initialised what it sees.
-    fn open(&self, process: u64, init: Result<(), Failed>) -> Result<Seen, OpenError<Failed>> {
-        let opener = Opener { me: process, is_dead: |other| self.is_dead(other), deadline: late() };
+    /// Opens it; what that did, and which process had initialised what we see.
+    fn open(&self, init: Result<(), Failed>) -> Result<Seen, OpenError<Failed>> {
+        let opener = Opener::this_process(late());
         let opened = self.header.open(&IDENTITY, &opener, || {
-            self.write_inside(process);
+            self.write_inside(opener.me.pid());
             init
         })?;
         Ok(Seen { opened, creator: self.read_inside() })
@@ -74,26 +70,27 @@ fn late() -> Instant {
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Seen {
     opened: Opened,
-    creator: u64,
+    creator: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, thiserror::Error)]
 #[error("planned")]
 struct Failed;
 
-/// Runs `body` as a process that dies after `fuel` accesses, and tells the kernel if it did.
+/// Runs `body` as process 2, which dies after `fuel` accesses; the kernel buries it then.
 fn process<R: 'static>(
     shared: &Mapped<Shared>,
-    (name, fuel): (u64, u32),
+    fuel: u32,
     deaths: &Deaths,
     body: impl FnOnce(&Shared) -> R + 'static,
 ) -> JoinHandle<Option<R>> {
     let (shared, deaths) = (shared.clone(), deaths.clone());
     loom::thread::spawn(move || {
+        let me = become_process(2);
         let end = model::mortal(fuel, || body(&shared));
         if end.is_none() {
             deaths.died();
-            shared.dead[name as usize].store(1, Ordering::Release);
+            buried(me);
         }
         end
     })
@@ -101,7 +98,7 @@ fn process<R: 'static>(
 
 /// All that returned saw the same initialisation, and it is the one that somebody made.
 fn agree(seen: &[Seen]) {
-    let creators: Vec<u64> = seen.iter().map(|s| s.creator).collect();
+    let creators: Vec<u32> = seen.iter().map(|s| s.creator).collect();
     assert!(creators.iter().all(|&c| c == creators[0] && c != 0), "{seen:?}");
     let created = seen.iter().filter(|s| s.opened == Opened::Created).count();
     assert!(created <= 1, "{seen:?}");
@@ -113,8 +110,8 @@ fn two_open(fuel: u32, deaths: &Deaths) {
 }
 
 fn two_open_on(shared: &Mapped<Shared>, fuel: u32, deaths: &Deaths) {
-    let first = process(shared, (1, fuel), deaths, |shared| shared.open(1, Ok(())).unwrap());
-    let second = shared.open(2, Ok(())).unwrap();
+    let first = process(shared, fuel, deaths, |shared| shared.open(Ok(())).unwrap());
+    let second = shared.open(Ok(())).unwrap();
     let first = first.join().unwrap();
     agree(&first.into_iter().chain([second]).collect::<Vec<_>>());
 }
@@ -122,21 +119,22 @@ fn two_open_on(shared: &Mapped<Shared>, fuel: u32, deaths: &Deaths) {
 /// A claimer is dead already; of two heirs the first may die anywhere too.
 fn two_inherit(fuel: u32, deaths: &Deaths) {
     let shared = shared();
+    let third = become_process(3);
     // Fuel for the state, the magic and the claim.
-    assert_eq!(model::mortal(3, || shared.open(3, Ok(()))), None);
-    shared.dead[3].store(1, Ordering::Release);
+    assert_eq!(model::mortal(3, || shared.open(Ok(()))), None);
     assert_eq!(shared.read_inside(), 3, "it died inside its claim");
+    buried(third);
+    become_process(1);
     two_open_on(&shared, fuel, deaths);
 }
 
 /// The first to initialise may fail, and gives its claim back.
 fn one_fails() {
     let shared = shared();
-    let failing =
-        process(&shared, (1, u32::MAX), &Deaths::default(), |shared| shared.open(1, Err(Failed)));
-    assert_eq!(shared.open(2, Ok(())), Ok(Seen { opened: Opened::Created, creator: 2 }));
+    let failing = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Err(Failed)));
+    assert_eq!(shared.open(Ok(())), Ok(Seen { opened: Opened::Created, creator: 1 }));
     match failing.join().unwrap().unwrap() {
-        Ok(seen) => assert_eq!(seen, Seen { opened: Opened::Attached, creator: 2 }),
+        Ok(seen) => assert_eq!(seen, Seen { opened: Opened::Attached, creator: 1 }),
         Err(error) => assert_eq!(error, OpenError::Init(Failed)),
     }
 }
@@ -144,20 +142,17 @@ fn one_fails() {
 /// One makes it, another one only attaches.
 fn one_attaches() {
     let shared = shared();
-    let theirs = shared.clone();
-    let creator = loom::thread::spawn(move || theirs.open(1, Ok(())).unwrap());
+    let creator = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Ok(())));
     shared.header.attach(&IDENTITY, late()).unwrap();
-    agree(&[
-        creator.join().unwrap(),
-        Seen { opened: Opened::Attached, creator: shared.read_inside() },
-    ]);
+    assert_eq!(shared.read_inside(), 2);
+    assert!(creator.join().unwrap().unwrap().is_ok());
 }
 
 /// One joins, enters, and may leave; another one closes. `fuel` is the life of the joiner.
 fn enter_or_close(fuel: u32, deaths: &Deaths) {
     let shared = shared();
-    shared.open(2, Ok(())).unwrap();
-    let joiner = process(&shared, (1, fuel), deaths, |shared| {
+    shared.open(Ok(())).unwrap();
+    let joiner = process(&shared, fuel, deaths, |shared| {
         shared.joined.store(1, Ordering::Relaxed);
         let entered = shared.header.enter().is_ok();
         if !entered {
@@ -172,7 +167,7 @@ fn enter_or_close(fuel: u32, deaths: &Deaths) {
         None => assert!(closing != Closing::AlreadyClosed),
     }
     if closing == Closing::Done {
-        assert_eq!(shared.open(2, Ok(())), Err(OpenError::Closed));
+        assert_eq!(shared.open(Ok(())), Err(OpenError::Closed));
         assert!(shared.header.enter().is_err());
         assert_eq!(shared.header.try_close(|| true), Closing::AlreadyClosed);
     }
@@ -181,7 +176,7 @@ fn enter_or_close(fuel: u32, deaths: &Deaths) {
 /// Of two who close, one is told to remove it.
 fn two_close() {
     let shared = shared();
-    shared.open(1, Ok(())).unwrap();
+    shared.open(Ok(())).unwrap();
     let theirs = shared.clone();
     let other = loom::thread::spawn(move || theirs.header.try_close(|| true));
     let mut closings = [shared.header.try_close(|| true), other.join().unwrap()];
@@ -245,39 +240,41 @@ enum Bug {
 const INITIALISING: u64 = 1;
 const READY: u64 = 2;
 
-/// The handshake in short, with a planted bug. Process 0 is dead before it begins.
-fn open_with(bug: Bug, shared: &Shared, me: u64) -> u64 {
+/// The handshake in short, with a planted bug.
+fn open_with(bug: Bug, shared: &Shared) -> u32 {
+    let me = ProcessId::me();
     loop {
         let seen = shared.word.load(Ordering::Acquire);
         if seen == READY {
             return shared.read_inside();
         }
-        // A claim without a name may be anybody's: even that of the dead.
-        let owner = if bug == Bug::NamelessClaim { 0 } else { seen >> 2 };
-        if seen != 0 && !shared.is_dead(owner) {
+        // A claim without a name may be anybody's: even that of process 3, which is dead.
+        let owner = ProcessId::from_bits(seen >> 2).or(ProcessId::of(3).ok());
+        if seen != 0 && owner.is_some_and(|owner| owner.liveness() != Liveness::Dead) {
             yield_now();
             continue;
         }
-        let mine = if bug == Bug::NamelessClaim { INITIALISING } else { me << 2 | INITIALISING };
+        let name = if bug == Bug::NamelessClaim { 0 } else { me.to_bits() };
+        let mine = name << 2 | INITIALISING;
         let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
         if shared.word.compare_exchange(seen, mine, ok, err).is_err() {
             continue;
         }
-        shared.write_inside(me);
+        shared.write_inside(me.pid());
         let order = if bug == Bug::PublishRelaxed { Ordering::Relaxed } else { Ordering::Release };
         shared.word.store(READY, order);
-        return me;
+        return me.pid();
     }
 }
 
 fn two_open_with(bug: Bug) {
     model::check(move || {
         let shared = shared();
-        shared.dead[0].store(1, Ordering::Relaxed);
-        let theirs = shared.clone();
-        let other = loom::thread::spawn(move || open_with(bug, &theirs, 1));
-        let mine = open_with(bug, &shared, 2);
-        assert_eq!(mine, other.join().unwrap());
+        buried(ProcessId::of(3).unwrap());
+        let other =
+            process(&shared, u32::MAX, &Deaths::default(), move |shared| open_with(bug, shared));
+        let mine = open_with(bug, &shared);
+        assert_eq!(Some(mine), other.join().unwrap());
     });
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use shm_core::header::{Closing, Header, Identity, MAGIC, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
+use shm_core::process::ProcessId;
 use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,7 +11,6 @@ use std::time::{Duration, Instant};
 
 const SIZE: u64 = 4096;
 const IDENTITY: Identity = Identity::new("model", 3, 0xf1f1, SIZE);
-const ME: u64 = 77 << 40 | 5;
 const UNTOUCHED: u64 = 0;
 const INITIALISING: u64 = 1;
 const READY: u64 = 2;
@@ -38,23 +38,26 @@ fn header(mapping: &Arc<Mapping>) -> Mapped<Header> {
     Mapped::new(mapping, 0).unwrap()
 }
 
+/// Waits for nobody, and takes nobody for dead.
+fn at_once() -> Opener {
+    Opener { is_dead: |_| false, ..Opener::this_process(Instant::now()) }
+}
+
 /// Opens at once or not at all; whoever holds it is dead or not.
 fn open(header: &Header, dead: bool) -> Result<Opened, OpenError> {
-    let opener = Opener { me: ME, is_dead: |_| dead, deadline: Instant::now() };
+    let opener = Opener { me: ProcessId::me(), is_dead: |_| dead, deadline: Instant::now() };
     header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()))
 }
 
 /// What opening must say.
 fn expected(words: &Words, dead: bool) -> Result<Opened, OpenError> {
     let [state, magic, size, fingerprint, name_hash, version, ..] = *words;
-    let version = version as u32;
+    let (version, pid) = (version as u32, (state >> 42) as u32);
     let fresh = magic == 0 || magic == MAGIC;
     match state & 3 {
         UNTOUCHED if state == 0 && fresh => Ok(Opened::Created),
-        INITIALISING if state >> 2 != 0 && fresh && dead => Ok(Opened::Created),
-        INITIALISING if state >> 2 != 0 && fresh => {
-            Err(OpenError::NotReady { pid: (state >> 42) as u32 })
-        }
+        INITIALISING if pid != 0 && fresh && dead => Ok(Opened::Created),
+        INITIALISING if pid != 0 && fresh => Err(OpenError::NotReady { pid }),
         CLOSED if magic == MAGIC => Err(OpenError::Closed),
         READY if magic == MAGIC => {
             let found = fingerprint;
@@ -141,8 +144,7 @@ fn a_stopped_creator_is_named_and_hangs_nobody() {
     words[0] = (4711 << 40 | 99) << 2 | INITIALISING;
     let mapping = mapping(&words);
     let header = header(&mapping);
-    let opener =
-        Opener { me: ME, is_dead: |_| false, deadline: Instant::now() + Duration::from_millis(20) };
+    let opener = Opener { deadline: Instant::now() + Duration::from_millis(20), ..at_once() };
     let opened = header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()));
     assert_eq!(opened, Err(OpenError::NotReady { pid: 4711 }));
     assert!(opened.unwrap_err().to_string().contains("process 4711"));
@@ -153,8 +155,7 @@ fn a_panic_while_initialising_gives_the_claim_back() {
     let mapping = mapping(&[0; 8]);
     let panicking = header(&mapping);
     let thread = std::thread::spawn(move || {
-        let opener = Opener { me: ME, is_dead: |_| false, deadline: Instant::now() };
-        panicking.open::<Infallible>(&IDENTITY, &opener, || panic!("planned"))
+        panicking.open::<Infallible>(&IDENTITY, &at_once(), || panic!("planned"))
     });
     assert!(thread.join().is_err());
     assert_eq!(open(&header(&mapping), false), Ok(Opened::Created));
@@ -163,8 +164,7 @@ fn a_panic_while_initialising_gives_the_claim_back() {
 #[test]
 fn a_claim_overwritten_meanwhile_is_not_published() {
     let mapping = mapping(&[0; 8]);
-    let opener = Opener { me: ME, is_dead: |_| false, deadline: Instant::now() };
-    let opened = header(&mapping).open(&IDENTITY, &opener, || {
+    let opened = header(&mapping).open(&IDENTITY, &at_once(), || {
         at(&mapping)[0].store(0xbad0, Relaxed);
         Ok::<(), Infallible>(())
     });

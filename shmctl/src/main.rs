@@ -1,5 +1,6 @@
 //! Shared-memory domains from the command line.
 
+use bgworker::Worker;
 use clap::Parser;
 use shmctl::agg;
 use std::io::Write;
@@ -13,19 +14,34 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    match Worker::from_env() {
+        Ok(None) => lead(),
+        Ok(Some(worker)) => exit_code(agg::parallel::work(&worker), worker.name()),
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lead() -> ExitCode {
     let command = match Command::try_parse() {
         Ok(command) => command,
         Err(error) => return refuse(&error),
     };
     match command {
-        Command::Agg(options) => match agg::run(&options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                complain(&error.to_string());
-                ExitCode::from(error.exit_code())
-            }
-        },
+        Command::Agg(options) => exit_code(agg::run(&options), ""),
     }
+}
+
+/// The exit code for how it ended; an error goes to standard error, behind who met it.
+fn exit_code(end: Result<(), agg::AggError>, who: &str) -> ExitCode {
+    let Err(error) = end else { return ExitCode::SUCCESS };
+    match who {
+        "" => complain(&error.to_string()),
+        who => complain(&format!("{who}: {error}")),
+    }
+    ExitCode::from(error.exit_code())
 }
 
 /// Help and version as they are; any other error in one line, without clap's hints.

@@ -8,12 +8,12 @@ mod state;
 
 pub use events::Event;
 
-use crate::child::Child;
-use crate::process::ProcessId;
+use crate::child::{Child, Exit};
 use crate::spawn::SpawnError;
 use crate::spec::WorkerSpec;
-use crate::{Exit, sleep};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use shm_core::process::{ForkGuard, Forked, ProcessId};
 use state::Workers;
 use std::fmt;
 use std::io;
@@ -108,7 +108,7 @@ pub struct Supervisor {
 
 #[derive(Debug)]
 struct Shared {
-    leader: ProcessId,
+    leader: ForkGuard,
     workers: Mutex<Workers>,
     /// Something happened to a worker.
     happened: Condvar,
@@ -121,10 +121,10 @@ impl Supervisor {
     /// # Errors
     /// Whatever the system says to a new thread or a new descriptor.
     pub fn start(config: SupervisorConfig) -> io::Result<Supervisor> {
-        let leader = ProcessId::me()?;
-        let workers = Mutex::new(Workers::new(leader, config.events_max));
+        let workers = Mutex::new(Workers::new(ProcessId::me(), config.events_max));
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let shared = Arc::new(Shared { leader, workers, happened: Condvar::new(), bell });
+        let shared =
+            Arc::new(Shared { leader: ForkGuard::new(), workers, happened: Condvar::new(), bell });
         let watched = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("shm-supervisor".into());
         let thread = Some(thread.spawn(move || watched.watch())?);
@@ -140,7 +140,7 @@ impl Supervisor {
     /// The worker, at any instruction of its life: [`Event::Ended`] follows. The leader, before
     /// the worker looked for it: [`Worker::from_env`](crate::Worker::from_env) finds it dead.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<WorkerId, SpawnError> {
-        let mut workers = self.shared.lock_unless_forked().ok_or(SpawnError::Forked)?;
+        let mut workers = self.shared.lock_unless_forked()?;
         let worker = workers.spawn(spec)?;
         self.shared.changed(workers);
         Ok(worker)
@@ -151,7 +151,7 @@ impl Supervisor {
     /// `None`: nothing happened until then, or the supervisor has been shut down and all has been
     /// told.
     pub fn next_event(&self, deadline: Option<Instant>) -> Option<Event> {
-        let mut workers = self.shared.lock_unless_forked()?;
+        let mut workers = self.shared.lock_unless_forked().ok()?;
         loop {
             if let Some(event) = workers.events.pop() {
                 return Some(event);
@@ -176,7 +176,7 @@ impl Supervisor {
     /// # If a process dies here
     /// Only the process meant is killed: a pidfd never means one that was given the pid later.
     pub fn kill(&self, worker: WorkerId) -> bool {
-        self.shared.lock_unless_forked().is_some_and(|workers| workers.kill(worker))
+        self.shared.lock_unless_forked().is_ok_and(|workers| workers.kill(worker))
     }
 
     /// Ends a worker for good: `SIGTERM`, and `SIGKILL` if it is not dead after `grace`. Does not
@@ -187,7 +187,7 @@ impl Supervisor {
     /// # If a process dies here
     /// The worker: that was meant. The leader: the worker leaves all the same.
     pub fn stop(&self, worker: WorkerId, grace: Duration) -> bool {
-        let Some(mut workers) = self.shared.lock_unless_forked() else { return false };
+        let Ok(mut workers) = self.shared.lock_unless_forked() else { return false };
         let stopped = workers.stop(worker, grace);
         self.shared.changed(workers);
         stopped
@@ -197,7 +197,7 @@ impl Supervisor {
     ///
     /// False: it is not stopped, or not known.
     pub fn forget(&self, worker: WorkerId) -> bool {
-        self.shared.lock_unless_forked().is_some_and(|mut workers| workers.forget(worker))
+        self.shared.lock_unless_forked().is_ok_and(|mut workers| workers.forget(worker))
     }
 
     /// Ends all workers, gently and after `grace` firmly, and waits until they are dead. Starts no
@@ -208,7 +208,7 @@ impl Supervisor {
     /// its death: a worker stuck in the kernel, say on a broken disk, is waited for. If the leader
     /// dies, the workers leave.
     pub fn shutdown(&self, grace: Duration) -> Vec<WorkerInfo> {
-        let Some(mut workers) = self.shared.lock_unless_forked() else { return Vec::new() };
+        let Ok(mut workers) = self.shared.lock_unless_forked() else { return Vec::new() };
         workers.close(grace);
         self.shared.ring();
         while !workers.finished() {
@@ -222,7 +222,7 @@ impl Drop for Supervisor {
     fn drop(&mut self) {
         self.shutdown(Duration::ZERO);
         // A fork has no such thread, and nothing to wait for.
-        if let Some(thread) = self.thread.take().filter(|_| !self.shared.is_forked()) {
+        if let Some(thread) = self.thread.take().filter(|_| self.shared.leader.check().is_ok()) {
             // It can only have panicked, and said so.
             let _ = thread.join();
         }
@@ -248,7 +248,7 @@ impl Shared {
     fn sleep(&self, children: &[(WorkerId, Arc<Child>)], until: Option<Instant>) -> Vec<WorkerId> {
         let mut fds = vec![PollFd::new(&self.bell, PollFlags::IN)];
         fds.extend(children.iter().map(|(_, child)| PollFd::new(&**child, PollFlags::IN)));
-        sleep::until_ready(&mut fds, until);
+        sleep_until_ready(&mut fds, until);
         // An error means that nobody rang.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         let ready = fds[1..].iter().map(|fd| !fd.revents().is_empty());
@@ -264,12 +264,9 @@ impl Shared {
     }
 
     /// In a fork the lock may be held, for ever, by a thread that is not there.
-    fn lock_unless_forked(&self) -> Option<MutexGuard<'_, Workers>> {
-        if self.is_forked() { None } else { Some(self.lock()) }
-    }
-
-    fn is_forked(&self) -> bool {
-        std::process::id() != self.leader.pid()
+    fn lock_unless_forked(&self) -> Result<MutexGuard<'_, Workers>, Forked> {
+        self.leader.check()?;
+        Ok(self.lock())
     }
 
     fn wait<'a>(
@@ -296,5 +293,17 @@ impl Shared {
     fn ring(&self) {
         // An error means that the bell rings already.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+}
+
+/// Sleeps until one of `fds` is ready, or until `deadline`. May return early.
+fn sleep_until_ready(fds: &mut [PollFd<'_>], deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // A time longer than the clock can express is one without a limit.
+    let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => {}
+        // The kernel is short of memory; it would say so again at once.
+        Err(_) => std::thread::sleep(Duration::from_millis(10)),
     }
 }

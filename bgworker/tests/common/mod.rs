@@ -1,7 +1,8 @@
-//! Child processes for the tests: the test executable itself, executed again for its ignored test
-//! `child`, which calls [`child`].
-use bgworker::{Event, Inheritance, Output, Program, Supervisor, SupervisorConfig, WorkerId};
-use bgworker::{WhenLeaderDies, Worker, WorkerSpec};
+//! Workers for the tests: functions of the test binary, run in processes of their own.
+use bgworker::{Event, Inheritance, Program, Supervisor, SupervisorConfig, WhenLeaderDies};
+use bgworker::{Worker, WorkerId, WorkerInfo, WorkerSpec};
+use shm_testkit::child;
+use shm_testkit::watchdog::within;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -9,75 +10,77 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub const ARGS: [&str; 4] = ["--exact", "child", "--ignored", "--nocapture"];
-pub const ROLE: &str = "BGWORKER_TEST_ROLE";
+/// No wait takes longer; if one does, the test fails.
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(30);
+
 const READY: &str = "BGWORKER_TEST_READY";
 
-/// No wait takes longer; if one does, the test fails.
-pub const WATCHDOG: Duration = Duration::from_secs(30);
-
 /// A pipe through which workers say that they have come so far.
-pub struct Ready {
+pub(crate) struct Ready {
     reader: File,
-    pub writer: Arc<OwnedFd>,
+    pub(crate) writer: Arc<OwnedFd>,
 }
 
 impl Ready {
-    pub fn new() -> Ready {
-        let (reader, writer) = std::io::pipe().expect("a pipe");
+    pub(crate) fn new() -> Ready {
+        let (reader, writer) = std::io::pipe().unwrap();
         Ready { reader: File::from(OwnedFd::from(reader)), writer: Arc::new(writer.into()) }
     }
 
-    pub fn inheritance(&self) -> Inheritance {
-        let number = self.writer.as_raw_fd().to_string();
-        Inheritance { env: vec![(READY.into(), number.into())], fds: vec![self.writer.clone()] }
-    }
-
     /// Waits until `count` workers are ready.
-    pub fn wait(&mut self, count: usize) {
+    pub(crate) fn wait(&mut self, count: usize) {
         let mut bytes = vec![0; count];
-        self.reader.read_exact(&mut bytes).expect("workers that live");
+        within(WATCHDOG, || self.reader.read_exact(&mut bytes)).unwrap();
     }
 }
 
-/// The descriptor through which this worker says that it is ready.
-pub fn ready_fd() -> RawFd {
-    std::env::var(READY).expect("an inherited pipe").parse().expect("its number")
+/// In a worker: the pipe's number.
+pub(crate) fn ready_fd() -> RawFd {
+    std::env::var(READY).unwrap().parse().unwrap()
 }
 
-pub fn say_ready() {
+/// In a worker, once.
+pub(crate) fn say_ready() {
     // SAFETY: inherited for this purpose, and nobody else's in this process.
     let mut pipe = unsafe { File::from_raw_fd(ready_fd()) };
-    pipe.write_all(b".").expect("a leader that listens");
-    std::mem::forget(pipe);
+    pipe.write_all(b".").unwrap();
 }
 
-/// A worker that plays `role`.
-pub fn spec(role: &str) -> WorkerSpec {
-    let env = vec![(OsString::from(ROLE), OsString::from(role))];
-    let args = ARGS.map(OsString::from).to_vec();
-    WorkerSpec { args, env, stdout: Output::Null, ..WorkerSpec::new(role, Program::This) }
+/// A worker that runs this function of the test binary.
+pub(crate) fn spec(function: &str) -> WorkerSpec {
+    let args = child::command(function, &[]).get_args().map(OsString::from).collect();
+    WorkerSpec { args, ..WorkerSpec::new(function, Program::This) }
 }
 
-pub fn ready_spec(role: &str, ready: &Ready) -> WorkerSpec {
-    WorkerSpec { inherit: ready.inheritance(), ..spec(role) }
+/// As [`spec`]; it calls [`say_ready`].
+pub(crate) fn ready_spec(function: &str, ready: &Ready) -> WorkerSpec {
+    let number = ready.writer.as_raw_fd().to_string();
+    let env = vec![(READY.into(), number.into())];
+    WorkerSpec { inherit: Inheritance { env, fds: vec![ready.writer.clone()] }, ..spec(function) }
 }
 
-/// A worker that ends with this code.
-pub fn exits(code: u64) -> WorkerSpec {
-    WorkerSpec { argument: code, ..spec("exit") }
+pub(crate) fn supervisor() -> Supervisor {
+    Supervisor::start(SupervisorConfig::default()).unwrap()
 }
 
-pub fn supervisor() -> Supervisor {
-    Supervisor::start(SupervisorConfig::default()).expect("a supervisor")
+/// Starts a worker and waits until it is ready.
+pub(crate) fn start_ready(supervisor: &Supervisor, function: &str) -> WorkerId {
+    let mut ready = Ready::new();
+    let worker = supervisor.spawn(ready_spec(function, &ready)).unwrap();
+    ready.wait(1);
+    worker
 }
 
-pub fn next(supervisor: &Supervisor) -> Event {
+pub(crate) fn shut_down(supervisor: &Supervisor, grace: Duration) -> Vec<WorkerInfo> {
+    within(WATCHDOG, || supervisor.shutdown(grace))
+}
+
+pub(crate) fn next(supervisor: &Supervisor) -> Event {
     supervisor.next_event(Some(Instant::now() + WATCHDOG)).expect("an event within the watchdog")
 }
 
 /// Waits for the end of `worker`, whatever else happens.
-pub fn end_of(supervisor: &Supervisor, worker: WorkerId) -> Event {
+pub(crate) fn end_of(supervisor: &Supervisor, worker: WorkerId) -> Event {
     loop {
         let event = next(supervisor);
         if matches!(event, Event::Ended { worker: ended, .. } if ended == worker) {
@@ -86,33 +89,22 @@ pub fn end_of(supervisor: &Supervisor, worker: WorkerId) -> Event {
     }
 }
 
-/// The main function of all child processes; `more` are roles of one test file.
-pub fn child(more: impl FnOnce(&str)) {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    match role.as_str() {
-        "exit" => std::process::exit(worker().argument() as i32),
-        "idle" => {
-            let worker = worker();
-            say_ready();
-            worker.wait_until_stop(None);
-            std::process::exit(0);
-        }
-        "busy" => {
-            let _worker = worker();
-            say_ready();
-            loop {
-                std::hint::spin_loop();
-            }
-        }
-        other => more(other),
+shm_testkit::children! { idle, busy }
+
+fn idle(_: &[String]) {
+    let worker = worker(WhenLeaderDies::Leave);
+    say_ready();
+    worker.wait_until_stop(None);
+}
+
+fn busy(_: &[String]) {
+    let _worker = worker(WhenLeaderDies::Leave);
+    say_ready();
+    loop {
+        std::hint::spin_loop();
     }
 }
 
-fn worker() -> Worker {
-    Worker::from_env().expect("good variables").expect("a worker")
-}
-
-/// For roles that leave in their own way.
-pub fn worker_or(when: WhenLeaderDies) -> Worker {
-    Worker::from_env_or(when).expect("good variables").expect("a worker")
+pub(crate) fn worker(when: WhenLeaderDies) -> Worker {
+    Worker::from_env_or(when).unwrap().expect("a worker")
 }

@@ -232,9 +232,9 @@ impl<'a> Entry<'a> {
             pages::reserve(fd, size_min, self.subject())?;
             stat = self.fstat(fd)?;
         }
-        let len = stat.st_size as u64;
-        if len < size_min.max(1) {
-            return Err(BackendError::Truncated { name, len, expected: size_min.max(1) });
+        let (len, expected) = (stat.st_size as u64, size_min.max(1));
+        if len < expected {
+            return Err(BackendError::Truncated { name, len, expected });
         }
         let mapping = pages::map(fd, len, self.subject())?;
         Ok(Object { mapping, identity: identity(&stat), place: self.place.clone(), name, fd: None })

@@ -16,6 +16,9 @@
 //! and writable by this user only, and its memory is *there*: a full file system is an error here
 //! and not a SIGBUS later. A name appears in one step, with the complete object behind it. A call
 //! that fails leaves nothing behind.
+//!
+//! What they do not: a program of the same user can cut a file off while others have it mapped,
+//! which then is a SIGBUS. Only `memfd` is safe from that. `portable` promises less (see there).
 mod error;
 mod file;
 pub mod memfd;
@@ -189,13 +192,14 @@ pub fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendErr
 /// The object `name`, made if it is absent: for an object with a well-known name that several
 /// processes bring up together. All of them get the same one.
 ///
-/// An object that is there already keeps its size if it is longer. One that is shorter, as a
-/// creator that was killed half-way may leave it, is filled up with zeroes.
+/// An object that is there already keeps its size if it is longer. A file that is shorter, as a
+/// creator that was killed half-way could leave it, is filled up with zeroes.
 /// [`Backend::Memfd`] finds nothing by name: this creates.
 ///
 /// # Errors
 /// [`BackendError::Symlink`], [`BackendError::NotAFile`], [`BackendError::ForeignOwner`],
-/// [`BackendError::OpenToOthers`] for what is not ours to use; otherwise as [`create`].
+/// [`BackendError::OpenToOthers`] for what is not ours to use; [`BackendError::Truncated`] for
+/// what is shorter and cannot be filled up (`sysv`, `portable`); otherwise as [`create`].
 ///
 /// # If a process dies here
 /// As in [`create`]; and filling up is continued by the next caller.

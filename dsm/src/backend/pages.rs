@@ -51,7 +51,8 @@ pub(super) fn reserve(
         });
     }
     check_room(fd, size, subject)?;
-    let reserved = match allocate(fd, size) {
+    let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
+    let reserved = match in_chunks(size, allocate) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => append_zeroes(fd, size),
         other => other,
     };
@@ -89,14 +90,17 @@ pub(super) fn available_memory() -> Option<u64> {
     Some((kibibytes("MemAvailable:")? + kibibytes("SwapFree:")?) * 1024)
 }
 
-/// In chunks, since an interrupted call undoes what it did: under a storm of signals the chunks
-/// shrink until one gets through.
-fn allocate(fd: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
+/// In chunks, since on many kernels an interrupted call undoes what it did: under a storm of
+/// signals the chunks shrink until one gets through.
+fn in_chunks(
+    size: u64,
+    mut reserve: impl FnMut(u64, u64) -> Result<(), Errno>,
+) -> Result<(), Errno> {
     let page = rustix::param::page_size() as u64;
     let (mut offset, mut chunk) = (0, CHUNK_MAX);
     while offset < size {
         let len = chunk.min(size - offset);
-        match fallocate(fd, FallocateFlags::empty(), offset, len) {
+        match reserve(offset, len) {
             Ok(()) => offset += len,
             Err(Errno::INTR) => chunk = (chunk / 2).max(page),
             Err(errno) => return Err(errno),
@@ -109,16 +113,15 @@ fn allocate(fd: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
 /// processes at it at once make the file at most one chunk longer than asked for.
 fn append_zeroes(fd: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
     fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::APPEND)?;
-    loop {
-        let missing = size.saturating_sub(fstat(fd)?.st_size as u64);
+    while let missing @ 1.. = size.saturating_sub(fstat(fd)?.st_size as u64) {
         let len = missing.min(ZEROES.len() as u64) as usize;
         match rustix::io::write(fd, &ZEROES[..len]) {
-            _ if missing == 0 => return Ok(()),
             Ok(0) => return Err(Errno::NOSPC),
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }
+    Ok(())
 }
 
 /// Maps the first `len` bytes, shared, readable and writable.
@@ -141,4 +144,30 @@ fn unmap(base: NonNull<u8>, len: usize) {
     // SAFETY: the mapping made in `map`; its last view is gone.
     let unmapped = unsafe { munmap(base.as_ptr().cast(), len) };
     debug_assert_eq!(unmapped, Ok(()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_a_storm_of_signals_each_byte_is_reserved_once() {
+        let (size, mut end, mut calls) = ((40 << 20) + 4096, 0, 0);
+        let reserved = in_chunks(size, |offset, len| {
+            calls += 1;
+            if len > 1 << 20 {
+                return Err(Errno::INTR);
+            }
+            assert_eq!(offset, end);
+            end += len;
+            Ok(())
+        });
+        assert_eq!((reserved, end), (Ok(()), size));
+        assert!(calls < 60, "{calls}");
+    }
+
+    #[test]
+    fn any_other_error_ends_it() {
+        assert_eq!(in_chunks(4096, |_, _| Err(Errno::NOSPC)), Err(Errno::NOSPC));
+    }
 }

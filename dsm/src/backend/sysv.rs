@@ -2,15 +2,19 @@
 //!
 //! A segment is known by a 31-bit key, a hash of the name. Two names may share a key: `create`
 //! then answers [`BackendError::AlreadyExists`] and the caller takes another name; who opens must
-//! see in the memory that it is what was meant (headers carry a hash of the name).
+//! see in the memory that it is what was meant (headers carry a hash of the name); and `remove`
+//! removes what has the key, if it is this user's.
 //!
 //! The system reserves nothing when a segment is made, it only counts; so every page of a new one
-//! is touched at once (`MADV_POPULATE_WRITE`, about 0.3 ms a MiB), where the kernel can (5.14). A
-//! creator killed before that leaves it to whoever calls `open_or_create`.
+//! is touched at once (`MADV_POPULATE_WRITE`, about 0.4 ms a MiB), where the kernel can (5.14). A
+//! creator killed before that leaves it to whoever calls `open_or_create`. One that fails there
+//! removes the segment if nobody has it mapped, and who found it meanwhile checks that it still
+//! has its key. (Not closed: somebody maps, touches and checks it between the two calls of the one
+//! who failed, and is left with a segment that nobody else finds.)
 use super::pages::{self, Subject};
 use super::{BackendError, Identity, Object, Place};
 use libc::{c_int, shmid_ds};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
 use rustix::process::geteuid;
 use shm_core::mapping::Mapping;
@@ -35,8 +39,8 @@ pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, Bac
         populate(&object)?;
         Ok(object)
     });
-    if made.is_err() {
-        // The first error is the one to tell.
+    // Our own mapping is gone by now. The first error is the one to tell.
+    if made.is_err() && matches!(stat(name, id), Ok(Some(stat)) if stat.shm_nattch == 0) {
         let _ = remove_id(name, id);
     }
     made
@@ -50,7 +54,10 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
                 return Err(BackendError::Truncated { name, len, expected: size });
             }
             populate(&object)?;
-            return Ok(object);
+            if find(name)?.map(|id| Identity::Sysv { id }) == Some(object.identity) {
+                return Ok(object);
+            }
+            continue;
         }
         match create(place, name, size) {
             Err(BackendError::AlreadyExists { .. }) => {}
@@ -174,8 +181,11 @@ fn detach(base: NonNull<u8>, _len: usize) {
 /// Puts memory behind every page, so that a lack of it is an error here and not a signal later.
 fn populate(object: &Object) -> Result<(), BackendError> {
     let (base, len) = (object.mapping.region().base(), object.mapping.len());
-    // SAFETY: our own mapping; the contents stay as they are.
-    match unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) } {
+    let touch = || {
+        // SAFETY: our own mapping; the contents stay as they are.
+        unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }
+    };
+    match retry_on_intr(touch) {
         // INVAL: before Linux 5.14.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::NOMEM | Errno::FAULT) => Err(no_memory(&object.name, object.len())),

@@ -84,7 +84,7 @@ fn keep(life: &Futex, quit: &Futex, ready: &mpsc::Sender<bool>) {
         return;
     }
     let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-    // Pairs with the Acquire in `Watch::arm`: a reader of the new holder sees that the old one left.
+    // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one has gone.
     life.word().store(thread, Ordering::Release);
     let _ = ready.send(true);
     // Pairs with the Release in `release`: the word was given up before we let go of it.

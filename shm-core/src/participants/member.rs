@@ -3,7 +3,7 @@ use super::claim::{Claim, Seat};
 use super::id::{Generation, ParticipantId};
 use super::keeper::Keeper;
 use super::watch::Watch;
-use super::{SLOTS_MAX, Table};
+use super::{SLOTS_MAX, Table, model_unwinds};
 use crate::futex::waitv_works;
 use crate::process::{ForkGuard, Forked, Namespaces, ProcessId};
 use crate::sync::Ordering;
@@ -120,12 +120,14 @@ impl Table {
         if mine != self.namespaces() {
             return Err(JoinError::OtherNamespace { mine, table: self.namespaces() });
         }
+        // Whoever attached may not have been told where it lives, or have been our parent.
+        let table = self.at_home();
         let process = ProcessId::me();
         let joining = Claim::new(Seat::Joining, process);
         let index = match self.take_free(joining) {
             Some(index) => index,
             None => {
-                self.reap(cleanup);
+                table.reap(cleanup);
                 self.take_free(joining).ok_or(JoinError::Full { slots: self.capacity() })?
             }
         };
@@ -138,7 +140,7 @@ impl Table {
         // Pairs with the Acquire in `Table::liveness`: the generation we found before our claim.
         slot.claim.store(Claim::new(Seat::Live, process).to_bits(), Ordering::Release);
         Ok(Arc::new(Member {
-            table: self.clone(),
+            table,
             id: ParticipantId::new(index as u32, generation),
             process,
             waiting: options.waiting(),
@@ -210,6 +212,9 @@ impl Drop for Member {
         let cleanups = std::mem::take(
             self.on_leave.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner()),
         );
+        if model_unwinds() {
+            return;
+        }
         if self.guard.check().is_err() {
             // The seat is our parent's, and so is the thread.
             std::mem::forget((cleanups, self.keeper.take()));

@@ -76,3 +76,8 @@ pub use watch::{Outcome, Watch, wait};
 
 #[cfg(shm_loom)]
 pub use keeper::process_ends;
+
+/// In a model an unwind is a death, or the model has failed: destructors do nothing then.
+fn model_unwinds() -> bool {
+    cfg!(shm_loom) && std::thread::panicking()
+}

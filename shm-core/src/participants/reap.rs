@@ -1,8 +1,8 @@
 //! Cleaning up after the dead.
-use super::Table;
 use super::claim::{Claim, Seat};
 use super::id::{Generation, ParticipantId};
 use super::shared::Slot;
+use super::{Table, model_unwinds};
 use crate::process::{Liveness, ProcessId};
 use crate::sync::Ordering;
 
@@ -69,6 +69,9 @@ impl<'a> Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
+        if model_unwinds() {
+            return;
+        }
         let (from, to) = (self.mine.to_bits(), self.dead.to_bits());
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         // As in `take`.

@@ -184,6 +184,12 @@ impl Table {
         self.namespaces
     }
 
+    /// The same table, for a caller who has just found that it lives where the table's pids mean
+    /// something.
+    pub(super) fn at_home(&self) -> Table {
+        Table { home: true, attached_by: ForkGuard::new(), ..self.clone() }
+    }
+
     /// Whether the caller lives where the pids of this table mean something: asked again after a fork,
     /// for the child may have been born into another pid namespace.
     pub(super) fn is_home(&self) -> bool {

@@ -39,8 +39,8 @@ impl Shared {
 
     /// Names the participant that has a role, and tells a side that waits for it.
     pub(super) fn name(&self, side: Side, id: ParticipantId) -> Result<(), RoleTaken> {
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         // Pairs with the Acquire in `Peer::watched`: what the participant wrote to its seat.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         match self.role(side).owner.compare_exchange(0, id.to_bits(), ok, err) {
             Ok(_) => {
                 self.bed(side.other()).notify();
@@ -136,8 +136,8 @@ impl Peer {
     }
 
     fn has_died(&mut self) -> bool {
-        // "Has the expected process died?" before "has it ever attached?": in the other order one that
-        // attaches and dies in between would count as dead without having been looked at.
+        // "Has the expected process died?" before "has it ever attached?": in the other order one
+        // that attaches and dies in between would count as dead without having been looked at.
         let expected_died =
             self.watch.is_none() && self.expected.is_some_and(|p| p.liveness() == Liveness::Dead);
         self.watched().map_or(expected_died, Watch::is_dead)

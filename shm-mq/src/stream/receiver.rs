@@ -122,6 +122,7 @@ impl Receiver {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Receiver, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Receiver, me.id())?;
         let cursor = Cursor {
             peer: Peer::new(shared.clone(), Side::Receiver, me.clone()),
@@ -186,12 +187,13 @@ impl Receiver {
         self.receive(Some(deadline))
     }
 
-    /// As [`recv`](Receiver::recv), for at most `timeout`.
+    /// As [`recv`](Receiver::recv), for at most `timeout`: without a limit where the clock does not
+    /// reach so far.
     ///
     /// # Errors
     /// As [`recv_deadline`](Receiver::recv_deadline).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
-        self.receive(Some(Instant::now() + timeout))
+        self.receive(Instant::now().checked_add(timeout))
     }
 
     /// Receives the next message if it is there now.
@@ -225,6 +227,11 @@ impl Receiver {
         self.cursor.usable()?;
         self.cursor.refresh()?;
         Ok(self.cursor.available())
+    }
+
+    /// Bytes of the private buffer, which only grows: 0 until a message did not lie in one piece.
+    pub fn buffer_bytes(&self) -> usize {
+        self.assembly.capacity()
     }
 
     #[inline]
@@ -320,12 +327,12 @@ impl Receiver {
     fn message(&mut self) -> Message<'_> {
         let bytes = match self.cursor.next {
             Some(Next::InRing { len }) => {
-                // SAFETY: the frame stays ours until `Release` gives it back, after the view.
+                // SAFETY: the frame stays ours until `Held` gives it back, after the view.
                 unsafe { self.ring.view(self.cursor.payload(len), len) }
             }
             _ => View::from(self.assembly.as_slice()),
         };
-        Message { bytes, _release: Release { cursor: &mut self.cursor } }
+        Message { bytes, _held: Held { cursor: &mut self.cursor } }
     }
 }
 
@@ -407,13 +414,13 @@ impl Drop for Cursor {
 pub struct Message<'a> {
     bytes: View<'a>,
     /// Dropped after the bytes.
-    _release: Release<'a>,
+    _held: Held<'a>,
 }
 
 impl Message<'_> {
     /// Leaves the message for the next receive.
     pub fn put_back(self) {
-        // What consumes a message is `Release`; a view holds nothing.
+        // What consumes a message is `Held`; a view holds nothing.
         std::mem::forget(self);
     }
 }
@@ -434,13 +441,17 @@ impl fmt::Debug for Message<'_> {
 }
 
 /// Consumes the message at its end.
-struct Release<'a> {
+struct Held<'a> {
     cursor: &'a mut Cursor,
 }
 
-impl Drop for Release<'_> {
+impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        // To a forked child it was never given: its parent still reads these bytes.
+        if self.cursor.fork.check().is_err() {
+            return;
+        }
         if let Some(Next::InRing { len }) = self.cursor.next.take() {
             self.cursor.consume(len);
         }

@@ -85,10 +85,10 @@ impl<'m> Outgoing<'m> {
     /// At most `count` bytes from what is left.
     #[inline]
     fn take(&mut self, count: usize) -> &'m [u8] {
-        if self.piece.is_empty() {
-            if let [piece, pieces @ ..] = self.pieces {
-                (self.piece, self.pieces) = (piece, pieces);
-            }
+        if self.piece.is_empty()
+            && let [piece, pieces @ ..] = self.pieces
+        {
+            (self.piece, self.pieces) = (piece, pieces);
         }
         let (now, later) = self.piece.split_at(count.min(self.piece.len()));
         self.piece = later;
@@ -111,7 +111,8 @@ impl<'m> Outgoing<'m> {
 ///
 /// # If a process dies here
 /// The receiver reads all messages that were published as a whole, and learns of the death. Pushed
-/// messages that were not published yet, and the beginning of a longer one, are lost with the sender.
+/// messages that were not published yet, and the beginning of a longer one, are lost with the
+/// sender.
 #[derive(Debug)]
 pub struct Sender {
     shared: Mapped<Shared>,
@@ -145,6 +146,7 @@ impl Sender {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Sender, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Sender, me.id())?;
         Ok(Sender {
             peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
@@ -200,12 +202,15 @@ impl Sender {
         self.finish()
     }
 
-    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now.
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the clock
+    /// does not reach so far.
     ///
     /// # Errors
     /// As [`send_deadline`](Sender::send_deadline).
     pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
-        self.send_deadline(message, Instant::now() + timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        self.put(Outgoing::new(message, &[])?, deadline)?;
+        self.finish()
     }
 
     /// Sends the concatenation of `pieces` as one message.
@@ -217,8 +222,9 @@ impl Sender {
         self.finish()
     }
 
-    /// Sends a message lazily: the receiver may not see it before more than a quarter of the ring is
-    /// pending, the ring is full, this sender waits or goes, or [`flush`](Sender::flush) is called.
+    /// Sends a message lazily: the receiver may not see it before more than a quarter of the ring
+    /// is pending, the ring is full, this sender waits or goes, or [`flush`](Sender::flush) is
+    /// called.
     ///
     /// # Errors
     /// As [`send`](Sender::send).
@@ -246,8 +252,8 @@ impl Sender {
     /// Sends a message and publishes it if the ring has room for all of it now.
     ///
     /// # Errors
-    /// [`SendError::WouldBlock`], which leaves nothing of it behind, and [`SendError::TooLarge`] where
-    /// waiting will not help; otherwise as [`send`](Sender::send).
+    /// [`SendError::WouldBlock`], which leaves nothing of it behind, and [`SendError::TooLarge`]
+    /// where waiting will not help; otherwise as [`send`](Sender::send).
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.usable()?;
         let mut outgoing = Outgoing::new(message, &[])?;
@@ -265,7 +271,8 @@ impl Sender {
     /// Begins to send a message of any length without waiting: see [`Sending::poll`].
     ///
     /// # Errors
-    /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`], [`SendError::Forked`].
+    /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`],
+    /// [`SendError::Forked`].
     pub fn start<'a>(&'a mut self, message: &'a [u8]) -> Result<Sending<'a>, SendError> {
         self.usable()?;
         Ok(Sending { outgoing: Outgoing::new(message, &[])?, sender: self })
@@ -338,7 +345,8 @@ impl Sender {
         self.attached()
     }
 
-    /// Why there is no room. Everything pending is published first, so that the receiver makes some.
+    /// Why there is no room. Everything pending is published first, so that the receiver makes
+    /// some.
     fn would_block(&mut self) -> SendError {
         self.publish();
         match self.peer.gone() {
@@ -372,11 +380,16 @@ impl Sender {
     #[inline]
     fn publish(&mut self) {
         if self.published != self.place.position {
-            self.published = self.place.position;
-            // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
-            self.shared.written.store(self.published, Ordering::Release);
+            self.tell();
             self.shared.arrived.notify();
         }
+    }
+
+    #[inline]
+    fn tell(&mut self) {
+        self.published = self.place.position;
+        // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
+        self.shared.written.store(self.published, Ordering::Release);
     }
 
     /// Publishes; a message that went into a stream whose receiver has left counts as not sent.
@@ -399,7 +412,8 @@ impl Sender {
         Ok(self.free() >= want)
     }
 
-    /// Looks at the receiver's position: a claim, which must lie between its last and what was published.
+    /// Looks at the receiver's position: a claim, which must lie between its last and what was
+    /// published.
     fn refresh(&mut self) -> Result<(), SendError> {
         // Pairs with the Release in the receiver's `give_back`: its last look at the bytes before.
         let read = self.shared.read.load(Ordering::Acquire);
@@ -435,7 +449,7 @@ impl Drop for Sender {
     /// Publishes what is pending and tells the receiver that nothing follows.
     fn drop(&mut self) {
         if self.fork.check().is_ok() {
-            self.publish();
+            self.tell();
             self.shared.detach(Side::Sender);
         }
     }

@@ -92,6 +92,7 @@ pub(crate) fn foreign_atomics(source: &Source) -> Vec<Finding> {
         || path.starts_with("shm-testkit/")
         || path.starts_with("benches/")
         || path == "relptr/src/atomic.rs"
+        || path == "relptr/src/region.rs"
     {
         return Vec::new();
     }
@@ -101,9 +102,8 @@ pub(crate) fn foreign_atomics(source: &Source) -> Vec<Finding> {
             code.contains(&format!("{root}sync::atomic"))
                 || code.contains(&format!("{root}sync::{{")) && has_word(code, "atomic")
         });
-        let shares_them = path == "relptr/src/region.rs" && code.contains("impl ShmSync for");
         let private = source.comment_near(i, 1, "private:");
-        (named && !shares_them && !private && !source.is_test(i)).then(|| {
+        (named && !private && !source.is_test(i)).then(|| {
             "atomics come from shm_core::sync; where no other process sees them, say `// private:`"
                 .to_owned()
         })

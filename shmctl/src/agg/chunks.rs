@@ -80,6 +80,14 @@ impl Chunks {
         })
     }
 
+    /// The edges of exact chunks; none where the chunks are even.
+    pub fn edges(&self) -> &[u64] {
+        match self {
+            Chunks::Even { .. } => &[],
+            Chunks::Exact(edges) => edges,
+        }
+    }
+
     /// All chunks, in order.
     pub fn iter(&self) -> impl Iterator<Item = Chunk> {
         (0..self.count()).filter_map(|index| self.get(index))

@@ -48,6 +48,9 @@ pub mod job;
 /// The plain pass: one process, front to back.
 pub mod plain;
 
+/// The parallel run: leader, workers, and a segment between them.
+pub mod parallel;
+
 /// The file that is used when none is named.
 pub mod accounts;
 
@@ -79,8 +82,14 @@ pub fn run(options: &Options) -> Result<(), AggError> {
             accounts::ensure(&directory, options.scale, options.quiet, &interrupt)?
         }
     };
-    let job = Job::open(&options.source(path), &options.request())?;
-    let outcome = plain(&job, options, "aggregating", &interrupt)?;
+    let mut job = Job::open(&options.source(path), &options.request())?;
+    let outcome = match options.plain {
+        true => plain(&job, options, "aggregating", &interrupt)?,
+        false => {
+            let progress = progress("aggregating", &job, options);
+            parallel::run(&mut job, options, &progress, &interrupt)?
+        }
+    };
     let verdict = match options.verify {
         true => Some(verify(&job, &outcome, options, &interrupt)?),
         false => None,
@@ -99,11 +108,14 @@ fn plain(
     what: &'static str,
     interrupt: &Interrupt,
 ) -> Result<Outcome, AggError> {
-    let progress = match options.quiet {
+    plain::run(job, &progress(what, job, options), interrupt)
+}
+
+fn progress(what: &'static str, job: &Job, options: &Options) -> Progress {
+    match options.quiet {
         true => Progress::hidden(),
         false => Progress::on_terminal(what, job.bytes()),
-    };
-    plain::run(job, &progress, interrupt)
+    }
 }
 
 /// Compares an answer with that of a plain pass over the same file.

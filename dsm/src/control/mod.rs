@@ -1,0 +1,259 @@
+//! The segment table: which segments there are, and who is attached to each.
+//!
+//! ```text
+//!   handle = slot + generation
+//!               │
+//!   slots:   [ state, size ][ state, size ][ … ]    free → creating → alive → moribund → free
+//!   sets:    [ 0110… ][ 0001… ][ … ]                one bit a participant: attached
+//! ```
+//!
+//! A segment lives while anyone is attached, or while it is pinned. Attachments are a set, not a
+//! count: what a dead process held is known, and taking it back twice does no harm.
+//!
+//! **Attach** sets its bit and then moves the epoch in the state word. **Detach** clears its bit
+//! and then looks, as *the last one out* (`destroy_if_last`): load the word, scan the set,
+//! and if nobody is in it change exactly that word to moribund. Why nobody acknowledged is ever
+//! left without a segment: take an attacher A and a destroyer D.
+//!
+//! 1. A moved the epoch before D loaded the word. Then D sees A's bit, and does not destroy.
+//! 2. A moved it after D loaded the word and before D's change. Then D's change fails; it looks
+//!    again.
+//! 3. A tries to move it after D's change. Then A fails, takes its bit back, and says that the
+//!    segment is gone.
+//!
+//! Why nothing is left over: the load of the word in `destroy_if_last` is a read-modify-write, so
+//! of two that clear their bits one comes second, and sees both clear. The same holds for the bit
+//! that a failing attacher has set for a moment on the *next* segment in the slot: whoever clears a
+//! bit, for whatever reason, looks whether he is the last.
+//!
+//! What a death leaves, and what its reaper does in its name (`Actor::clean_up`):
+//!
+//! | dead in | it leaves | the reaper |
+//! | --- | --- | --- |
+//! | create, after claiming | `creating`, named; perhaps an object | makes it moribund, removes the object, frees the slot |
+//! | create, alive | its bit | clears it, looks whether it was the last |
+//! | attach | its bit | the same |
+//! | detach, after clearing | an empty set on an alive segment | looks whether anyone is in it: in every slot |
+//! | destroying | `moribund`, named; perhaps an object | as in create |
+//! | unpin | an unpinned segment, perhaps with an empty set | looks |
+//! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
+//!
+//! The domain itself is the last slot: who is in the domain is attached to it, the last one out
+//! takes it away as it would a segment, and it stays as long as a pinned segment does. A pin cannot
+//! come up meanwhile: who pins is in the domain.
+//!
+//! One participant is one bit: the threads of a process share it. So a process lets one thread at a
+//! time act on a slot (the domain keeps a lock of its own memory for that).
+mod life;
+mod reap;
+mod shared;
+mod word;
+
+use crate::handle::SegmentHandle;
+pub(crate) use shared::FINGERPRINT;
+use shared::{Head, Slot};
+use shm_core::BadPtr;
+use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::participants::ParticipantId;
+use shm_core::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+use word::Word;
+
+pub use life::{Actor, PinError};
+
+/// What stands behind the slots: the operating system's objects. Tests put their own there.
+pub trait Objects {
+    /// Removes the object behind `handle`, which may be gone already. Called by one process at a
+    /// time.
+    fn remove(&self, handle: SegmentHandle);
+
+    /// Removes what the table stands in: nobody is in the domain any more. Otherwise as `remove`.
+    fn remove_domain(&self);
+}
+
+/// The segment table. Clones are the same table.
+#[derive(Clone, Debug)]
+pub struct Control {
+    head: Mapped<Head>,
+    slots: MappedSlice<Slot>,
+    sets: MappedSlice<AtomicU64>,
+    /// Words in each set.
+    words: usize,
+    /// The domain is in its slot for good: whoever finds another generation there came too late.
+    domain_generation: u32,
+}
+
+/// One segment, as somebody saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentInfo {
+    /// Its name in the domain.
+    pub handle: SegmentHandle,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether it stays when nobody is attached.
+    pub pinned: bool,
+    /// The participant slots of those attached.
+    pub attached: Vec<u32>,
+}
+
+/// Where the parts of a table of so many segments and participants lie.
+struct Shape {
+    slots: u64,
+    sets: u64,
+    words: u64,
+    /// Slots: the segments' and the domain's.
+    count: u64,
+    end: u64,
+}
+
+impl Shape {
+    fn at(offset: u64, segments: u32, participants: u32) -> Shape {
+        let words = u64::from(participants.div_ceil(64));
+        let count = u64::from(segments) + 1;
+        let slots = offset + size_of::<Head>() as u64;
+        let sets = slots + count * size_of::<Slot>() as u64;
+        let end = sets + count * words * size_of::<AtomicU64>() as u64;
+        Shape { slots, sets, words, count, end }
+    }
+}
+
+impl Control {
+    /// Bytes that a table takes.
+    pub fn bytes_for(segments: u32, participants: u32) -> u64 {
+        Shape::at(0, segments, participants).end
+    }
+
+    /// Makes a table without segments at `offset` of `mapping`. The generations start at
+    /// `generation` (not 0), so that the handles of an earlier domain of the same name find nothing
+    /// in this one.
+    ///
+    /// # Errors
+    /// [`BadPtr`] where it does not fit or `offset` is not aligned.
+    ///
+    /// # Safety
+    /// Nobody else accesses these bytes until they have been published.
+    pub unsafe fn create(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        segments: u32,
+        participants: u32,
+        generation: u32,
+    ) -> Result<Control, BadPtr> {
+        let shape = Shape::at(offset, segments, participants);
+        let region = mapping.region();
+        // SAFETY: the caller's promise.
+        unsafe { region.place(offset, Head { hint: AtomicU64::new(0) }) }?;
+        let free = Word::free(generation);
+        for index in 0..shape.count {
+            let word = if index + 1 == shape.count { free.alive() } else { free };
+            let slot = Slot { state: AtomicU64::new(word.0), size: AtomicU64::new(0) };
+            // SAFETY: the caller's promise.
+            unsafe { region.place(shape.slots + index * size_of::<Slot>() as u64, slot) }?;
+        }
+        for word in 0..shape.count * shape.words {
+            let at = shape.sets + word * size_of::<AtomicU64>() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { region.place(at, AtomicU64::new(0)) }?;
+        }
+        Control::attach(mapping, offset, segments, participants)
+    }
+
+    /// The table that somebody made at `offset` of `mapping`, of the same size.
+    ///
+    /// # Errors
+    /// [`BadPtr`] where it does not fit or `offset` is not aligned.
+    pub fn attach(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        segments: u32,
+        participants: u32,
+    ) -> Result<Control, BadPtr> {
+        let shape = Shape::at(offset, segments, participants);
+        let slots = MappedSlice::<Slot>::new(mapping, shape.slots, shape.count)?;
+        let domain = Word(slots[segments as usize].state.load(Ordering::Relaxed));
+        Ok(Control {
+            domain_generation: domain.generation(),
+            head: Mapped::new(mapping, offset)?,
+            slots,
+            sets: MappedSlice::new(mapping, shape.sets, shape.count * shape.words)?,
+            words: shape.words as usize,
+        })
+    }
+
+    /// The table as seen and changed by `me`, a participant of this process.
+    pub fn actor<'a, O: Objects>(&'a self, me: ParticipantId, objects: &'a O) -> Actor<'a, O> {
+        Actor::new(self, me, objects)
+    }
+
+    /// Whether the segment is there: not being created, not being destroyed, not gone.
+    pub fn is_alive(&self, handle: SegmentHandle) -> bool {
+        self.slot(handle).is_some_and(|slot| {
+            Word(slot.state.load(Ordering::Relaxed)).is_alive_as(handle.generation())
+        })
+    }
+
+    /// All segments that are alive.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        (0..self.segment_slots()).filter_map(|index| self.info(index)).collect()
+    }
+
+    /// The participant slots of those in the domain.
+    pub fn present(&self) -> Vec<u32> {
+        self.attached(self.segment_slots()).collect()
+    }
+
+    /// Segments whose objects may exist, whatever their state: what to remove with the domain.
+    pub fn leftovers(&self) -> Vec<SegmentHandle> {
+        let slots = self.slots.iter().take(self.segment_slots()).enumerate();
+        let words = slots.map(|(index, slot)| (index, Word(slot.state.load(Ordering::Relaxed))));
+        words
+            .filter(|(_, word)| !word.is_free() && word.generation() != 0)
+            .map(|(index, word)| SegmentHandle::new(index as u32, word.generation()))
+            .collect()
+    }
+
+    /// Slots but the domain's, which is the last.
+    fn segment_slots(&self) -> usize {
+        self.slots.len() - 1
+    }
+
+    /// Whether nobody is attached; and for the domain, whether no pinned segment keeps it.
+    fn is_unused(&self, index: usize) -> bool {
+        let is_pinned = |slot: &Slot| {
+            let word = Word(slot.state.load(Ordering::Relaxed));
+            word.is_alive() && word.is_pinned()
+        };
+        let is_domain = index == self.segment_slots();
+        self.attached(index).next().is_none() && !(is_domain && self.slots.iter().any(is_pinned))
+    }
+
+    fn info(&self, index: usize) -> Option<SegmentInfo> {
+        let slot = &self.slots[index];
+        let word = Word(slot.state.load(Ordering::Relaxed));
+        (word.is_alive() && word.generation() != 0).then(|| SegmentInfo {
+            handle: SegmentHandle::new(index as u32, word.generation()),
+            size: slot.size.load(Ordering::Relaxed),
+            pinned: word.is_pinned(),
+            attached: self.attached(index).collect(),
+        })
+    }
+
+    /// The participant slots in the set.
+    fn attached(&self, index: usize) -> impl Iterator<Item = u32> {
+        self.set(index).iter().enumerate().flat_map(|(word, bits)| {
+            // Pairs with the Release in `Actor::clear`: he has unmapped it.
+            let bits = bits.load(Ordering::Acquire);
+            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word as u32 * 64 + bit)
+        })
+    }
+
+    fn set(&self, index: usize) -> &[AtomicU64] {
+        &self.sets[index * self.words..(index + 1) * self.words]
+    }
+
+    /// The slot of a segment, which the domain's is not.
+    fn slot(&self, handle: SegmentHandle) -> Option<&Slot> {
+        self.slots[..self.segment_slots()].get(handle.slot() as usize)
+    }
+}

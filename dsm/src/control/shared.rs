@@ -1,0 +1,48 @@
+//! The words of the segment table in the control segment.
+use shm_core::ShmSync;
+use shm_core::sync::AtomicU64;
+
+/// The head of the table.
+///
+/// | field | written by | read by | ordered by |
+/// | --- | --- | --- | --- |
+/// | `hint` | whoever claims or frees a slot | whoever looks for one | nothing: where to begin |
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Head {
+    pub(crate) hint: AtomicU64,
+}
+
+/// One segment.
+///
+/// | field | written by | read by | ordered by |
+/// | --- | --- | --- | --- |
+/// | `state` | see [`Word`](super::word::Word); every change is one AcqRel compare-and-swap | all | itself |
+/// | `size` | the creator, while `creating` | who attached | `state` |
+///
+/// Its attachments stand apart: `words` consecutive `AtomicU64` a slot, one bit a participant.
+///
+/// | bit | written by | read by | ordered by |
+/// | --- | --- | --- | --- |
+/// | set | its participant, before it makes the epoch move | who looks for the last | `state` |
+/// | clear | its participant, or the reaper of a dead one, after unmapping | the same | Release / Acquire of the bit |
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Slot {
+    pub(crate) state: AtomicU64,
+    pub(crate) size: AtomicU64,
+}
+
+#[cfg(not(shm_loom))]
+const _: () = assert!(size_of::<Head>() == 64 && size_of::<Slot>() == 16);
+
+// SAFETY: atomics only.
+unsafe impl ShmSync for Head {}
+// SAFETY: atomics only.
+unsafe impl ShmSync for Slot {}
+
+/// Tells this layout from others.
+pub(crate) const FINGERPRINT: u64 = shm_core::layout::combine(&[
+    shm_core::fingerprint!(Head { hint: AtomicU64 }),
+    shm_core::fingerprint!(Slot { state: AtomicU64, size: AtomicU64 }),
+]);

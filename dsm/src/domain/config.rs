@@ -1,0 +1,81 @@
+//! What is chosen when a domain is opened.
+use super::error::OpenError;
+use crate::backend::{Backend, Place};
+use shm_core::participants::{SLOTS_MAX, Waiting};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest name of a domain, in bytes.
+pub const NAME_LEN_MAX: usize = 48;
+/// Most segments a domain can be made for.
+pub const SEGMENTS_MAX: u32 = 1 << 20;
+
+const PARTICIPANTS_DEFAULT: u32 = 128;
+const OPEN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// Which domain, and how to make it if it is not there. Sizes matter to its creator only: who comes
+/// later gets the domain as it is.
+///
+/// ```
+/// use dsm::DomainConfig;
+/// use dsm::backend::Backend;
+/// let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("pool") };
+/// assert_eq!(config.participants_max, 128);
+/// ```
+#[derive(Clone, Debug)]
+pub struct DomainConfig {
+    /// 1 to 48 letters, digits, `-` and `_`.
+    pub name: String,
+    /// The kind of shared memory. `None`: what `DYNAMIC_SHARED_MEMORY_TYPE` says, or `posix`.
+    pub backend: Option<Backend>,
+    /// The directory of `mmap`'s files. `None`: the system's for temporary files.
+    pub directory: Option<PathBuf>,
+    /// Room for so many processes at a time, at most 1024.
+    pub participants_max: u32,
+    /// Room for so many segments at a time. `None`: 64, and 5 for each participant.
+    pub segments_max: Option<u32>,
+    /// How long to wait for a process that is making the domain and neither finishes nor dies.
+    pub open_timeout: Duration,
+    /// How to wait for peers. `None`: as `SHM_WAITING` says, or the best that the system can.
+    pub waiting: Option<Waiting>,
+}
+
+impl DomainConfig {
+    /// The domain `name`, and defaults.
+    pub fn new(name: impl Into<String>) -> DomainConfig {
+        DomainConfig {
+            name: name.into(),
+            backend: None,
+            directory: None,
+            participants_max: PARTICIPANTS_DEFAULT,
+            segments_max: None,
+            open_timeout: OPEN_TIMEOUT_DEFAULT,
+            waiting: None,
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), OpenError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+        if !(1..=NAME_LEN_MAX).contains(&self.name.len()) || !self.name.bytes().all(plain) {
+            return Err(OpenError::Name { name: self.name.clone() });
+        }
+        if !(1..=SLOTS_MAX).contains(&self.participants_max) {
+            return Err(OpenError::Participants { asked: self.participants_max });
+        }
+        if !(1..=SEGMENTS_MAX).contains(&self.segments()) {
+            return Err(OpenError::Segments { asked: self.segments() });
+        }
+        Ok(())
+    }
+
+    pub(super) fn segments(&self) -> u32 {
+        self.segments_max.unwrap_or_else(|| 64 + 5 * self.participants_max.min(SLOTS_MAX))
+    }
+
+    pub(super) fn place(&self) -> Result<Place, OpenError> {
+        let backend = self.backend.map_or_else(Backend::from_env, Ok)?;
+        let place = Place::new(backend);
+        let directory = self.directory.clone().unwrap_or(place.directory);
+        Ok(Place { backend, directory })
+    }
+}

@@ -1,0 +1,212 @@
+//! The processes that share one control segment, and the segments they share.
+//!
+//! ```text
+//!  shm.NAME.control           header | settings | segment table | table of participants
+//!  shm.NAME.NONCE.HANDLE      a segment, as its creator fills it
+//! ```
+//!
+//! **Coming in** ([`Domain::open`]): find the control segment or make it; whoever claims its header
+//! first writes the tables; take a seat; enter. Where the last one out has closed it meanwhile,
+//! finish removing it and begin again. Once inside, clean up after the dead.
+//!
+//! **Leaving** (dropping the domain, and all that is mapped of it): clean up after the dead, take
+//! back one's own bits, and, as the last one out, remove what there is, the control segment last. A
+//! pinned segment keeps the domain for the next one to come.
+//!
+//! What a death leaves, and who finishes it:
+//!
+//! | dead | it leaves | who finishes |
+//! | --- | --- | --- |
+//! | making the control segment | an object without, or with half a header | the next to open takes over |
+//! | with a seat | seat, bits, segments half made | whoever opens next, finds it full, or calls [`Domain::reap`] |
+//! | as the last one out | a closed control segment, perhaps segments | the next to open removes them |
+//! | as the last one, not leaving | the domain as it was | the next to open is in it, and reaps |
+//!
+//! Segments whose control segment is lost (somebody removed it by hand) are removed by the next to
+//! make the domain, where the backend can list them (`posix`, `mmap`).
+mod config;
+mod error;
+mod inherit;
+mod open;
+mod presence;
+mod shared;
+mod system;
+
+use crate::backend::Backend;
+use crate::control::{PinError, SegmentInfo};
+use crate::handle::SegmentHandle;
+use crate::segment::Segment;
+use presence::Presence;
+use shm_core::participants::{Member, ParticipantInfo};
+use std::fmt;
+use std::sync::Arc;
+
+pub use config::{DomainConfig, NAME_LEN_MAX, SEGMENTS_MAX};
+pub use error::{AttachError, CreateError, DestroyError, HandOverError, OpenError};
+pub use inherit::Inheritance;
+
+/// A domain that this process is in. See the [crate] for an example.
+///
+/// Dropping it lets go of the segments kept by [`Segment::pin_mapping`], the newest first. The
+/// process leaves when neither the domain nor any segment's memory is held here any more.
+///
+/// After a `fork`, the child's copy refuses to work and releases nothing: open the domain anew
+/// there.
+pub struct Domain {
+    presence: Arc<Presence>,
+}
+
+impl Domain {
+    fn new(presence: Presence) -> Domain {
+        Domain { presence: Arc::new(presence) }
+    }
+
+    /// Comes into the domain; makes it if it is not there. With `memfd`, always makes one, which
+    /// others come into by [`Domain::from_env`].
+    ///
+    /// # Errors
+    /// [`OpenError`]. Nothing is left behind.
+    ///
+    /// # If a process dies here
+    /// The next to open the domain takes over, or cleans up.
+    pub fn open(config: DomainConfig) -> Result<Domain, OpenError> {
+        open::open(&config).map(Domain::new)
+    }
+
+    /// Comes into the domain if it is there.
+    ///
+    /// # Errors
+    /// As [`open`](Domain::open); with `memfd`, always.
+    pub fn open_existing(config: DomainConfig) -> Result<Option<Domain>, OpenError> {
+        Ok(open::open_existing(&config)?.map(Domain::new))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.presence.system.domain
+    }
+
+    /// What its memory is.
+    pub fn backend(&self) -> Backend {
+        self.presence.system.place.backend
+    }
+
+    /// This process's seat in it.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.presence.member
+    }
+
+    /// Creates a segment of `size` bytes, rounded up to whole pages, zero; this process is
+    /// attached.
+    ///
+    /// # Errors
+    /// [`CreateError`]. Nothing is left behind.
+    ///
+    /// # If a process dies here
+    /// The slot names it; who cleans up after it removes what was made.
+    pub fn create_segment(&self, size: u64) -> Result<Segment, CreateError> {
+        self.presence.create(size)
+    }
+
+    /// Attaches to a segment by its handle alone; `None` where it is gone.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    ///
+    /// # If a process dies here
+    /// It counts as attached until it is cleaned up after.
+    pub fn attach(&self, handle: SegmentHandle) -> Result<Option<Segment>, AttachError> {
+        self.presence.attach(handle)
+    }
+
+    /// The segment, if this process is attached to it.
+    pub fn find_mapping(&self, handle: SegmentHandle) -> Option<Segment> {
+        self.presence.find(handle)
+    }
+
+    /// Takes a segment's pin away, attached or not; where nobody is attached, it is destroyed.
+    ///
+    /// # Errors
+    /// [`PinError::Unknown`], [`PinError::NotPinned`].
+    ///
+    /// # If a process dies here
+    /// Who cleans up after it destroys the segment, if nobody is attached.
+    pub fn unpin(&self, handle: SegmentHandle) -> Result<(), PinError> {
+        self.presence.member.check_fork()?;
+        let system = &self.presence.system;
+        system.control.actor(self.presence.member.id(), system).unpin(handle)
+    }
+
+    /// Finishes what dead processes left; how many there were. Opening, and whoever finds no room,
+    /// does so too.
+    ///
+    /// # If a process dies here
+    /// The next one to reap begins anew.
+    pub fn reap(&self) -> usize {
+        match self.presence.member.check_fork() {
+            Ok(()) => self.presence.reap(),
+            Err(_) => 0,
+        }
+    }
+
+    /// The segments that are alive, and who is attached to each.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.presence.control().segments()
+    }
+
+    /// The processes in the domain.
+    pub fn participants(&self) -> Vec<ParticipantInfo> {
+        self.presence.table.snapshot()
+    }
+
+    /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped
+    /// here goes when it is unmapped.
+    ///
+    /// # Errors
+    /// [`DestroyError::InUse`], which gives the domain back.
+    ///
+    /// # If a process dies here
+    /// The next one to open the domain is in it, with the segments that were not destroyed yet.
+    pub fn destroy(self) -> Result<(), DestroyError> {
+        if let Err(forked) = self.presence.member.check_fork() {
+            return Err(DestroyError::Forked(forked));
+        }
+        self.reap();
+        let me = self.presence.member.id().slot();
+        let others: Vec<u32> =
+            self.presence.control().present().into_iter().filter(|slot| *slot != me).collect();
+        if !others.is_empty() {
+            let participants = self.participants().into_iter();
+            let by = participants.filter(|who| others.contains(&who.id.slot()));
+            let by = by.map(|who| who.process).collect();
+            return Err(DestroyError::InUse { domain: Box::new(self), by });
+        }
+        for segment in self.segments().into_iter().filter(|segment| segment.pinned) {
+            // Nobody else is here to have been faster.
+            let _ = self.unpin(segment.handle);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        // A forked child must not wait for a lock that a thread of its parent had.
+        if self.presence.member.check_fork().is_ok() {
+            self.presence.kept.release();
+        }
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain")
+            .field("name", &self.name())
+            .field("backend", &self.backend())
+            .field("member", self.member())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests;

@@ -1,0 +1,107 @@
+//! Finding a domain, or making it: race-free, whoever dies at it.
+use super::config::DomainConfig;
+use super::error::OpenError;
+use super::presence::{Arrival, Presence};
+use super::shared::Sizes;
+use super::system::control_name;
+use crate::backend::{self, Backend, BackendError, Object, Place};
+use crate::control::Objects;
+use shm_core::header::{self, Header, Opened, Opener};
+use shm_core::mapping::Mapped;
+use shm_core::participants::TableError;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Instant;
+
+/// Each round somebody else makes, closes or removes the domain under us.
+const ROUNDS_MAX: u32 = 100;
+
+/// Comes into the domain; makes it if it is not there.
+pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
+    config.check()?;
+    let place = config.place()?;
+    for _ in 0..ROUNDS_MAX {
+        let nonce = RandomState::new().build_hasher().finish();
+        let (participants, segments) = (config.participants_max, config.segments());
+        let sizes = Sizes { nonce, participants, segments };
+        let Some(object) = find_or_make(&place, config, &sizes)? else { continue };
+        // SAFETY: the header gives its initialiser the memory to itself.
+        let init = || unsafe { sizes.write(object.mapping()) };
+        let opened = open_header(&object, config, init)?;
+        if let Some(presence) = arrive(object, config)? {
+            if opened == Opened::Created {
+                presence.system.remove_orphans()?;
+            }
+            return Ok(presence);
+        }
+    }
+    Err(OpenError::Busy { name: config.name.clone() })
+}
+
+/// Comes into the domain if it is there.
+pub(super) fn open_existing(config: &DomainConfig) -> Result<Option<Presence>, OpenError> {
+    config.check()?;
+    let place = config.place()?;
+    let Some(object) = backend::open(&place, &control_name(&config.name))? else { return Ok(None) };
+    enter_existing(object, config)
+}
+
+/// Comes into the domain whose control segment is `object`; `None` where it is closed, or where
+/// nobody has made it: its creator was killed.
+pub(super) fn enter_existing(
+    object: Object,
+    config: &DomainConfig,
+) -> Result<Option<Presence>, OpenError> {
+    let not_made = Err(TableError::Slots(0));
+    match open_header(&object, config, || not_made) {
+        Err(OpenError::Header { source: header::OpenError::Init(_), .. }) => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => arrive(object, config),
+    }
+}
+
+fn arrive(object: Object, config: &DomainConfig) -> Result<Option<Presence>, OpenError> {
+    match Presence::arrive(object, config)? {
+        Arrival::In(presence) => Ok(Some(presence)),
+        Arrival::Closed(system) => {
+            system.remove_domain();
+            Ok(None)
+        }
+    }
+}
+
+/// The control segment; `None` where somebody was faster or it vanished: look again.
+///
+/// Not by `open_or_create`: that would lengthen the segment of one who wants a smaller domain.
+fn find_or_make(
+    place: &Place,
+    config: &DomainConfig,
+    sizes: &Sizes,
+) -> Result<Option<Object>, OpenError> {
+    let name = control_name(&config.name);
+    if place.backend != Backend::Memfd
+        && let Some(object) = backend::open(place, &name)?
+    {
+        return Ok(Some(object));
+    }
+    let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;
+    match backend::create(place, &name, total) {
+        Ok(object) => Ok(Some(object)),
+        Err(BackendError::AlreadyExists { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_header(
+    object: &Object,
+    config: &DomainConfig,
+    init: impl FnOnce() -> Result<(), TableError>,
+) -> Result<Opened, OpenError> {
+    let identity = Sizes::identity(&config.name, object.mapping());
+    let opener = Opener::this_process(Instant::now() + config.open_timeout);
+    // A segment has at least a page, which is enough for a header.
+    let header = Mapped::<Header>::new(object.mapping(), 0);
+    let opened = header
+        .map_err(|_| header::OpenError::NotOurs)
+        .and_then(|header| header.open(&identity, &opener, init));
+    opened.map_err(|source| OpenError::Header { name: config.name.clone(), source })
+}

@@ -1,0 +1,291 @@
+//! This process in a domain: its seat, what it is attached to, and its leaving.
+use super::config::DomainConfig;
+use super::error::{AttachError, CreateError, OpenError};
+use super::shared::Sizes;
+use super::system::System;
+use crate::backend::{self, Backend, BackendError, Object, memfd};
+use crate::control::{Control, Objects};
+use crate::handle::SegmentHandle;
+use crate::segment::{Attachment, Kept, Segment};
+use shm_core::mapping::Mapping;
+use shm_core::participants::{JoinOptions, Member, Table};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// Names to try for a new segment, should some be taken.
+const NAMES_MAX: u32 = 16;
+
+/// Lives as long as the domain's handle, and as any segment is mapped here.
+pub(super) struct Presence {
+    pub(super) system: System,
+    pub(super) table: Table,
+    pub(super) member: Arc<Member>,
+    pub(super) kept: Arc<Kept>,
+    segments_max: u32,
+    /// The threads of this process share one bit in each set, so one at a time sets and clears it.
+    mine: Mutex<Mine>,
+}
+
+/// What this process has of the domain.
+#[derive(Default)]
+struct Mine {
+    /// By slot: there from before our bit is set until after it is cleared.
+    held: BTreeMap<u32, Held>,
+    /// The only way to a memfd; kept for as long as the segment is alive, attached here or not.
+    descriptors: BTreeMap<SegmentHandle, OwnedFd>,
+}
+
+#[derive(Clone)]
+struct Held {
+    handle: SegmentHandle,
+    /// Both dangle while it is being mapped or unmapped.
+    mapping: Weak<Mapping>,
+    attachment: Weak<Attachment>,
+}
+
+/// What came of an attempt to be present.
+pub(super) enum Arrival {
+    In(Presence),
+    /// The last one out has closed it, and may have died before he removed it.
+    Closed(System),
+}
+
+impl Presence {
+    /// Takes a seat in the domain whose control segment, ready, is `object`.
+    pub(super) fn arrive(object: Object, config: &DomainConfig) -> Result<Arrival, OpenError> {
+        let name = || config.name.clone();
+        let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
+        let (place, nonce) = (object.place().clone(), sizes.nonce);
+        let system = System { place, domain: name(), nonce, object, control };
+        let options = JoinOptions { waiting: config.waiting };
+        let member = table.join_with(options, |dead| system.clean_up(dead)).map_err(|source| {
+            // We may have made it only just now.
+            if system.control.close_if_empty() {
+                system.remove_domain();
+            }
+            OpenError::Join { name: name(), source }
+        })?;
+        if !system.control.actor(member.id(), &system).enter() {
+            return Ok(Arrival::Closed(system));
+        }
+        table.reap(|dead| system.clean_up(dead));
+        let (kept, mine) = (Arc::new(Kept::new()), Mutex::default());
+        let segments_max = sizes.segments;
+        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine }))
+    }
+
+    pub(super) fn control(&self) -> &Control {
+        &self.system.control
+    }
+
+    pub(super) fn reap(&self) -> usize {
+        self.table.reap(|dead| self.system.clean_up(dead))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mine> {
+        // It is consistent between any two statements below.
+        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn create(self: &Arc<Self>, size: u64) -> Result<Segment, CreateError> {
+        self.member.check_fork()?;
+        for _ in 0..NAMES_MAX {
+            let handle = self.claim()?;
+            let name = self.system.segment_name(handle);
+            match backend::create(&self.system.place, &name, size) {
+                Ok(object) => return self.publish(handle, object),
+                Err(error) => {
+                    self.abandon(handle);
+                    // A System V key is a hash, which another name may share.
+                    if !matches!(error, BackendError::AlreadyExists { .. }) {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+        let name = self.system.domain.clone();
+        Err(BackendError::AlreadyExists { name }.into())
+    }
+
+    fn claim(&self) -> Result<SegmentHandle, CreateError> {
+        let claim = || {
+            let mut mine = self.lock();
+            let handle = self.control().actor(self.member.id(), &self.system).claim()?;
+            mine.held.insert(handle.slot(), Held::nothing_yet(handle));
+            Some(handle)
+        };
+        let full = CreateError::Full { segments: self.segments_max };
+        claim().or_else(|| (self.reap() > 0).then(claim).flatten()).ok_or(full)
+    }
+
+    fn abandon(&self, handle: SegmentHandle) {
+        let mut mine = self.lock();
+        self.control().actor(self.member.id(), &self.system).abandon(handle);
+        mine.held.remove(&handle.slot());
+    }
+
+    fn publish(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+        object: Object,
+    ) -> Result<Segment, CreateError> {
+        let actor = self.control().actor(self.member.id(), &self.system);
+        let published = {
+            let _mine = self.lock();
+            actor.publish(handle, object.len())
+        };
+        if !published {
+            // Not by our name: the slot is somebody else's now.
+            let _ = object.remove_exact();
+            self.lock().held.remove(&handle.slot());
+            return Err(CreateError::Corrupt(handle));
+        }
+        Ok(self.hold(handle, object))
+    }
+
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+    ) -> Result<Option<Segment>, AttachError> {
+        self.member.check_fork()?;
+        let mut mine = self.lock();
+        if let Some(held) = mine.held.get(&handle.slot()).cloned() {
+            // What is upgraded below may come to `detach` when it is dropped, which takes the lock.
+            drop(mine);
+            if held.handle != handle {
+                // Another segment is in the slot, so this one is gone.
+                return Ok(None);
+            }
+            let unheld = held.attachment.upgrade().is_none();
+            return match held.mapping.upgrade().filter(|_| unheld) {
+                Some(mapping) => Ok(Some(self.segment(handle, mapping))),
+                None => Err(AttachError::AlreadyAttached(handle)),
+            };
+        }
+        let size = self.control().actor(self.member.id(), &self.system).attach(handle);
+        let Some(size) = size else {
+            mine.sweep(self.control());
+            return Ok(None);
+        };
+        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
+        drop(mine);
+        match self.open(handle, size) {
+            Ok(object) => Ok(Some(self.hold(handle, object))),
+            Err(error) => {
+                self.detach(handle);
+                Err(error)
+            }
+        }
+    }
+
+    /// The object behind a segment that we are attached to.
+    fn open(&self, handle: SegmentHandle, expected: u64) -> Result<Object, AttachError> {
+        let object = if self.system.place.backend == Backend::Memfd {
+            let fd = self.descriptor(handle)?.ok_or(AttachError::NoDescriptor(handle))?;
+            memfd::open_fd(fd)?
+        } else {
+            let name = self.system.segment_name(handle);
+            let object = backend::open(&self.system.place, &name)?;
+            object.ok_or(AttachError::Missing(handle))?
+        };
+        let len = object.len();
+        if len < expected {
+            return Err(AttachError::Truncated { handle, len, expected });
+        }
+        Ok(object)
+    }
+
+    /// Makes the attachment, whose bit is set, one with the mapping: it ends when that is unmapped.
+    fn hold(self: &Arc<Self>, handle: SegmentHandle, object: Object) -> Segment {
+        if let Some(fd) = object.fd() {
+            match fd.try_clone_to_owned() {
+                Ok(fd) => self.learn(handle, fd),
+                Err(error) => tracing::warn!(%handle, %error, "segment cannot be handed over"),
+            }
+        }
+        let memory = object.mapping().clone();
+        let (base, len) = (memory.region().base(), memory.len());
+        let presence = self.clone();
+        let unmap = Box::new(move |_, _| {
+            drop(memory);
+            presence.detach(handle);
+        });
+        // SAFETY: the range is the backend's mapping, which nobody but `unmap` refers to.
+        let mapping = unsafe { Mapping::from_raw(base, len, unmap) };
+        self.segment(handle, mapping)
+    }
+
+    fn segment(&self, handle: SegmentHandle, mapping: Arc<Mapping>) -> Segment {
+        let held = Arc::downgrade(&mapping);
+        let segment = Segment::new(handle, mapping, self.control().clone(), self.kept.clone());
+        let attachment = segment.downgrade();
+        self.lock().held.insert(handle.slot(), Held { handle, mapping: held, attachment });
+        segment
+    }
+
+    fn detach(&self, handle: SegmentHandle) {
+        // A forked child holds nothing, and must not wait for a lock that its parent had.
+        if self.member.check_fork().is_err() {
+            return;
+        }
+        let mut mine = self.lock();
+        self.control().actor(self.member.id(), &self.system).detach(handle);
+        mine.held.remove(&handle.slot());
+        mine.sweep(self.control());
+    }
+
+    pub(super) fn find(&self, handle: SegmentHandle) -> Option<Segment> {
+        self.member.check_fork().ok()?;
+        let held = self.lock().held.get(&handle.slot()).cloned();
+        let held = held.filter(|held| held.handle == handle)?;
+        let found = Segment::upgrade(&held.attachment);
+        found.or_else(|| held.mapping.upgrade().map(|mapping| self.segment(handle, mapping)))
+    }
+
+    /// Keeps the descriptor of a memfd segment, for attaching and for handing it on.
+    pub(super) fn learn(&self, handle: SegmentHandle, fd: OwnedFd) {
+        self.lock().descriptors.insert(handle, fd);
+    }
+
+    /// A copy of the descriptor of a memfd segment, if we have it.
+    pub(super) fn descriptor(
+        &self,
+        handle: SegmentHandle,
+    ) -> Result<Option<OwnedFd>, BackendError> {
+        let copy = self.lock().descriptors.get(&handle).map(OwnedFd::try_clone).transpose();
+        let name = handle.to_string();
+        copy.map_err(|source| BackendError::Os { call: "fcntl", name, source })
+    }
+
+    /// Copies of all descriptors of segments that are alive.
+    pub(super) fn descriptors(&self) -> std::io::Result<Vec<(SegmentHandle, OwnedFd)>> {
+        let mut mine = self.lock();
+        mine.sweep(self.control());
+        mine.descriptors.iter().map(|(handle, fd)| Ok((*handle, fd.try_clone()?))).collect()
+    }
+}
+
+impl Held {
+    fn nothing_yet(handle: SegmentHandle) -> Held {
+        Held { handle, mapping: Weak::new(), attachment: Weak::new() }
+    }
+}
+
+impl Mine {
+    /// Closes descriptors of segments that are gone: their memory goes with the last.
+    fn sweep(&mut self, control: &Control) {
+        self.descriptors.retain(|handle, _| control.is_alive(*handle));
+    }
+}
+
+impl Drop for Presence {
+    /// Leaves: nothing of the domain is mapped here any more but the control segment. The last one
+    /// out removes it; the dead are none, so they are reaped first.
+    fn drop(&mut self) {
+        if self.member.check_fork().is_ok() {
+            self.reap();
+            self.system.clean_up(self.member.id());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The control segment: what stands where.
+use super::config::SEGMENTS_MAX;
+use super::error::OpenError;
+use crate::control::Control;
+use crate::handle::GENERATION_MAX;
+use shm_core::ShmSync;
+use shm_core::header::{Header, Identity};
+use shm_core::layout::{Plan, TooLarge, combine};
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::{SLOTS_MAX, Table, TableError};
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Raised with every change of the layout or of its meaning.
+const LAYOUT_VERSION: u32 = 1;
+
+/// What the creator chose. Written once, before the header says that the domain is ready; read once
+/// by each process.
+#[derive(Debug)]
+#[repr(C, align(64))]
+struct Settings {
+    /// Part of the objects' names: tells this domain's from those of an earlier one of its name.
+    nonce: AtomicU64,
+    participants: AtomicU32,
+    segments: AtomicU32,
+}
+
+#[cfg(not(shm_loom))]
+const _: () = assert!(size_of::<Settings>() == 64);
+
+// SAFETY: atomics only.
+unsafe impl ShmSync for Settings {}
+
+const FINGERPRINT: u64 = combine(&[
+    shm_core::fingerprint!(Settings {
+        nonce: AtomicU64,
+        participants: AtomicU32,
+        segments: AtomicU32,
+    }),
+    crate::control::FINGERPRINT,
+    Table::bytes_for(0),
+    Table::bytes_for(1),
+]);
+
+/// Sizes of a domain: this process's own copy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) nonce: u64,
+    pub(super) participants: u32,
+    pub(super) segments: u32,
+}
+
+/// Header, settings, segment table, table of participants.
+struct Offsets {
+    settings: u64,
+    control: u64,
+    table: u64,
+    total: u64,
+}
+
+impl Offsets {
+    fn of(participants: u32, segments: u32) -> Result<Offsets, TooLarge> {
+        let mut plan = Plan::new();
+        plan.add::<Header>();
+        let settings = plan.add::<Settings>();
+        let control = plan.bytes(Control::bytes_for(segments, participants), 64);
+        let table = plan.bytes(Table::bytes_for(participants), 64);
+        Ok(Offsets { settings, control, table, total: plan.total()? })
+    }
+}
+
+impl Sizes {
+    /// Bytes of the control segment.
+    pub(super) fn total(&self) -> Result<u64, TooLarge> {
+        Ok(Offsets::of(self.participants, self.segments)?.total)
+    }
+
+    /// What a control segment of the domain `name` is.
+    pub(super) fn identity(name: &str, mapping: &Mapping) -> Identity {
+        Identity::new(name, LAYOUT_VERSION, FINGERPRINT, mapping.len() as u64)
+    }
+
+    /// Writes everything behind the header.
+    ///
+    /// # Safety
+    /// Nobody else accesses `mapping`.
+    pub(super) unsafe fn write(&self, mapping: &Arc<Mapping>) -> Result<(), TableError> {
+        // A plan that is too large has offsets outside every mapping.
+        let offsets = Offsets::of(self.participants, self.segments);
+        let offsets = offsets.map_err(|_| TableError::Slots(self.participants))?;
+        let settings = Settings {
+            nonce: AtomicU64::new(self.nonce),
+            participants: AtomicU32::new(self.participants),
+            segments: AtomicU32::new(self.segments),
+        };
+        // SAFETY: the caller's promise.
+        unsafe { mapping.region().place(offsets.settings, settings) }?;
+        let (segments, participants) = (self.segments, self.participants);
+        let generation = (self.nonce as u32 & GENERATION_MAX).max(1);
+        // SAFETY: the caller's promise.
+        unsafe { Control::create(mapping, offsets.control, segments, participants, generation) }?;
+        // SAFETY: the caller's promise.
+        unsafe { Table::create(mapping, offsets.table, participants) }?;
+        Ok(())
+    }
+
+    /// Reads what the creator wrote, and finds the tables.
+    pub(super) fn read(
+        name: &str,
+        mapping: &Arc<Mapping>,
+    ) -> Result<(Sizes, Control, Table), OpenError> {
+        let corrupt = |what, value| OpenError::Corrupt { name: name.to_owned(), what, value };
+        let out = |_| corrupt("length", mapping.len() as u64);
+        let place = |participants, segments| {
+            Offsets::of(participants, segments)
+                .map_err(|TooLarge| corrupt("segments", u64::from(segments)))
+        };
+        let settings = Mapped::<Settings>::new(mapping, place(1, 1)?.settings).map_err(out)?;
+        let nonce = settings.nonce.load(Ordering::Relaxed);
+        let participants = settings.participants.load(Ordering::Relaxed);
+        if !(1..=SLOTS_MAX).contains(&participants) {
+            return Err(corrupt("participants", u64::from(participants)));
+        }
+        let segments = settings.segments.load(Ordering::Relaxed);
+        if !(1..=SEGMENTS_MAX).contains(&segments) {
+            return Err(corrupt("segments", u64::from(segments)));
+        }
+        let offsets = place(participants, segments)?;
+        let control = Control::attach(mapping, offsets.control, segments, participants);
+        let control = control.map_err(out)?;
+        let table = Table::attach(mapping, offsets.table);
+        let table = table.map_err(|source| OpenError::Table { name: name.to_owned(), source })?;
+        if table.capacity() != participants {
+            return Err(corrupt("table of participants", u64::from(table.capacity())));
+        }
+        Ok((Sizes { nonce, participants, segments }, control, table))
+    }
+}

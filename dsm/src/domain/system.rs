@@ -1,0 +1,64 @@
+//! The operating system's objects behind a domain, and their names.
+use crate::backend::{self, BackendError, Object, Place};
+use crate::control::{Control, Objects};
+use crate::handle::SegmentHandle;
+use shm_core::participants::ParticipantId;
+
+/// `shm.NAME.control`: what a domain is found by.
+pub(super) fn control_name(domain: &str) -> String {
+    format!("shm.{domain}.control")
+}
+
+/// The control segment, as mapped here, and where its segments are.
+pub(super) struct System {
+    pub(super) place: Place,
+    pub(super) domain: String,
+    pub(super) nonce: u64,
+    pub(super) object: Object,
+    pub(super) control: Control,
+}
+
+impl System {
+    /// `shm.NAME.NONCE.HANDLE`: names of the domain hold no dot, so this is nobody else's.
+    pub(super) fn segment_name(&self, handle: SegmentHandle) -> String {
+        format!("shm.{}.{:016x}.{handle}", self.domain, self.nonce)
+    }
+
+    /// Finishes whatever `dead` was doing: what a reaper of the table of participants is to run.
+    pub(super) fn clean_up(&self, dead: ParticipantId) {
+        self.control.actor(dead, self).clean_up();
+    }
+
+    /// Removes what earlier domains of this name left whose control segment is lost.
+    pub(super) fn remove_orphans(&self) -> Result<(), BackendError> {
+        let mine = format!("shm.{}.{:016x}.", self.domain, self.nonce);
+        for name in backend::list(&self.place, &format!("shm.{}.", self.domain))? {
+            if !name.starts_with(&mine) && name != control_name(&self.domain) {
+                self.remove_named(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// A failure leaves an object behind, which is worth a warning and nothing more.
+    fn remove_named(&self, name: &str) {
+        if let Err(error) = backend::remove(&self.place, name) {
+            tracing::warn!(name, %error, "cannot remove shared memory");
+        }
+    }
+}
+
+impl Objects for System {
+    fn remove(&self, handle: SegmentHandle) {
+        self.remove_named(&self.segment_name(handle));
+    }
+
+    /// Whatever the table still lists first, so that the control segment, which says where they
+    /// are, goes last.
+    fn remove_domain(&self) {
+        self.control.leftovers().into_iter().for_each(|handle| self.remove(handle));
+        if let Err(error) = self.object.remove_exact() {
+            tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
+        }
+    }
+}

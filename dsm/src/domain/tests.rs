@@ -1,0 +1,394 @@
+//! One process, several seats: what a domain answers.
+use super::*;
+use crate::backend::{self, BackendError, Place};
+use crate::control::Objects;
+use crate::segment::Segment;
+use shm_core::header;
+use shm_core::mapping::Mapped;
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_testkit::unique::{TempDir, Unique};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// A domain on `mmap` in a directory of its own.
+struct Bench {
+    config: DomainConfig,
+    directory: TempDir,
+}
+
+impl Bench {
+    fn new(hint: &str) -> Bench {
+        let directory = TempDir::new(hint);
+        let path = Some(directory.path().to_owned());
+        let config = DomainConfig {
+            backend: Some(Backend::Mmap),
+            directory: path,
+            ..DomainConfig::new(hint)
+        };
+        Bench { config, directory }
+    }
+
+    fn open(&self) -> Domain {
+        Domain::open(self.config.clone()).unwrap()
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(self.directory.path()).unwrap().count()
+    }
+
+    fn control_path(&self) -> std::path::PathBuf {
+        self.directory.path().join(system::control_name(&self.config.name))
+    }
+
+    fn open_error(&self) -> OpenError {
+        Domain::open(self.config.clone()).unwrap_err()
+    }
+}
+
+fn is_attached(domain: &Domain, segment: SegmentHandle) -> bool {
+    domain.segments().iter().any(|info| info.handle == segment)
+}
+
+#[test]
+fn attaching_twice_is_refused_and_finding_is_not() {
+    let bench = Bench::new("twice");
+    let domain = bench.open();
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    assert!(matches!(domain.attach(handle), Err(AttachError::AlreadyAttached(h)) if h == handle));
+    let found = domain.find_mapping(handle).unwrap();
+    drop(segment);
+    assert!(is_attached(&domain, handle));
+    drop(found);
+    assert!(domain.find_mapping(handle).is_none());
+    assert!(domain.attach(handle).unwrap().is_none());
+    drop(domain);
+    assert_eq!(bench.files(), 0);
+}
+
+#[test]
+fn a_stale_handle_finds_nothing_in_its_old_slot() {
+    let bench = Bench::new("stale");
+    let config = DomainConfig { segments_max: Some(1), ..bench.config.clone() };
+    let (domain, other) = (Domain::open(config).unwrap(), bench.open());
+    let old = domain.create_segment(1).unwrap().handle();
+    let new = domain.create_segment(1).unwrap();
+    assert_eq!((old.slot(), new.handle().slot()), (0, 0));
+    assert!(domain.attach(old).unwrap().is_none());
+    assert!(other.attach(old).unwrap().is_none());
+    assert!(domain.find_mapping(old).is_none());
+    assert!(other.attach(new.handle()).unwrap().is_some());
+    assert_eq!(domain.unpin(old), Err(PinError::Unknown(old)));
+}
+
+#[test]
+fn what_uses_the_memory_keeps_the_segment() {
+    let bench = Bench::new("views");
+    let domain = bench.open();
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    let view = Mapped::<AtomicU64>::new(segment.mapping(), 0).unwrap();
+    drop(segment);
+    view.store(1, Ordering::Relaxed);
+    assert!(is_attached(&domain, handle));
+    let again = domain.attach(handle).unwrap().expect("mapped still");
+    drop((again, domain));
+    assert_eq!(bench.files(), 2, "the process is in the domain as long as it maps anything");
+    drop(view);
+    assert_eq!(bench.files(), 0);
+}
+
+#[test]
+fn a_pin_keeps_a_segment_that_nobody_has() {
+    let bench = Bench::new("pins");
+    let (domain, other) = (bench.open(), bench.open());
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    assert_eq!(other.unpin(handle), Err(PinError::NotPinned(handle)));
+    segment.pin().unwrap();
+    assert_eq!(segment.pin(), Err(PinError::AlreadyPinned(handle)));
+    drop(segment);
+    assert!(is_attached(&other, handle));
+    other.unpin(handle).unwrap();
+    assert_eq!(other.unpin(handle), Err(PinError::Unknown(handle)));
+    assert!(!is_attached(&other, handle));
+}
+
+#[test]
+fn a_pinned_mapping_goes_with_the_domain_newest_first() {
+    let bench = Bench::new("kept");
+    let domain = bench.open();
+    let (log, order) = mpsc::channel();
+    let keep = |number: u32| {
+        let (segment, log) = (domain.create_segment(1).unwrap(), log.clone());
+        segment.on_detach(move |_| log.send(number).unwrap());
+        segment.pin_mapping();
+        segment.pin_mapping();
+        segment
+    };
+    let (one, _two, three) = (keep(1), keep(2), keep(3));
+    three.unpin_mapping();
+    drop(three);
+    assert_eq!(order.try_iter().collect::<Vec<_>>(), [3]);
+    drop((one, _two));
+    assert_eq!(domain.segments().len(), 2);
+    drop(domain);
+    assert_eq!(order.try_iter().collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(bench.files(), 0);
+}
+
+#[test]
+fn callbacks_run_once_newest_first_whatever_the_others_do() {
+    let bench = Bench::new("calls");
+    let domain = bench.open();
+    let (log, order) = mpsc::channel();
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    let says = |segment: &Segment, number: u32| {
+        let log = log.clone();
+        segment.on_detach(move |on| {
+            assert_eq!(on, handle);
+            log.send(number).unwrap();
+        })
+    };
+    says(&segment, 1);
+    let cancelled = says(&segment, 2);
+    segment.on_detach(|_| std::panic::resume_unwind(Box::new("a callback may panic")));
+    says(&segment, 4);
+    assert!(segment.cancel_on_detach(cancelled));
+    assert!(!segment.cancel_on_detach(cancelled));
+    drop(segment);
+    assert_eq!(order.try_iter().collect::<Vec<_>>(), [4, 1]);
+    assert!(!is_attached(&domain, handle), "it is detached all the same");
+
+    let segment = domain.create_segment(1).unwrap();
+    says(&segment, 5);
+    segment.reset_on_detach();
+    drop(segment);
+    assert_eq!(order.try_iter().count(), 0);
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let bench = Bench::new("fails");
+    let domain = bench.open();
+    let error = domain.create_segment(u64::MAX).unwrap_err();
+    assert!(matches!(error, CreateError::Backend(BackendError::BadSize { .. })), "{error}");
+    let error = domain.create_segment(1 << 60).unwrap_err();
+    assert!(matches!(error, CreateError::Backend(_)), "{error}");
+    assert_eq!(bench.files(), 1);
+    assert!(domain.presence.control().leftovers().is_empty());
+    domain.create_segment(1).unwrap();
+}
+
+#[test]
+fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
+    let bench = Bench::new("missing");
+    let (domain, other) = (bench.open(), bench.open());
+    let segment = domain.create_segment(8192).unwrap();
+    let handle = segment.handle();
+    let name = domain.presence.system.segment_name(handle);
+    let path = bench.directory.path().join(&name);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    let cut = other.attach(handle).unwrap_err();
+    assert!(matches!(cut, AttachError::Truncated { len: 4096, expected: 8192, .. }), "{cut}");
+    std::fs::remove_file(path).unwrap();
+    let error = other.attach(handle).unwrap_err();
+    assert!(matches!(error, AttachError::Missing(h) if h == handle), "{error}");
+    assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
+}
+
+#[test]
+fn only_plain_names_and_possible_sizes() {
+    let good = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("ok_1-A") };
+    Domain::open(good.clone()).unwrap();
+    for name in ["", "a.b", "a/b", "ä", "a b", &"n".repeat(NAME_LEN_MAX + 1)] {
+        let config = DomainConfig { name: name.into(), ..good.clone() };
+        assert!(matches!(Domain::open(config), Err(OpenError::Name { .. })), "{name}");
+    }
+    for asked in [0, 1025] {
+        let config = DomainConfig { participants_max: asked, ..good.clone() };
+        assert!(matches!(Domain::open(config), Err(OpenError::Participants { .. })), "{asked}");
+    }
+    for asked in [0, SEGMENTS_MAX + 1] {
+        let config = DomainConfig { segments_max: Some(asked), ..good.clone() };
+        assert!(matches!(Domain::open(config), Err(OpenError::Segments { .. })), "{asked}");
+    }
+    let config = DomainConfig { backend: Some(Backend::None), ..good };
+    let disabled = Domain::open(config).unwrap_err();
+    assert!(matches!(disabled, OpenError::Backend(BackendError::Disabled)), "{disabled}");
+}
+
+#[test]
+fn the_creators_sizes_hold_for_all() {
+    let bench = Bench::new("sizes");
+    let open = |participants_max, segments_max| {
+        let sizes = DomainConfig { participants_max, segments_max, ..bench.config.clone() };
+        Domain::open(sizes)
+    };
+    let first = open(2, Some(1)).unwrap();
+    let second = open(500, Some(5000)).unwrap();
+    let full = open(500, None).unwrap_err();
+    assert!(matches!(full, OpenError::Join { .. }), "{full}");
+    drop(first);
+    let _segment = second.create_segment(1).unwrap();
+    let full = second.create_segment(1).unwrap_err();
+    assert!(matches!(full, CreateError::Full { segments: 1 }), "{full}");
+}
+
+#[test]
+fn what_is_no_domain_is_refused_and_left_alone() {
+    let bench = Bench::new("foreign");
+    let path = bench.control_path();
+    let header = |bench: &Bench| match bench.open_error() {
+        OpenError::Header { source, .. } => source,
+        other => panic!("{other}"),
+    };
+
+    std::fs::write(&path, [7; 8192]).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(matches!(header(&bench), header::OpenError::NotOurs));
+    std::fs::remove_file(&path).unwrap();
+
+    let domain = bench.open();
+    let len = std::fs::metadata(&path).unwrap().len();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(len + 4096).unwrap();
+    assert!(matches!(header(&bench), header::OpenError::WrongSize { .. }));
+    file.set_len(len - 4096).unwrap();
+    assert!(matches!(header(&bench), header::OpenError::Truncated { .. }));
+    file.set_len(0).unwrap();
+    let empty = bench.open_error();
+    assert!(matches!(empty, OpenError::Backend(BackendError::Truncated { .. })), "{empty}");
+    std::mem::forget(domain);
+    std::fs::remove_file(&path).unwrap();
+
+    std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+    let link = bench.open_error();
+    assert!(matches!(link, OpenError::Backend(BackendError::Symlink { .. })), "{link}");
+}
+
+#[test]
+fn another_version_or_name_is_refused() {
+    let bench = Bench::new("version");
+    let domain = bench.open();
+    let control = domain.presence.system.object.mapping().clone();
+    let version = Mapped::<AtomicU32>::new(&control, 40).unwrap();
+    version.fetch_add(1, Ordering::Relaxed);
+    let other = bench.open_error();
+    let OpenError::Header { source, .. } = other else { panic!("{other}") };
+    assert!(matches!(source, header::OpenError::WrongVersion { .. }), "{source}");
+    version.fetch_sub(1, Ordering::Relaxed);
+
+    let renamed = Bench::new("renamed");
+    std::fs::copy(bench.control_path(), renamed.control_path()).unwrap();
+    let other = renamed.open_error();
+    let OpenError::Header { source, .. } = other else { panic!("{other}") };
+    assert!(matches!(source, header::OpenError::WrongName), "{source}");
+}
+
+/// Arbitrary sizes in the settings of a domain that says it is ready.
+#[test]
+fn a_control_segment_that_contradicts_itself_is_refused() {
+    let bench = Bench::new("corrupt");
+    let domain = bench.open();
+    let control = domain.presence.system.object.mapping().clone();
+    let sizes = Mapped::<AtomicU64>::new(&control, 64 + 8).unwrap();
+    let good = sizes.load(Ordering::Relaxed);
+    let table = good >> 32 << 32;
+    for bad in [0, u64::MAX, 1024 << 32 | 1024, table, table | 1025, table | 1, table | 1024] {
+        sizes.store(bad, Ordering::Relaxed);
+        let error = bench.open_error();
+        let refused = matches!(error, OpenError::Corrupt { .. } | OpenError::Table { .. });
+        assert!(refused, "{bad:#x}: {error}");
+    }
+    sizes.store(good, Ordering::Relaxed);
+    bench.open();
+}
+
+#[test]
+fn orphans_of_a_lost_domain_are_removed_by_the_next() {
+    let bench = Bench::new("orphans");
+    let lost = bench.open();
+    let segment = lost.create_segment(1).unwrap();
+    std::fs::remove_file(bench.control_path()).unwrap();
+    let place = Place::mmap(bench.directory.path());
+    let (other, near) = ("shm.orphans2.control", "shm.orphan.0.1");
+    let _strangers = [other, near].map(|name| backend::create(&place, name, 1).unwrap());
+    let domain = bench.open();
+    assert_eq!(bench.files(), 3, "two strangers' and the new control segment");
+    Mapped::<AtomicU64>::new(segment.mapping(), 0).unwrap().store(1, Ordering::Relaxed);
+    drop(domain);
+    drop((segment, lost));
+}
+
+/// The last one out, killed after it has closed the domain and before it removes anything.
+struct Killed;
+
+impl Objects for Killed {
+    fn remove(&self, _: SegmentHandle) {}
+    fn remove_domain(&self) {}
+}
+
+#[test]
+fn a_closed_domain_is_removed_by_the_next() {
+    let bench = Bench::new("closed");
+    let closed = bench.open();
+    let (control, me) = (closed.presence.control(), closed.member().id());
+    let handle = control.actor(me, &Killed).claim().unwrap();
+    let half_made = closed.presence.system.segment_name(handle);
+    let place = Place::mmap(bench.directory.path());
+    let _object = backend::create(&place, &half_made, 1).unwrap();
+    control.actor(me, &Killed).clean_up();
+    assert_eq!(bench.files(), 2);
+
+    assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+    assert!(!bench.control_path().exists());
+    let domain = bench.open();
+    assert_ne!(domain.presence.system.nonce, closed.presence.system.nonce);
+    assert_eq!(bench.files(), 1, "the segment half made has gone too");
+    drop(closed);
+    domain.create_segment(1).unwrap();
+}
+
+#[test]
+fn an_existing_domain_is_entered_and_none_is_made() {
+    let bench = Bench::new("existing");
+    assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+    let domain = bench.open();
+    let again = Domain::open_existing(bench.config.clone()).unwrap().expect("it is there");
+    assert_eq!(again.participants().len(), 2);
+    drop((domain, again));
+    assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+
+    // An untouched control segment: its creator was killed before it began.
+    let place = Place::mmap(bench.directory.path());
+    backend::create(&place, &system::control_name("existing"), 8192).unwrap();
+    assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+}
+
+#[test]
+fn the_environment_says_which_domain() {
+    let missing = Domain::from_env().unwrap_err();
+    let set = matches!(missing, OpenError::Environment { problem: "is not set", .. });
+    assert!(set, "{missing}");
+}
+
+#[test]
+fn memory_is_private_to_its_user() {
+    let unique = Unique::new("mode");
+    let posix = Some(Backend::Posix);
+    let domain =
+        Domain::open(DomainConfig { backend: posix, ..DomainConfig::new(unique.name()) }).unwrap();
+    let _segment = domain.create_segment(1).unwrap();
+    let left = unique.left();
+    assert_eq!(left.len(), 2);
+    for path in left {
+        let mode = std::os::unix::fs::PermissionsExt::mode(
+            &std::fs::metadata(path).unwrap().permissions(),
+        );
+        assert_eq!(mode & 0o777, 0o600);
+    }
+    drop((_segment, domain));
+    unique.assert_nothing_left(Duration::ZERO);
+}

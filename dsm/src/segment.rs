@@ -1,0 +1,219 @@
+//! A segment as this process has it: attached, for as long as anybody here uses its memory.
+use crate::control::{Control, PinError};
+use crate::handle::SegmentHandle;
+use shm_core::Region;
+use shm_core::mapping::Mapping;
+use shm_core::process::ForkGuard;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// A segment, attached.
+///
+/// Clones are the same attachment, and so is what
+/// [`Domain::find_mapping`](crate::Domain::find_mapping) returns. When the last of them is dropped,
+/// the callbacks of [`on_detach`](Segment::on_detach) run, the newest first, and the memory is
+/// unmapped as soon as nobody here uses it: queues and tables made in [`mapping`](Segment::mapping)
+/// keep it, and with it the attachment. The last process to detach destroys the segment, unless it
+/// is pinned.
+///
+/// ```
+/// use dsm::{Domain, DomainConfig};
+/// # let name = format!("doc-segment-{}", std::process::id());
+/// let domain = Domain::open(DomainConfig::new(&name))?;
+/// let segment = domain.create_segment(10_000)?;
+/// assert!(segment.len() >= 10_000);
+/// segment.on_detach(|handle| println!("{handle} is let go"));
+/// drop(segment);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// After a `fork`, the child's copy unmaps and does nothing else: it detaches nobody, and runs no
+/// callbacks.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    attachment: Arc<Attachment>,
+}
+
+/// Names one callback of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallbackId(u64);
+
+type Callback = Box<dyn FnOnce(SegmentHandle) + Send>;
+
+#[derive(Default)]
+struct Callbacks {
+    /// Oldest first.
+    list: Vec<(CallbackId, Callback)>,
+    made: u64,
+}
+
+pub(crate) struct Attachment {
+    handle: SegmentHandle,
+    /// Unmapping it ends the attachment: that is the domain's affair.
+    mapping: Arc<Mapping>,
+    control: Control,
+    kept: Arc<Kept>,
+    callbacks: Mutex<Callbacks>,
+    guard: ForkGuard,
+}
+
+/// Attachments that stay until the process leaves the domain. `None` once it has.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<Option<Vec<Arc<Attachment>>>>);
+
+impl Kept {
+    pub(crate) fn new() -> Kept {
+        Kept(Mutex::new(Some(Vec::new())))
+    }
+
+    /// Lets them go, the newest first.
+    pub(crate) fn release(&self) {
+        let mut list = lock(&self.0).take().unwrap_or_default();
+        while let Some(attachment) = list.pop() {
+            drop(attachment);
+        }
+    }
+}
+
+impl Segment {
+    pub(crate) fn new(
+        handle: SegmentHandle,
+        mapping: Arc<Mapping>,
+        control: Control,
+        kept: Arc<Kept>,
+    ) -> Segment {
+        let (callbacks, guard) = (Mutex::default(), ForkGuard::new());
+        let attachment = Attachment { handle, mapping, control, kept, callbacks, guard };
+        Segment { attachment: Arc::new(attachment) }
+    }
+
+    pub(crate) fn downgrade(&self) -> Weak<Attachment> {
+        Arc::downgrade(&self.attachment)
+    }
+
+    pub(crate) fn upgrade(attachment: &Weak<Attachment>) -> Option<Segment> {
+        attachment.upgrade().map(|attachment| Segment { attachment })
+    }
+
+    /// What other processes attach to it by.
+    pub fn handle(&self) -> SegmentHandle {
+        self.attachment.handle
+    }
+
+    /// Size in bytes: what was asked for, rounded up to whole pages.
+    pub fn len(&self) -> u64 {
+        self.attachment.mapping.len() as u64
+    }
+
+    /// Never: a segment has at least one byte.
+    pub fn is_empty(&self) -> bool {
+        self.attachment.mapping.is_empty()
+    }
+
+    /// The memory. Whoever holds it keeps the segment attached.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        &self.attachment.mapping
+    }
+
+    /// The memory, for as long as the segment is held.
+    pub fn region(&self) -> Region<'_> {
+        self.attachment.mapping.region()
+    }
+
+    /// Keeps the segment when nobody is attached, until somebody calls
+    /// [`Domain::unpin`](crate::Domain::unpin).
+    ///
+    /// # Errors
+    /// [`PinError::AlreadyPinned`].
+    ///
+    /// # If a process dies here
+    /// It is pinned or it is not.
+    pub fn pin(&self) -> Result<(), PinError> {
+        self.attachment.guard.check()?;
+        self.attachment.control.pin(self.handle())
+    }
+
+    /// Keeps the attachment until the [`Domain`](crate::Domain) is dropped, whatever becomes of
+    /// `self`. Twice is as once.
+    pub fn pin_mapping(&self) {
+        if let Some(kept) = lock(&self.attachment.kept.0).as_mut()
+            && !kept.iter().any(|kept| Arc::ptr_eq(kept, &self.attachment))
+        {
+            kept.push(self.attachment.clone());
+        }
+    }
+
+    /// Takes that back: the attachment ends with the last `Segment`.
+    pub fn unpin_mapping(&self) {
+        if let Some(kept) = lock(&self.attachment.kept.0).as_mut() {
+            kept.retain(|kept| !Arc::ptr_eq(kept, &self.attachment));
+        }
+    }
+
+    /// Has `callback` run when the last `Segment` is dropped, before the memory is unmapped.
+    ///
+    /// The newest runs first. One that panics is reported and the next one runs. It must not hold
+    /// this segment, which would then never be dropped.
+    pub fn on_detach(&self, callback: impl FnOnce(SegmentHandle) + Send + 'static) -> CallbackId {
+        let mut callbacks = lock(&self.attachment.callbacks);
+        callbacks.made += 1;
+        let id = CallbackId(callbacks.made);
+        callbacks.list.push((id, Box::new(callback)));
+        id
+    }
+
+    /// Takes a callback back; `false` where it is not there any more.
+    pub fn cancel_on_detach(&self, id: CallbackId) -> bool {
+        let mut callbacks = lock(&self.attachment.callbacks);
+        let found = callbacks.list.iter().position(|(other, _)| *other == id);
+        let cancelled = found.map(|at| callbacks.list.remove(at));
+        drop(callbacks);
+        cancelled.is_some()
+    }
+
+    /// Forgets all callbacks without running or dropping them. A forked child, which must not act
+    /// for its parent, does so by itself.
+    pub fn reset_on_detach(&self) {
+        std::mem::forget(std::mem::take(&mut lock(&self.attachment.callbacks).list));
+    }
+}
+
+impl Attachment {
+    /// Runs the callbacks, each taken from the list first, so that none runs twice.
+    fn run_callbacks(&self) {
+        loop {
+            let next = lock(&self.callbacks).list.pop();
+            let Some((_, callback)) = next else { return };
+            if catch_unwind(AssertUnwindSafe(|| callback(self.handle))).is_err() {
+                tracing::warn!(segment = %self.handle, "a detach callback panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        match self.guard.check() {
+            Ok(()) => self.run_callbacks(),
+            // A thread of the parent may have held the lock.
+            Err(_) => std::mem::forget(std::mem::take(
+                self.callbacks.get_mut().unwrap_or_else(PoisonError::into_inner),
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attachment")
+            .field("handle", &self.handle)
+            .field("mapping", &self.mapping)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a panic in a callback left half done is a list of callbacks: as good as before.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
