@@ -27,8 +27,8 @@ const ONE: u32 = 2;
 ///
 /// # If a process dies here
 /// A sleeper leaves the `SLEEPER` bit behind: the next notifier makes one system call in vain. A
-/// notifier that dies between (C) and its wake-up leaves the sleeper asleep: a sleeper waits for its
-/// peer's life word too ([`wait_any`](EventCount::wait_any)).
+/// notifier that dies between (C) and its wake-up leaves the sleeper asleep: a sleeper waits for
+/// its peer's life word too ([`wait_any`](EventCount::wait_any)).
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct EventCount {

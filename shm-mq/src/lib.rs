@@ -2,5 +2,5 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// `stream`: byte messages of any size, one sender to one receiver.
+// `stream`: byte messages of any size, one sender to one receiver.
 pub mod stream;

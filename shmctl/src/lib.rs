@@ -1,4 +1,4 @@
 //! The parts of the `shmctl` command: for its own tests, benchmarks and fuzzers.
 
-/// `shmctl agg`: a grouped aggregate over a CSV file.
+// `shmctl agg`: the main job.
 pub mod agg;

@@ -67,7 +67,8 @@ pub trait Objects {
     /// time.
     fn remove(&self, handle: SegmentHandle);
 
-    /// Removes what the table stands in: nobody is in the domain any more. Otherwise as `remove`.
+    /// Removes what the table stands in, and whatever it still lists: nobody is in the domain any
+    /// more, and nobody will be.
     fn remove_domain(&self);
 }
 

@@ -23,8 +23,8 @@ pub enum Waiting {
 /// What may be chosen when joining.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct JoinOptions {
-    /// How to wait. By default what the environment variable `SHM_WAITING` says (`waitv`, `bounded`),
-    /// or else [`Waiting::Waitv`] where the system can.
+    /// How to wait. By default what the environment variable `SHM_WAITING` says (`waitv`,
+    /// `bounded`), or else [`Waiting::Waitv`] where the system can.
     pub waiting: Option<Waiting>,
 }
 
@@ -81,7 +81,8 @@ type Cleanup = Box<dyn FnOnce(ParticipantId) + Send>;
 
 /// This process's seat in the table; it leaves when the last reference is dropped.
 ///
-/// All threads of the process may use it. A forked child may not: [`check_fork`](Member::check_fork).
+/// All threads of the process may use it. A forked child may not:
+/// [`check_fork`](Member::check_fork).
 pub struct Member {
     table: Table,
     id: ParticipantId,
@@ -153,7 +154,8 @@ impl Table {
     fn take_free(&self, joining: Claim) -> Option<usize> {
         let (free, joining) = (Claim::FREE.to_bits(), joining.to_bits());
         self.slots().iter().position(|slot| {
-            // Pairs with the Release in `vacate`: the slot's last user and its cleaning up are over.
+            // Pairs with the Release in `vacate`: the slot's last user and its cleaning up are
+            // over.
             let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             slot.claim.load(Ordering::Relaxed) == free
                 && slot.claim.compare_exchange(free, joining, ok, err).is_ok()
@@ -191,7 +193,8 @@ impl Member {
         self.guard.check()
     }
 
-    /// Has `cleanup` run when this member leaves, while the slot still names it; the last one first.
+    /// Has `cleanup` run when this member leaves, while the slot still names it; the last one
+    /// first.
     ///
     /// It must not hold a reference to this member, which would then never leave.
     pub fn on_leave(&self, cleanup: impl FnOnce(ParticipantId) + Send + 'static) {

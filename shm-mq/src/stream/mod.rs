@@ -27,8 +27,8 @@
 //!
 //! **Who is gone.** A side that has left says so in its role's state; one that died is told from
 //! its life word, on which the waiting side sleeps too. Either way the receiver looks at `written`
-//! once more *after* it knows, and so receives everything published before it says
-//! [`Detached`](RecvError::Detached) or [`PeerDied`](RecvError::PeerDied):
+//! once more *after* it knows, and so receives everything published before it says `Detached` or
+//! `PeerDied`:
 //!
 //! | dies after | the other side |
 //! | --- | --- |

@@ -202,8 +202,8 @@ impl Sender {
         self.finish()
     }
 
-    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the clock
-    /// does not reach so far.
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the
+    /// clock does not reach so far.
     ///
     /// # Errors
     /// As [`send_deadline`](Sender::send_deadline).

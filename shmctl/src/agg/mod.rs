@@ -3,62 +3,62 @@
 //! Modules, lowest first; each uses only those above it (but that errors of a scan name what a
 //! window met).
 
-/// Taking bytes apart that another process wrote.
+// Taking bytes apart that another process wrote.
 pub mod wire;
 
-/// What is asked, resolved against a header.
+// What is asked, resolved against a header.
 pub mod query;
 
-/// Exact decimal numbers.
+// Exact decimal numbers.
 pub mod decimal;
 
-/// Count, sum, least and greatest of one column in one group.
+// Count, sum, least and greatest of one column in one group.
 pub mod tally;
 
-/// Groups and their tallies: filled, merged, sent.
+// Groups and their tallies: filled, merged, sent.
 pub mod groups;
 
-/// What every worker must know, as bytes for a segment.
+// What every worker must know, as bytes for a segment.
 pub mod plan;
 
-/// A file read front to back.
+// A file read front to back.
 mod window;
 
-/// Records in any CSV.
+// Records in any CSV.
 mod quoted;
 
-/// The inner loop: one chunk of the file into groups.
+// The inner loop: one chunk of the file into groups.
 pub mod scan;
 
-/// How a file is cut.
+// How a file is cut.
 pub mod chunks;
 
-/// What can go wrong, in one line each.
+// What can go wrong, in one line each.
 pub mod error;
 
-/// Signals that ask us to stop.
+// Signals that ask us to stop.
 pub mod interrupt;
 
-/// A bar for people who watch.
+// A bar for people who watch.
 pub mod progress;
 
-/// One aggregation of one file: what leader, worker and plain pass share.
+// One aggregation of one file: what leader, worker and plain pass share.
 pub mod job;
 
-/// The plain pass: one process, front to back.
+// The plain pass: one process, front to back.
 pub mod plain;
 
-/// The parallel run: leader, workers, and a segment between them.
-pub mod parallel;
-
-/// The file that is used when none is named.
+// The file that is used when none is named.
 pub mod accounts;
 
-/// The command line.
+// The command line.
 pub mod options;
 
-/// A table for people, JSON for programs.
+// A table for people, JSON for programs.
 pub mod report;
+
+// The parallel run: leader, workers, and a segment between them.
+pub mod parallel;
 
 pub use error::AggError;
 pub use options::Options;
