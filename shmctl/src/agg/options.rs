@@ -126,12 +126,6 @@ impl Options {
         Request { group_by, aggregates }
     }
 
-    /// How many workers: as asked for, or one per processor.
-    pub fn worker_count(&self) -> u32 {
-        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
-        self.workers.unwrap_or_else(|| processors().min(WORKERS_MAX as usize) as u32)
-    }
-
     /// How to read the file at `path`.
     pub fn source(&self, path: PathBuf) -> Source {
         Source { path, delimiter: self.delimiter, chunk_bytes: self.chunk_size }
