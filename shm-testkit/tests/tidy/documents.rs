@@ -1,8 +1,9 @@
-//! `docs/layout.md` says of each shared struct what its source says: every field, in order, and
-//! every size and offset that the source asserts.
-use crate::source::{Finding, Source};
+//! The documents say what the sources say. Of each shared struct: every field, in order, and every
+//! size and offset that the source asserts. And the tests they name are there.
+use crate::source::{Finding, Source, part_of_word};
+use std::collections::BTreeSet;
 
-pub(crate) const DOCUMENT: &str = "docs/layout.md";
+pub(crate) const LAYOUT: &str = "docs/layout.md";
 
 /// A row of a section's table; padding has no field.
 struct Row<'a> {
@@ -29,7 +30,7 @@ fn findings(document: &Source, source: &Source) -> Vec<Finding> {
 fn section_findings(document: &Source, source: &Source, i: usize, name: &str) -> Vec<Finding> {
     let heading = format!("### `{name}` in `{}`, ", source.path);
     let Some(at) = document.lines.iter().position(|line| line.raw.starts_with(&heading)) else {
-        return vec![source.finding(i, format!("{DOCUMENT} has no section `{heading}N bytes`"))];
+        return vec![source.finding(i, format!("{LAYOUT} has no section `{heading}N bytes`"))];
     };
     let size = document.lines[at].raw[heading.len()..].split(' ').next();
     let (size, rows) = (size.and_then(|size| size.parse().ok()), rows(document, at + 1));
@@ -54,7 +55,7 @@ fn section_findings(document: &Source, source: &Source, i: usize, name: &str) ->
         if let Some((i, asserted)) = asserted(source, &what)
             && documented != Some(asserted)
         {
-            all.push(source.finding(i, format!("{DOCUMENT} says another {what}")));
+            all.push(source.finding(i, format!("{LAYOUT} says another {what}")));
         }
     }
     all
@@ -97,6 +98,43 @@ fn asserted(source: &Source, what: &str) -> Option<(usize, u64)> {
     })
 }
 
+/// Names of tests and of test files that a document in `docs/` gives and that are not there.
+pub(crate) fn lost_names(document: &Source, rust: &[Source]) -> Vec<Finding> {
+    if !document.path.starts_with("docs/") {
+        return Vec::new();
+    }
+    let known: BTreeSet<&str> = rust.iter().flat_map(names_in).collect();
+    let mut all = Vec::new();
+    for (i, line) in document.lines.iter().enumerate() {
+        let quoted = line.raw.split('`').skip(1).step_by(2).flat_map(|text| text.split("::"));
+        // Three words at least: shorter ones are fields and modules.
+        let names = quoted.filter(|name| name.matches('_').count() > 1);
+        let names = names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        let lost = names.filter(|name| !known.contains(name));
+        all.extend(lost.map(|name| document.finding(i, format!("there is no test `{name}`"))));
+    }
+    all
+}
+
+/// The functions of a file, and the file.
+fn names_in(source: &Source) -> impl Iterator<Item = &str> {
+    let after = source.lines.iter().flat_map(|line| line.code.split("fn ").skip(1));
+    let functions = after.filter_map(|rest| rest.split(|c| !part_of_word(c)).next());
+    functions.chain(source.path.rsplit('/').next().and_then(|file| file.strip_suffix(".rs")))
+}
+
+#[test]
+fn lost_names_are_found() {
+    let known = Source::new("a/tests/proc_a_b.rs", "fn it_is_there() {}\n");
+    let lost =
+        |text| lost_names(&Source::new("docs/a.md", text), std::slice::from_ref(&known)).len();
+    assert_eq!(
+        lost("`proc_a_b::it_is_there`, `::it_is_there`, `proc_a_b`, `a_field`, it_is_not"),
+        0
+    );
+    assert_eq!(lost("`proc_a_b::it_is_not`\n`it_was_there`"), 2);
+}
+
 const SHARED: &str = "
 #[repr(C, align(16))]
 pub(super) struct Word {
@@ -123,7 +161,7 @@ const SECTION: &str = "
 
 fn findings_of(document: &str, shared: &str) -> usize {
     let shared = Source::new("a/src/shared.rs", shared);
-    undocumented_layouts(&Source::new(DOCUMENT, document), &[shared]).len()
+    undocumented_layouts(&Source::new(LAYOUT, document), &[shared]).len()
 }
 
 #[test]
