@@ -1,9 +1,9 @@
 //! A child process of ours, held by its pidfd until its exit status has been taken.
-use crate::process::ProcessId;
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
+use shm_core::process::ProcessId;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

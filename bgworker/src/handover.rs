@@ -1,5 +1,5 @@
 //! The environment variables by which a leader tells a worker that it is one, and which.
-use crate::process::ProcessId;
+use shm_core::process::ProcessId;
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Handover {
-        let leader = ProcessId::from_bits(1234 | 99 << 22).expect("a pid that is not 0");
+        let leader = ProcessId::new(1234, 99).expect("a pid that is not 0");
         let name = "läufer, no. 3".to_string();
         Handover { leader, name, argument: u64::MAX, attempt: 2, fds: vec![3, 17] }
     }

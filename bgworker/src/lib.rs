@@ -45,8 +45,6 @@
 /// Work in numbered pieces, each done once, whoever dies.
 pub mod cursor;
 
-mod process; // which process, for certain
-
 mod child; // a child process, held until its exit status is taken
 
 mod sleep; // `poll`
@@ -62,7 +60,7 @@ mod supervisor; // the leader's side
 mod worker; // the worker's side
 
 pub use child::Exit;
-pub use process::ProcessId;
+pub use shm_core::process::ProcessId;
 pub use spawn::SpawnError;
 pub use spec::{Inheritance, NAME_BYTES_MAX, Output, Pacing, Program, Restart, WorkerSpec};
 pub use supervisor::{Event, State, Supervisor, SupervisorConfig, WorkerId, WorkerInfo};

@@ -1,8 +1,8 @@
 //! Starting one worker process.
 use crate::child::Child;
 use crate::handover::Handover;
-use crate::process::ProcessId;
 use crate::spec::{NAME_BYTES_MAX, Output, Program, WorkerSpec};
+use shm_core::process::ProcessId;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,9 +1,9 @@
 //! The worker's side.
 use crate::handover::{BadVariable, Handover};
-use crate::process::{ProcessHandle, ProcessId};
 use crate::sleep;
 use rustix::event::{PollFd, PollFlags};
 use shm_core::event::EventCount;
+use shm_core::process::{OpenError, ProcessHandle, ProcessId};
 use shm_core::sync::{AtomicU32, Ordering};
 use std::ffi::CString;
 use std::fmt;
@@ -131,7 +131,11 @@ impl Worker {
         };
         // In this order: if the leader is alive now, it was when we asked for our parent.
         let parent = std::os::unix::process::parent_id();
-        let leader = ProcessHandle::open(handover.leader)?;
+        let leader = match ProcessHandle::open(handover.leader) {
+            Ok(leader) => Some(leader),
+            Err(OpenError::Dead(_)) => None,
+            Err(OpenError::Unknown(_, error)) => return Err(error.into()),
+        };
         if leader.is_some() && parent != handover.leader.pid() {
             let Handover { name, leader, .. } = handover;
             return Err(WorkerError::NotAChild { name, leader });

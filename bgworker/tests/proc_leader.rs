@@ -18,9 +18,12 @@ fn child() {
         "calls" => call_back(),
         "calls and panics" => panic_when_called(),
         "looks for its leader" => look_for_the_leader(),
-        _ => lead(role),
+        _ => lead(role.strip_prefix(LEADS).expect("a leader's role")),
     });
 }
+
+/// Before a leader's roles, which would else be taken for its own.
+const LEADS: &str = "leads ";
 
 /// The leader: starts a worker for each role, in `role` separated by commas, tells their pids, and
 /// sleeps until it is killed.
@@ -35,6 +38,11 @@ fn lead(roles: &str) {
         if role.starts_with("stopped ") {
             // SAFETY: a plain system call, on our own child.
             unsafe { libc::kill(pid, libc::SIGSTOP) };
+            // Until all its threads have stopped, the kernel does not count it as stopped.
+            let (id, how) = (pid as u32, libc::WSTOPPED | libc::WNOWAIT);
+            // SAFETY: no result is asked for but that it has stopped.
+            let stopped = unsafe { libc::waitid(libc::P_PID, id, std::ptr::null_mut(), how) };
+            assert_eq!(stopped, 0);
         }
         println!("\nworker {pid}");
     }
@@ -61,7 +69,10 @@ impl Leader {
     fn start(roles: &str) -> Leader {
         let own = std::env::current_exe().expect("a path");
         let mut command = Command::new(own);
-        command.args(common::ARGS).env(common::ROLE, roles).stdout(Stdio::piped());
+        command
+            .args(common::ARGS)
+            .env(common::ROLE, format!("{LEADS}{roles}"))
+            .stdout(Stdio::piped());
         let mut child = command.spawn().expect("a process");
         let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         Leader { child, stdout }
@@ -196,9 +207,8 @@ fn a_zombie_is_a_dead_leader() {
 #[test]
 fn another_process_with_the_leaders_pid_is_not_the_leader() {
     let me = bgworker::ProcessId::of(std::process::id()).expect("alive");
-    // The start time stands above the pid: somebody who started a tick earlier.
-    let earlier = me.to_bits() - (1 << 22);
-    assert_eq!(orphan(earlier).code(), Some(LEADER_DIED));
+    let earlier = bgworker::ProcessId::new(me.pid(), me.start_ticks() - 1).expect("a process");
+    assert_eq!(orphan(earlier.to_bits()).code(), Some(LEADER_DIED));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What happened to the workers, kept until the leader asks.
 use super::WorkerId;
 use crate::child::Exit;
-use crate::process::ProcessId;
 use crate::spawn::SpawnError;
+use shm_core::process::ProcessId;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -9,11 +9,11 @@ mod state;
 pub use events::Event;
 
 use crate::child::Child;
-use crate::process::ProcessId;
 use crate::spawn::SpawnError;
 use crate::spec::WorkerSpec;
 use crate::{Exit, sleep};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+use shm_core::process::ProcessId;
 use state::Workers;
 use std::fmt;
 use std::io;
@@ -121,7 +121,7 @@ impl Supervisor {
     /// # Errors
     /// Whatever the system says to a new thread or a new descriptor.
     pub fn start(config: SupervisorConfig) -> io::Result<Supervisor> {
-        let leader = ProcessId::me()?;
+        let leader = ProcessId::of(std::process::id())?;
         let workers = Mutex::new(Workers::new(leader, config.events_max));
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared = Arc::new(Shared { leader, workers, happened: Condvar::new(), bell });

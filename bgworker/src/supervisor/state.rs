@@ -2,10 +2,10 @@
 use super::events::{Event, Events};
 use super::{State, WorkerId, WorkerInfo};
 use crate::child::{Child, Exit};
-use crate::process::ProcessId;
 use crate::spawn::{self, SpawnError};
 use crate::spec::WorkerSpec;
 use rustix::process::Signal;
+use shm_core::process::ProcessId;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
