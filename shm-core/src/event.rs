@@ -7,7 +7,7 @@ use std::time::Instant;
 
 /// Set by a sleeper before it looks for the last time; cleared by whoever wakes it.
 const SLEEPER: u32 = 1;
-/// Set by a waker before it wakes, cleared after: left behind, it says that nobody may have been woken.
+/// Set by a waker before it wakes, cleared after. Left behind, it says: perhaps nobody was woken.
 const WAKING: u32 = 2;
 /// The rest of the word counts wake-ups.
 const ONE: u32 = 4;
@@ -25,8 +25,9 @@ const ONE: u32 = 4;
 ///
 /// Of two fences one comes first: either (B) sees the change and the sleeper does not sleep, or
 /// (D) sees the sleeper; and from (A) on a sleeper that has not slept yet will not, for the word
-/// has moved. A waker that is killed or stopped before it has woken anybody leaves `WAKING`, so that
-/// the next one wakes in its place. Eventcounts: D. Vyukov; the same pairing as in folly's `EventCount.h`.
+/// has moved. A waker that is killed or stopped before it has woken anybody leaves `WAKING`, so
+/// that the next one wakes in its place. Eventcounts: D. Vyukov; the same pairing as in folly's
+/// `EventCount.h`.
 ///
 /// # If a process dies here
 /// A sleeper leaves the `SLEEPER` bit behind: the next notifier makes one system call in vain. A
