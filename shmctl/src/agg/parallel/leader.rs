@@ -8,7 +8,7 @@ use crate::agg::error::AggError;
 use crate::agg::groups::{Groups, Shape};
 use crate::agg::interrupt::Interrupt;
 use crate::agg::job::{Job, Outcome, SegmentUse};
-use crate::agg::options::Options;
+use crate::agg::options::{Options, WORKERS_MAX};
 use crate::agg::progress::Progress;
 use crate::agg::scan::{ChunkStats, ScanError};
 use bgworker::{
@@ -72,8 +72,8 @@ pub fn run(
 }
 
 fn workers(options: &Options) -> u32 {
-    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    options.workers.unwrap_or_else(processors)
+    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    options.workers.unwrap_or_else(|| processors().min(WORKERS_MAX as usize) as u32)
 }
 
 /// How a run ended.
