@@ -50,6 +50,9 @@ pub struct Options {
     /// Directory for shared memory of the kind mmap
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
+    /// Shared-memory domain; a run cleans up after dead ones in it [default: shmctl-agg-UID]
+    #[arg(long, value_name = "NAME")]
+    pub domain: Option<String>,
     /// Size of the part of the file that is given to a worker at a time
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = size)]
     pub chunk_size: u64,
@@ -75,7 +78,7 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
     /// Answer in a plain single-process pass only
-    #[arg(long, conflicts_with_all = ["verify", "chaos", "workers", "backend", "directory"])]
+    #[arg(long, conflicts_with_all = ["verify", "chaos", "workers", "backend", "directory", "domain"])]
     pub plain: bool,
     /// Print JSON for programs
     #[arg(long)]

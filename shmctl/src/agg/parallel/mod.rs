@@ -42,7 +42,8 @@ const SEGMENT_VARIABLE: &str = "SHMCTL_AGG_SEGMENT";
 const NAMED: [Backend; 3] = [Backend::Posix, Backend::Sysv, Backend::Mmap];
 
 fn config(options: &Options, backend: Option<Backend>) -> DomainConfig {
-    let name = format!("shmctl-agg-{}", rustix::process::geteuid().as_raw());
+    let users = || format!("shmctl-agg-{}", rustix::process::geteuid().as_raw());
+    let name = options.domain.clone().unwrap_or_else(users);
     DomainConfig { backend, directory: options.directory.clone(), ..DomainConfig::new(name) }
 }
 

@@ -4,7 +4,7 @@ use super::board::{Board, internal};
 use super::message;
 use crate::agg::error::AggError;
 use crate::agg::job::Job;
-use crate::agg::scan::Scan;
+use crate::agg::scan::{Scan, Scanner};
 use bgworker::Worker;
 use bgworker::cursor::Claim;
 use dsm::{Domain, SegmentHandle};
@@ -30,7 +30,7 @@ pub fn run(worker: &Worker) -> Result<(), AggError> {
     let leader = leader.ok_or_else(|| internal("the queue has no receiver"))?;
     let job = Job::attach(&board.plan()?, board.edges()?)?;
     let watch = member.watch(leader);
-    let mut work = Work { job: &job, sender, out: Vec::new() };
+    let mut work = Work { job: &job, scanner: job.scanner(), sender, out: Vec::new() };
     while !worker.should_stop() {
         match board.cursor.claim(member.id()) {
             Claim::Finished => break,
@@ -53,6 +53,7 @@ fn handle() -> Result<SegmentHandle, AggError> {
 
 struct Work<'a> {
     job: &'a Job,
+    scanner: Scanner<'a>,
     sender: Sender,
     out: Vec<u8>,
 }
@@ -63,7 +64,7 @@ impl Work<'_> {
         let chunk = self.job.chunks().get(index);
         let chunk = chunk.ok_or_else(|| internal("the cursor has more pieces than the file"))?;
         let mut groups = self.job.no_groups();
-        match self.job.scanner().scan(chunk, &mut groups) {
+        match self.scanner.scan(chunk, &mut groups) {
             Ok(Scan::Done(stats)) => message::encode_done(index, &stats, &groups, &mut self.out),
             Ok(Scan::Quoted) => message::encode_quoted(&mut self.out),
             Err(error) => message::encode_fault(index, &error, &mut self.out),
