@@ -76,6 +76,8 @@ impl DomainConfig {
         let backend = self.backend.map_or_else(Backend::from_env, Ok)?;
         let place = Place::new(backend);
         let directory = self.directory.clone().unwrap_or(place.directory);
+        // The process may change its directory. Only an empty path and no directory at all fail.
+        let directory = std::path::absolute(&directory).unwrap_or(directory);
         Ok(Place { backend, directory })
     }
 }

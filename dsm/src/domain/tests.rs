@@ -219,6 +219,13 @@ fn only_plain_names_and_possible_sizes() {
 }
 
 #[test]
+fn a_relative_directory_is_where_it_was_when_opened() {
+    let here = std::env::current_dir().unwrap();
+    let config = DomainConfig { directory: Some("relative".into()), ..Bench::new("cwd").config };
+    assert_eq!(config.place().unwrap().directory, here.join("relative"));
+}
+
+#[test]
 fn the_creators_sizes_hold_for_all() {
     let bench = Bench::new("sizes");
     let open = |participants_max, segments_max| {
