@@ -197,6 +197,20 @@ fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
     assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
 }
 
+/// As one that could not be removed, or a killed creator's where files cannot be nameless.
+#[test]
+fn what_bears_a_domains_name_goes_with_it() {
+    let bench = Bench::new("strays");
+    let domain = bench.open();
+    let name = domain.presence.system.segment_name(domain.create_segment(1).unwrap().handle());
+    let place = Place::mmap(bench.directory.path());
+    for stray in [name.clone(), format!("{name}.4711-0")] {
+        backend::create(&place, &stray, 1).unwrap();
+    }
+    drop(domain);
+    assert_eq!(bench.files(), 0);
+}
+
 #[test]
 fn only_plain_names_and_possible_sizes() {
     let good = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("ok_1-A") };
