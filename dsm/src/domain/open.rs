@@ -19,7 +19,12 @@ const ROUNDS_MAX: u32 = 100;
 pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
     config.check()?;
     let place = config.place()?;
-    for _ in 0..ROUNDS_MAX {
+    let deadline = config.deadline();
+    for round in 0..ROUNDS_MAX {
+        // The first may find it closed. A slow one waits for a remover, who may be stopped.
+        if round > 1 && Instant::now() >= deadline {
+            break;
+        }
         let nonce = RandomState::new().build_hasher().finish();
         let (participants, segments) = (config.participants_max, config.segments());
         let sizes = Sizes { nonce, participants, segments };
@@ -97,7 +102,7 @@ fn open_header(
     init: impl FnOnce() -> Result<(), TableError>,
 ) -> Result<Opened, OpenError> {
     let identity = Sizes::identity(&config.name, object.mapping());
-    let opener = Opener::this_process(Instant::now() + config.open_timeout);
+    let opener = Opener::this_process(config.deadline());
     // A segment has at least a page, which is enough for a header.
     let header = Mapped::<Header>::new(object.mapping(), 0);
     let opened = header

@@ -6,6 +6,7 @@ use shm_core::header;
 use shm_core::mapping::Mapped;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_testkit::unique::{TempDir, Unique};
+use shm_testkit::watchdog::within;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -356,6 +357,30 @@ fn an_existing_domain_is_entered_and_none_is_made() {
     let place = Place::mmap(bench.directory.path());
     backend::create(&place, &system::control_name("existing"), 8192).unwrap();
     assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+}
+
+/// It has the lock of a closed control segment, between two system calls.
+#[test]
+fn a_stopped_remover_is_waited_for_no_longer_than_asked() {
+    let bench = Bench::new("stopped");
+    let domain = bench.open();
+    let stopped = std::fs::File::open(bench.control_path()).unwrap();
+    stopped.lock().unwrap();
+    drop(domain);
+    assert_eq!(bench.files(), 1, "closed, and not removed");
+    let open_timeout = Duration::from_millis(1);
+    let config = DomainConfig { open_timeout, ..bench.config.clone() };
+    let refused = within(Duration::from_secs(30), || Domain::open(config).unwrap_err());
+    assert!(matches!(refused, OpenError::Busy { .. }), "{refused}");
+    drop(stopped);
+    bench.open();
+}
+
+#[test]
+fn waiting_for_ever_is_possible() {
+    let bench = Bench::new("for_ever");
+    let config = DomainConfig { open_timeout: Duration::MAX, ..bench.config.clone() };
+    Domain::open(config).unwrap();
 }
 
 #[test]
