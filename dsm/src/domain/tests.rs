@@ -376,6 +376,22 @@ fn a_stopped_remover_is_waited_for_no_longer_than_asked() {
     bench.open();
 }
 
+/// Its seats are still taken: by who keeps his member, or by processes of another pid namespace.
+#[test]
+fn a_closed_domain_without_a_seat_is_removed() {
+    let bench = Bench::new("closed");
+    let config = DomainConfig { participants_max: 1, ..bench.config.clone() };
+    let domain = Domain::open(config.clone()).unwrap();
+    let (seat, kept) = (domain.member().clone(), bench.directory.path().join("kept"));
+    std::fs::hard_link(bench.control_path(), &kept).unwrap();
+    drop(domain);
+    // As if the last one out had been killed before he removed it.
+    std::fs::rename(kept, bench.control_path()).unwrap();
+    Domain::open(config).unwrap();
+    assert_eq!(bench.files(), 0);
+    drop(seat);
+}
+
 #[test]
 fn waiting_for_ever_is_possible() {
     let bench = Bench::new("for_ever");
