@@ -1,7 +1,7 @@
 //! Real processes in one domain, on each backend: they find segments by handle alone, are killed, and
 //! leave nothing behind.
 #![cfg(not(shm_loom))]
-use dsm::backend::Backend;
+use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, DestroyError, Domain, DomainConfig, PinError, SegmentHandle};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
@@ -179,6 +179,15 @@ fn forks(_: &[String]) {
     assert_eq!(word(segment.mapping()).load(Ordering::Relaxed), 0, "the fork ran a callback");
 }
 
+/// Comes in by the environment once more, when the inherited descriptors' numbers mean others.
+fn comes_twice(_: &[String]) {
+    let domain = Domain::from_env().unwrap();
+    let ours = backend::create(&Place::new(Backend::Memfd), "ours", SIZE).unwrap();
+    let again = Domain::from_env();
+    assert_eq!(again.is_err(), domain.backend() == Backend::Memfd);
+    ours.fd().unwrap().try_clone_to_owned().expect("it is ours still");
+}
+
 /// Takes a segment from the socket, and attaches.
 fn receives(args: &[String]) {
     let domain = Domain::from_env().unwrap();
@@ -188,7 +197,7 @@ fn receives(args: &[String]) {
     child::tell_parent(&word(segment.mapping()).load(Ordering::Relaxed).to_string());
 }
 
-shm_testkit::children! { attaches, creates, leads, storms, forks, receives }
+shm_testkit::children! { attaches, creates, leads, storms, forks, comes_twice, receives }
 
 fn a_child_attaches_by_handle_alone(bench: &mut Bench) {
     let domain = bench.open();
@@ -276,6 +285,12 @@ fn a_fork_is_nobody(bench: &mut Bench) {
     assert!(domain.segments().is_empty());
 }
 
+fn the_environment_serves_once_and_harms_nothing_later(bench: &mut Bench) {
+    let domain = bench.open();
+    let mut child = bench.spawn_in(&domain, "comes_twice", &[]);
+    child.wait(LIMIT).assert_success();
+}
+
 fn a_dead_ones_slot_is_found_before_full(bench: &mut Bench) {
     bench.config.segments_max = Some(2);
     let domain = bench.open();
@@ -330,13 +345,14 @@ fn a_storm_leaves_nothing(bench: &mut Bench) {
 type Scenario = (&'static str, fn(&mut Bench));
 
 fn everything(backend: Backend) {
-    let scenarios: [Scenario; 9] = [
+    let scenarios: [Scenario; 10] = [
         ("attach", a_child_attaches_by_handle_alone),
         ("attacher", a_killed_attacher_is_detached),
         ("creator", a_killed_creator_leaves_its_segment_to_the_others),
         ("last", the_next_one_cleans_up_after_the_last_was_killed),
         ("destroy", a_domain_in_use_is_not_destroyed),
         ("fork", a_fork_is_nobody),
+        ("twice", the_environment_serves_once_and_harms_nothing_later),
         ("full", a_dead_ones_slot_is_found_before_full),
         ("socket", a_segment_is_handed_over_by_socket),
         ("storm", a_storm_leaves_nothing),
