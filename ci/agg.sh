@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Temporary files of the job go here, so that what stays can be told from what others made.
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-mkdir "$scratch/tmp"
+mkdir "$scratch/tmp" "$scratch/data"
 
 # What a run could leave: segments, files, processes.
 traces() {
@@ -46,7 +46,8 @@ for run in $(seq "${RUNS:-1}"); do
     for backend in posix sysv mmap memfd; do
         echo "-- run $run, $backend"
         TMPDIR="$scratch/tmp" timeout --kill-after=5 120 cargo run --release --quiet -p shmctl -- \
-            agg --chaos --verify --json --backend "$backend" </dev/null >"$scratch/json"
+            agg --data-dir "$scratch/data" --chaos --verify --json --backend "$backend" \
+            </dev/null >"$scratch/json"
         check "$scratch/json" "$backend" || { cat "$scratch/json"; exit 1; }
         traces | sort | comm -13 "$scratch/before" - >"$scratch/left"
         if [ -s "$scratch/left" ]; then

@@ -31,7 +31,7 @@ pub struct WorkerSpec {
     pub args: Vec<OsString>,
     /// Environment variables besides the leader's.
     pub env: Vec<(OsString, OsString)>,
-    /// For the worker, which gets it as [`Worker::argument`](crate::Worker::argument): an index, say.
+    /// A number for [`Worker::argument`](crate::Worker::argument): as a rule its index.
     pub argument: u64,
     /// What it needs to find the shared memory.
     pub inherit: Inheritance,

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 shm_testkit::children! {
     lead, call_back, panic_when_called, look_for_the_leader, report, leave_nothing_behind,
     fork_and_drop, ignore_sigchld, start_with_odd_signals, start_worker_when_deleted,
+    start_with_odd_name,
 }
 
 /// Runs `function` as a process of its own, where it asserts what threads would disturb.
@@ -254,6 +255,17 @@ fn start_with_odd_signals(_: &[String]) {
     assert_eq!(report_of(&supervisor()), good_report());
 }
 
+/// The kernel cuts a process's name after 15 bytes, be it in the middle of a character.
+#[test]
+fn a_leader_whose_name_is_no_text_is_found_alive() {
+    alone("start_with_odd_name");
+}
+
+fn start_with_odd_name(_: &[String]) {
+    std::fs::write("/proc/self/comm", "pr\u{fc}fst\u{e4}nde f\u{fc}rs".as_bytes()).unwrap();
+    assert_eq!(report_of(&supervisor()), good_report());
+}
+
 #[test]
 fn no_zombie_no_descriptor_and_no_thread_is_left() {
     alone("leave_nothing_behind");
@@ -306,7 +318,7 @@ fn fork_and_drop(_: &[String]) {
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     assert_eq!(status, 0);
     pid_of_latest(&supervisor);
-    assert_eq!(supervisor.shutdown(WATCHDOG)[0].last_exit, Some(Exit::Code(0)));
+    assert_eq!(common::shut_down(&supervisor, WATCHDOG / 2)[0].last_exit, Some(Exit::Code(0)));
 }
 
 #[test]

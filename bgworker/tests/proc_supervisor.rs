@@ -6,7 +6,7 @@ mod common;
 
 use bgworker::{Event, Exit, Output, Pacing, Program, Restart, SpawnError, State, Supervisor};
 use bgworker::{WhenLeaderDies, WorkerInfo, WorkerSpec};
-use common::{Ready, WATCHDOG, end_of, next, ready_spec, spec, start_ready, supervisor};
+use common::{Ready, WATCHDOG, end_of, next, ready_spec, shut_down, spec, start_ready, supervisor};
 use shm_testkit::unique::TempDir;
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -152,7 +152,7 @@ fn a_bad_program_is_an_error_that_says_what_to_do() {
     assert!(supervisor.workers().is_empty());
     assert!(supervisor.next_event(Some(Instant::now())).is_none());
 
-    supervisor.shutdown(Duration::ZERO);
+    shut_down(&supervisor, Duration::ZERO);
     let late = supervisor.spawn(exiting(0, Restart::Never));
     assert!(matches!(late, Err(SpawnError::ShutDown)));
 }
@@ -215,7 +215,7 @@ fn shutdown_ends_the_willing_the_deaf_and_the_stopped() {
     // SAFETY: a plain system call, on our own child.
     assert_eq!(unsafe { libc::kill(process.pid() as i32, libc::SIGSTOP) }, 0);
 
-    let stopped = supervisor.shutdown(Duration::from_millis(500));
+    let stopped = shut_down(&supervisor, Duration::from_millis(500));
     let killed = Exit::Signal(libc::SIGKILL);
     assert_eq!(stopped.iter().map(end).collect::<Vec<_>>(), [Exit::Code(0), killed, killed]);
     let events = std::iter::from_fn(|| supervisor.next_event(None));
@@ -232,7 +232,7 @@ fn sixty_four_workers_at_once() {
     let started = from.elapsed();
     ready.wait(64);
     let ready = from.elapsed();
-    let stopped = supervisor.shutdown(WATCHDOG);
+    let stopped = shut_down(&supervisor, WATCHDOG / 2);
     let ended = from.elapsed() - ready;
     println!("64 workers: started in {started:?}, ready after {ready:?}, ended in {ended:?}");
     assert!(stopped.iter().all(|info| end(info) == Exit::Code(0)));

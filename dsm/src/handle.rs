@@ -10,9 +10,9 @@ const GENERATION_BITS: u32 = 29;
 /// The last generation before 1 comes again.
 pub(crate) const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
 
-/// Names one segment of a domain: a slot of the control segment, and how many segments had that slot
-/// before. So it leads to the slot directly, and a handle to a segment that is gone finds nothing,
-/// even where another segment has moved in.
+/// Names one segment of a domain: a slot of the control segment, and how many segments had that
+/// slot before. So it leads to the slot directly, and a handle to a segment that is gone finds
+/// nothing, even where another segment has moved in.
 ///
 /// Travels as a `u64` (never 0) or as text.
 ///

@@ -1,10 +1,10 @@
 //! Dynamic shared memory: named segments with a life cycle, over POSIX, System V, mmap and memfd.
 //!
-//! Processes that open a [`Domain`] of the same name share its segments. One creates a [`Segment`] and
-//! tells the others its [`SegmentHandle`]; they attach by that number alone. A segment lives while
-//! anybody is attached, or while it is pinned; the last one out destroys it, and the last one to leave
-//! removes the domain. A process may be killed at any point: the others go on, and what it held is
-//! taken back, by [`Domain::reap`] or by whoever comes next.
+//! Processes that open a [`Domain`] of the same name share its segments. One creates a [`Segment`]
+//! and tells the others its [`SegmentHandle`]; they attach by that number alone. A segment lives
+//! while anybody is attached, or while it is pinned; the last one out destroys it, and the last one
+//! to leave removes the domain. A process may be killed at any point: the others go on, and what it
+//! held is taken back, by [`Domain::reap`] or by whoever comes next.
 //!
 //! ```
 //! use dsm::toc::{Toc, TocPlan};
@@ -31,18 +31,23 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// Where shared memory comes from: one module per kind the system offers.
-pub mod backend;
-/// The segment table: which segments there are, who is attached to each, and the last one out.
-pub mod control;
-/// `Domain`: the processes that share one control segment.
-pub mod domain;
-/// `SegmentHandle`: the number by which processes tell each other about a segment.
+// `SegmentHandle`: the number by which processes tell each other about a segment.
 mod handle;
-/// `Segment`: a segment as this process has it.
-mod segment;
-/// `Toc`: a table of contents inside a segment.
+
+// Where shared memory comes from: one module per kind the system offers.
+pub mod backend;
+
+// `Toc`: a table of contents inside a segment.
 pub mod toc;
+
+// The segment table: which segments there are, who is attached to each, and the last one out.
+pub mod control;
+
+// `Segment`: a segment as this process has it.
+mod segment;
+
+// `Domain`: the processes that share one control segment.
+pub mod domain;
 
 pub use control::PinError;
 pub use domain::{

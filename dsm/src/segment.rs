@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A segment, attached.
 ///
-/// Clones are the same attachment, and so is what [`Domain::find_mapping`](crate::Domain::find_mapping)
-/// returns. When the last of them is dropped, the callbacks of [`on_detach`](Segment::on_detach) run,
-/// the newest first, and the memory is unmapped as soon as nobody here uses it: queues and tables
-/// made in [`mapping`](Segment::mapping) keep it, and with it the attachment. The last process to
-/// detach destroys the segment, unless it is pinned.
+/// Clones are the same attachment, and so is what
+/// [`Domain::find_mapping`](crate::Domain::find_mapping) returns. When the last of them is dropped,
+/// the callbacks of [`on_detach`](Segment::on_detach) run, the newest first, and the memory is
+/// unmapped as soon as nobody here uses it: queues and tables made in [`mapping`](Segment::mapping)
+/// keep it, and with it the attachment. The last process to detach destroys the segment, unless it
+/// is pinned.
 ///
 /// ```
 /// use dsm::{Domain, DomainConfig};
@@ -178,8 +179,8 @@ impl Segment {
         cancelled.is_some()
     }
 
-    /// Forgets all callbacks without running or dropping them. A forked child, which must not act for
-    /// its parent, does so by itself.
+    /// Forgets all callbacks without running or dropping them. A forked child, which must not act
+    /// for its parent, does so by itself.
     pub fn reset_on_detach(&self) {
         std::mem::forget(std::mem::take(&mut lock(&self.attachment.callbacks).list));
     }

@@ -1,7 +1,8 @@
 //! The segment table: whoever dies where, nobody is attached to a segment that has been destroyed,
 //! each is destroyed once, and none is left over.
 //!
-//! Two participants sit in different words of the set: that is the hard case for "the last one out".
+//! Two participants sit in different words of the set: that is the hard case for "the last one
+//! out".
 #![cfg(shm_loom)]
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
@@ -17,7 +18,8 @@ const A: usize = 0;
 const B: usize = 1;
 const C: usize = 2;
 
-/// What the operating system knows: the object, and who has it mapped (as handle bits; 0 is nothing).
+/// What the operating system knows: the object, and who has it mapped (as handle bits; 0 is
+/// nothing).
 struct System {
     object: AtomicU64,
     mapped: [AtomicU64; 3],

@@ -1,5 +1,5 @@
-//! Real processes in one domain, on each backend: they find segments by handle alone, are killed, and
-//! leave nothing behind.
+//! Real processes in one domain, on each backend: they find segments by handle alone, are killed,
+//! and leave nothing behind.
 #![cfg(not(shm_loom))]
 use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, DestroyError, Domain, DomainConfig, PinError, SegmentHandle};
@@ -144,7 +144,7 @@ fn storms(args: &[String]) {
 /// Forks, and the fork tries everything.
 fn forks(_: &[String]) {
     let domain = Domain::from_env().unwrap();
-    let segment = domain.create_segment(SIZE).unwrap();
+    let [segment, unmapped] = [(); 2].map(|()| domain.create_segment(SIZE).unwrap());
     segment.pin_mapping();
     let memory = segment.mapping().clone();
     segment.on_detach(move |_| {
@@ -164,8 +164,7 @@ fn forks(_: &[String]) {
             && domain.unpin(segment.handle()).is_err_and(|e| matches!(e, PinError::Forked(_)))
             && domain.find_mapping(segment.handle()).is_none()
             && domain.reap() == 0;
-        drop((segment, pinned));
-        drop(domain);
+        drop((unmapped, segment, pinned, domain));
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or(begins.clone());
         let mapped = maps.lines().any(|line| line.starts_with(&begins));
         // SAFETY: ends the process.
@@ -175,7 +174,8 @@ fn forks(_: &[String]) {
     // SAFETY: our own child, and a place for its status.
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
     assert_eq!(status, 0, "the fork was let in (1), or still maps the segment (2)");
-    assert_eq!(domain.segments().len(), 2, "the fork released what is its parent's");
+    assert_eq!(domain.segments().len(), 3, "the fork released what is its parent's");
+    assert_eq!(domain.find_mapping(unmapped.handle()).unwrap().len(), unmapped.len());
     assert_eq!(word(segment.mapping()).load(Ordering::Relaxed), 0, "the fork ran a callback");
 }
 

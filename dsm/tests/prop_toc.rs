@@ -51,7 +51,9 @@ proptest! {
                         Ok(start) => {
                             prop_assert!(start % align.max(CHUNK_ALIGN) == 0);
                             prop_assert!(start + size <= LEN);
-                            let apart = |&(at, len): &(u64, u64)| start + size <= at || at + len <= start;
+                            let apart = |&(at, len): &(u64, u64)| {
+                                start + size <= at || at + len <= start
+                            };
                             prop_assert!(chunks.iter().all(apart));
                             chunks.push((start, size));
                         }

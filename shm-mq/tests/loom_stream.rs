@@ -1,5 +1,6 @@
-//! `stream` under every interleaving and with a death at every access: nothing acknowledged is lost,
-//! nothing arrives torn or twice, nobody hangs, and each side learns why the other is silent.
+//! `stream` under every interleaving and with a death at every access: nothing acknowledged is
+//! lost, nothing arrives torn or twice, nobody hangs, and each side learns why the other is
+//! silent.
 //!
 //! Process 1 is the receiver and process 2 the sender, whatever thread they run in.
 #![cfg(shm_loom)]

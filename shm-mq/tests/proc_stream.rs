@@ -224,6 +224,11 @@ fn an_expected_peer_that_dies_before_it_attaches_has_died() {
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied);
         assert_eq!(receiver.wait_for_peer(None), Err(RecvError::PeerDied));
         assert_eq!(receiver.recv().unwrap_err(), RecvError::PeerDied);
+        // Somebody takes its place.
+        sender.expect_peer(ProcessId::me());
+        receiver.expect_peer(ProcessId::me());
+        assert_eq!(sender.try_send(b""), Err(SendError::WouldBlock));
+        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
     });
 }
 
@@ -254,4 +259,25 @@ fn a_named_sender_that_dies_before_it_attaches_has_died() {
     assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
     child.kill();
     assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
+}
+
+#[test]
+fn a_forked_child_is_nobody() {
+    let world = World::create("fork", 1, 64);
+    let (mut sender, mut receiver) = (world.sender(0), world.receiver(0));
+    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = sender.send(b"") == Err(SendError::Forked)
+            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
+        drop((sender, receiver));
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: our child, and a place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "its handles refused to work");
+    sender.send(b"still here").unwrap();
+    assert_eq!(*receiver.recv().unwrap(), *b"still here");
 }

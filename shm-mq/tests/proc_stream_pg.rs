@@ -1,7 +1,7 @@
 //! The five cases of PostgreSQL's `test_shm_mq`, with its figures, between real processes.
 //!
-//! Its queue sizes include a header of 56 bytes. Each case runs twice: with the ring that is left of
-//! such a queue, and with a ring of that size.
+//! Its queue sizes include a header of 56 bytes. Each case runs twice: with the ring that is left
+//! of such a queue, and with a ring of that size.
 #![cfg(not(shm_loom))]
 mod common;
 use common::{LIMIT, World, next, text};

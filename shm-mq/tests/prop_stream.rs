@@ -16,7 +16,8 @@ enum Op {
     Receive,
     PutBack,
     ReceiveInto,
-    /// Sends a message in as many steps as it takes, with a receive after each, but at most so many.
+    /// Sends a message in as many steps as it takes, with a receive after each, but at most so
+    /// many.
     Start {
         percent: u64,
         polls: usize,

@@ -1,7 +1,8 @@
 //! Workers for the tests: functions of the test binary, run in processes of their own.
 use bgworker::{Event, Inheritance, Program, Supervisor, SupervisorConfig, WhenLeaderDies};
-use bgworker::{Worker, WorkerId, WorkerSpec};
+use bgworker::{Worker, WorkerId, WorkerInfo, WorkerSpec};
 use shm_testkit::child;
+use shm_testkit::watchdog::within;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -29,7 +30,7 @@ impl Ready {
     /// Waits until `count` workers are ready.
     pub(crate) fn wait(&mut self, count: usize) {
         let mut bytes = vec![0; count];
-        shm_testkit::watchdog::within(WATCHDOG, || self.reader.read_exact(&mut bytes)).unwrap();
+        within(WATCHDOG, || self.reader.read_exact(&mut bytes)).unwrap();
     }
 }
 
@@ -68,6 +69,10 @@ pub(crate) fn start_ready(supervisor: &Supervisor, function: &str) -> WorkerId {
     let worker = supervisor.spawn(ready_spec(function, &ready)).unwrap();
     ready.wait(1);
     worker
+}
+
+pub(crate) fn shut_down(supervisor: &Supervisor, grace: Duration) -> Vec<WorkerInfo> {
+    within(WATCHDOG, || supervisor.shutdown(grace))
 }
 
 pub(crate) fn next(supervisor: &Supervisor) -> Event {

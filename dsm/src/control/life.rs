@@ -35,10 +35,11 @@ pub struct Actor<'a, O> {
     pub(super) objects: &'a O,
 }
 
-/// Every change of a state word. AcqRel: who changes it sees all that was done before each earlier
-/// change, and shows what he did himself: sizes, bits, objects made and removed.
+/// Every change of a state word: who makes one sees all that was done before each earlier one, and
+/// shows what he did himself (sizes, bits, objects made and removed).
 #[inline]
 pub(super) fn change(slot: &Slot, from: Word, to: Word) -> Result<(), Word> {
+    // Pairs with itself and with `now`.
     let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
     slot.state.compare_exchange(from.0, to.0, ok, err).map(drop).map_err(Word)
 }
@@ -46,6 +47,7 @@ pub(super) fn change(slot: &Slot, from: Word, to: Word) -> Result<(), Word> {
 /// The word as it is now, and this reader in line with everyone who changes it or looks at it so.
 #[inline]
 pub(super) fn now(slot: &Slot) -> Word {
+    // Pairs with itself and with `change`.
     Word(slot.state.fetch_add(0, Ordering::AcqRel))
 }
 
@@ -69,6 +71,7 @@ impl<'a, O: Objects> Actor<'a, O> {
                 return None;
             }
             change(slot, word, word.creating(self.me.to_bits())).ok()?;
+            // Round and round, so that a handle comes back as late as possible.
             self.control.head.hint.store(index as u64 + 1, Ordering::Relaxed);
             Some(SegmentHandle::new(index as u32, word.generation()))
         })
@@ -187,7 +190,6 @@ impl<'a, O: Objects> Actor<'a, O> {
             self.objects.remove_domain();
         } else {
             self.objects.remove(SegmentHandle::new(index as u32, generation));
-            self.control.head.hint.store(index as u64, Ordering::Relaxed);
         }
         // It fails only where another process has overwritten our claim.
         let _ = change(&self.control.slots[index], mine, mine.freed());
@@ -222,7 +224,8 @@ impl Control {
         })
     }
 
-    /// Closes the domain if nobody is in it: for who found no seat. `true` where he is to remove it.
+    /// Closes the domain if nobody is in it: for who found no seat. `true` where he is to remove
+    /// it.
     ///
     /// # If a process dies here
     /// It is closed or it is not. Who comes to a closed one removes it.

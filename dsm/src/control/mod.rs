@@ -3,29 +3,30 @@
 //! ```text
 //!   handle = slot + generation
 //!               │
-//!   slots:   [ state, size ][ state, size ][ … ]        state: free → creating → alive → moribund → free
-//!   sets:    [ 0110… ][ 0001… ][ … ]                    one bit a participant: attached
+//!   slots:   [ state, size ][ state, size ][ … ]    free → creating → alive → moribund → free
+//!   sets:    [ 0110… ][ 0001… ][ … ]                one bit a participant: attached
 //! ```
 //!
 //! A segment lives while anyone is attached, or while it is pinned. Attachments are a set, not a
 //! count: what a dead process held is known, and taking it back twice does no harm.
 //!
-//! **Attach** sets its bit and then moves the epoch in the state word. **Detach** clears its bit and
-//! then looks, as *the last one out* ([`Actor::destroy_if_last`]): load the word, scan the set, and if
-//! nobody is in it change exactly that word to moribund. Why nobody acknowledged is ever left without
-//! a segment: take an attacher A and a destroyer D.
+//! **Attach** sets its bit and then moves the epoch in the state word. **Detach** clears its bit
+//! and then looks, as *the last one out* (`destroy_if_last`): load the word, scan the set,
+//! and if nobody is in it change exactly that word to moribund. Why nobody acknowledged is ever
+//! left without a segment: take an attacher A and a destroyer D.
 //!
 //! 1. A moved the epoch before D loaded the word. Then D sees A's bit, and does not destroy.
-//! 2. A moved the epoch after D loaded it and before D's change. Then D's change fails; it looks again.
-//! 3. A tries to move it after D's change. Then A fails, takes its bit back, and says that the segment
-//!    is gone.
+//! 2. A moved it after D loaded the word and before D's change. Then D's change fails; it looks
+//!    again.
+//! 3. A tries to move it after D's change. Then A fails, takes its bit back, and says that the
+//!    segment is gone.
 //!
-//! Why nothing is left over: the load of the word in `destroy_if_last` is a read-modify-write, so of
-//! two that clear their bits one comes second, and sees both clear. The same holds for the bit that a
-//! failing attacher has set for a moment on the *next* segment in the slot: whoever clears a bit, for
-//! whatever reason, looks whether he is the last.
+//! Why nothing is left over: the load of the word in `destroy_if_last` is a read-modify-write, so
+//! of two that clear their bits one comes second, and sees both clear. The same holds for the bit
+//! that a failing attacher has set for a moment on the *next* segment in the slot: whoever clears a
+//! bit, for whatever reason, looks whether he is the last.
 //!
-//! What a death leaves, and what its reaper does in its name ([`Actor::clean_up`]):
+//! What a death leaves, and what its reaper does in its name (`Actor::clean_up`):
 //!
 //! | dead in | it leaves | the reaper |
 //! | --- | --- | --- |
@@ -37,9 +38,9 @@
 //! | unpin | an unpinned segment, perhaps with an empty set | looks |
 //! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
 //!
-//! The domain itself is the last slot: who is in the domain is attached to it, the last one out takes
-//! it away as it would a segment, and it stays as long as a pinned segment does. A pin cannot come
-//! up meanwhile: who pins is in the domain.
+//! The domain itself is the last slot: who is in the domain is attached to it, the last one out
+//! takes it away as it would a segment, and it stays as long as a pinned segment does. A pin cannot
+//! come up meanwhile: who pins is in the domain.
 //!
 //! One participant is one bit: the threads of a process share it. So a process lets one thread at a
 //! time act on a slot (the domain keeps a lock of its own memory for that).
@@ -62,10 +63,12 @@ pub use life::{Actor, PinError};
 
 /// What stands behind the slots: the operating system's objects. Tests put their own there.
 pub trait Objects {
-    /// Removes the object behind `handle`, which may be gone already. Called by one process at a time.
+    /// Removes the object behind `handle`, which may be gone already. Called by one process at a
+    /// time.
     fn remove(&self, handle: SegmentHandle);
 
-    /// Removes what the table stands in: nobody is in the domain any more. Otherwise as `remove`.
+    /// Removes what the table stands in, and whatever it still lists: nobody is in the domain any
+    /// more, and nobody will be.
     fn remove_domain(&self);
 }
 
@@ -122,8 +125,9 @@ impl Control {
         Shape::at(0, segments, participants).end
     }
 
-    /// Makes a table without segments at `offset` of `mapping`. The generations start at `generation` (not 0),
-    /// so that the handles of an earlier domain of the same name find nothing in this one.
+    /// Makes a table without segments at `offset` of `mapping`. The generations start at
+    /// `generation` (not 0), so that the handles of an earlier domain of the same name find nothing
+    /// in this one.
     ///
     /// # Errors
     /// [`BadPtr`] where it does not fit or `offset` is not aligned.

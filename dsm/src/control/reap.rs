@@ -5,9 +5,9 @@ use super::life::{Actor, change, now};
 impl<O: Objects> Actor<'_, O> {
     /// Ends whatever this participant was doing, and its attachments, that to the domain last.
     ///
-    /// For a dead one this is run by its reaper, as the dead one: who owns its place at the table of
-    /// participants acts in its name, alone. So nothing changes hands, and if he dies too, the next
-    /// reaper finds the same name and does the same.
+    /// For a dead one this is run by its reaper, as the dead one: who owns its place at the table
+    /// of participants acts in its name, alone. So nothing changes hands, and if he dies too, the
+    /// next reaper finds the same name and does the same.
     ///
     /// # If a process dies here
     /// The next reaper begins anew: each step may be done twice.

@@ -38,8 +38,8 @@ const DESCRIPTORS: &str = "SHM_DOMAIN_FDS";
 pub struct Inheritance {
     /// Environment variables for the child.
     pub env: Vec<(OsString, OsString)>,
-    /// Descriptors that the child must have under the same numbers, open across `exec`. None but for
-    /// `memfd`.
+    /// Descriptors that the child must have under the same numbers, open across `exec`. None but
+    /// for `memfd`.
     pub fds: Vec<OwnedFd>,
 }
 
@@ -95,8 +95,8 @@ impl Domain {
     /// With `memfd`, a process can do so once: it takes the inherited descriptors into its care.
     ///
     /// # Errors
-    /// [`OpenError::Environment`] where it was started for none, or the domain is gone; otherwise as
-    /// [`Domain::open`].
+    /// [`OpenError::Environment`] where it was started for none, or the domain is gone; otherwise
+    /// as [`Domain::open`].
     pub fn from_env() -> Result<Domain, OpenError> {
         let name = variable(DOMAIN)?.ok_or(problem(DOMAIN, "is not set"))?;
         let backend = variable(BACKEND)?.ok_or(problem(BACKEND, "is not set"))?;
@@ -171,8 +171,9 @@ fn variable(name: &'static str) -> Result<Option<String>, OpenError> {
     text.map_err(|_| problem(name, "is not text"))
 }
 
-/// Takes an inherited descriptor into our care: a copy that is closed on exec, and the number itself
-/// is closed. Only where it is one of ours, for the variable may have come further than the descriptors.
+/// Takes an inherited descriptor into our care: a copy that is closed on exec, and the number
+/// itself is closed. Only where it is one of ours, for the variable may have come further than the
+/// descriptors.
 fn take(number: &str) -> Result<OwnedFd, OpenError> {
     let gone = || problem(DESCRIPTORS, "names descriptors that this process does not have");
     let number: RawFd = number.parse().map_err(|_| malformed())?;

@@ -6,12 +6,12 @@
 //! ```
 //!
 //! **Coming in** ([`Domain::open`]): find the control segment or make it; whoever claims its header
-//! first writes the tables; take a seat; enter. Where the last one out has closed it meanwhile, finish
-//! removing it and begin again. Once inside, clean up after the dead.
+//! first writes the tables; take a seat; enter. Where the last one out has closed it meanwhile,
+//! finish removing it and begin again. Once inside, clean up after the dead.
 //!
-//! **Leaving** (dropping the domain, and all that is mapped of it): clean up after the dead, take back
-//! one's own bits, and, as the last one out, remove what there is, the control segment last. A pinned
-//! segment keeps the domain for the next one to come.
+//! **Leaving** (dropping the domain, and all that is mapped of it): clean up after the dead, take
+//! back one's own bits, and, as the last one out, remove what there is, the control segment last. A
+//! pinned segment keeps the domain for the next one to come.
 //!
 //! What a death leaves, and who finishes it:
 //!
@@ -45,12 +45,15 @@ pub use config::{DomainConfig, NAME_LEN_MAX, SEGMENTS_MAX};
 pub use error::{AttachError, CreateError, DestroyError, HandOverError, OpenError};
 pub use inherit::Inheritance;
 
-/// A domain that this process is in. See the [crate](crate) for an example.
+/// A domain that this process is in. See the [crate] for an example.
 ///
-/// Dropping it lets go of the segments kept by [`Segment::pin_mapping`], the newest first. The process
-/// leaves when neither the domain nor any segment's memory is held here any more.
+/// Dropping it lets go of the segments kept by [`Segment::pin_mapping`], the newest first. The
+/// process leaves when neither the domain nor any segment's memory is held here any more.
 ///
-/// After a `fork`, the child's copy refuses to work and releases nothing: open the domain anew there.
+/// A process that ends without dropping it (`std::process::exit`) is as one that was killed.
+///
+/// After a `fork`, the child's copy refuses to work and releases nothing: open the domain anew
+/// there.
 pub struct Domain {
     presence: Arc<Presence>,
 }
@@ -95,7 +98,8 @@ impl Domain {
         &self.presence.member
     }
 
-    /// Creates a segment of `size` bytes, rounded up to whole pages, zero; this process is attached.
+    /// Creates a segment of `size` bytes, rounded up to whole pages, zero; this process is
+    /// attached.
     ///
     /// # Errors
     /// [`CreateError`]. Nothing is left behind.
@@ -157,8 +161,8 @@ impl Domain {
         self.presence.table.snapshot()
     }
 
-    /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped here
-    /// goes when it is unmapped.
+    /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped
+    /// here goes when it is unmapped.
     ///
     /// # Errors
     /// [`DestroyError::InUse`], which gives the domain back.

@@ -1,6 +1,7 @@
 //! One process, several seats: what a domain answers.
 use super::*;
 use crate::backend::{self, BackendError, Place};
+use crate::control::Objects;
 use crate::segment::Segment;
 use shm_core::header;
 use shm_core::mapping::Mapped;
@@ -341,6 +342,35 @@ fn orphans_of_a_lost_domain_are_removed_by_the_next() {
     Mapped::<AtomicU64>::new(segment.mapping(), 0).unwrap().store(1, Ordering::Relaxed);
     drop(domain);
     drop((segment, lost));
+}
+
+/// The last one out, killed after it has closed the domain and before it removes anything.
+struct Killed;
+
+impl Objects for Killed {
+    fn remove(&self, _: SegmentHandle) {}
+    fn remove_domain(&self) {}
+}
+
+#[test]
+fn a_closed_domain_is_removed_by_the_next() {
+    let bench = Bench::new("closed");
+    let closed = bench.open();
+    let (control, me) = (closed.presence.control(), closed.member().id());
+    let handle = control.actor(me, &Killed).claim().unwrap();
+    let half_made = closed.presence.system.segment_name(handle);
+    let place = Place::mmap(bench.directory.path());
+    let _object = backend::create(&place, &half_made, 1).unwrap();
+    control.actor(me, &Killed).clean_up();
+    assert_eq!(bench.files(), 2);
+
+    assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+    assert!(!bench.control_path().exists());
+    let domain = bench.open();
+    assert_ne!(domain.presence.system.nonce, closed.presence.system.nonce);
+    assert_eq!(bench.files(), 1, "the segment half made has gone too");
+    drop(closed);
+    domain.create_segment(1).unwrap();
 }
 
 #[test]

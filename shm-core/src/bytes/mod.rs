@@ -1,13 +1,13 @@
 //! Payload bytes in shared memory: the copies, and the view that needs none.
 //!
-//! The copies are plain ones (`memcpy`), because the protocol of the structure that uses them gives
-//! the mover sole ownership of the bytes it moves: what a sender has not published nobody reads, what
-//! a receiver has not given back nobody writes. That holds among peers that may crash at any
-//! instruction. A *hostile* peer, one that writes bytes it does not own, turns a plain copy into a
-//! data race; against it only a channel helps whose payload moves as relaxed atomic words, or whose
-//! other side is mapped read-only. That mode is not built yet.
+//! The copies are plain ones (`memcpy`), because the protocol of the structure that uses them
+//! gives the mover sole ownership of the bytes it moves: what a sender has not published nobody
+//! reads, what a receiver has not given back nobody writes. That holds among peers that may crash
+//! at any instruction. A *hostile* peer, one that writes bytes it does not own, turns a plain copy
+//! into a data race; against it only a channel helps whose payload moves as relaxed atomic words,
+//! or whose other side is mapped read-only. That mode is not built yet.
 //!
-//! Under `--cfg shm_loom` each [`Word`] is a cell of loom's: a copy that overlaps another process's
+//! Under `--cfg shm_loom` each `Word` is a cell of loom's: a copy that overlaps another process's
 //! access without an ordering between them fails the model, and each word copied is one access at
 //! which the process may die.
 

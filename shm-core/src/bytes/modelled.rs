@@ -110,8 +110,8 @@ pub unsafe fn copy_out(words: &[Word], at: usize, out: &mut [u8]) {
 
 /// Bytes where they lie, in shared memory or in a private buffer.
 ///
-/// A model cannot refer into loom's cells: it copies at the first look, and looks again when the view
-/// ends, so that a peer that overwrites borrowed bytes is found out.
+/// A model cannot refer into loom's cells: it copies at the first look, and looks again when the
+/// view ends, so that a peer that overwrites borrowed bytes is found out.
 #[derive(Debug)]
 pub struct View<'a> {
     words: &'a [Word],

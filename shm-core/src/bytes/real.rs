@@ -28,7 +28,7 @@ impl Word {
     /// Nobody writes it meanwhile.
     #[inline]
     pub unsafe fn get(&self) -> u64 {
-        // SAFETY: valid and aligned as a field of self; unwritten meanwhile by the caller's promise.
+        // SAFETY: valid and aligned, a field of self; unwritten meanwhile, the caller says.
         unsafe { self.cell.get().read() }
     }
 

@@ -6,7 +6,7 @@ use super::member::Waiting;
 use super::shared::{Life, Slot};
 use crate::event::{EventCount, Ticket};
 use crate::futex::{Futex, WAIT_WORDS_MAX, Wake};
-use crate::process::{Liveness, ProcessId};
+use crate::process::{Liveness, ProcessHandle, ProcessId};
 use crate::sync::Ordering;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ enum Armed<'a> {
 impl Watch {
     pub(super) fn new(table: &Table, peer: ParticipantId, waiting: Waiting) -> Watch {
         let process = table.slot(peer).and_then(|slot| {
-            // As in `Table::liveness`.
+            // Pairs with the Releases that `Table::liveness` names.
             let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));
             let here = slot.is_still(peer) && claim.seat() == Seat::Live;
             claim.process().filter(|_| here)
@@ -56,12 +56,19 @@ impl Watch {
 
     /// Whether the peer will never act again under its id: its process is dead, or it has left.
     ///
-    /// Never guessed, and what the peer did last is visible to the caller. A few loads while the life
-    /// word is held and unmarked.
+    /// Never guessed, and what the peer did last is visible to the caller. A few loads while the
+    /// life word is held and unmarked.
     pub fn is_dead(&self) -> bool {
         let Some(slot) = self.slot() else { return true };
-        let alive = slot.is_still(self.peer) && Life(slot.life.load(Ordering::Relaxed)).is_held();
-        !alive && self.is_proved_dead()
+        !self.life(slot).is_some_and(Life::is_held) && self.is_proved_dead()
+    }
+
+    /// The peer's life word; `None` where the slot is not the peer's any more.
+    fn life(&self, slot: &Slot) -> Option<Life> {
+        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's word sees
+        // that the peer has gone.
+        let life = Life(slot.life.load(Ordering::Acquire));
+        slot.is_still(self.peer).then_some(life)
     }
 
     /// As [`is_dead`](Watch::is_dead), without trusting the life word.
@@ -78,6 +85,14 @@ impl Watch {
         dead
     }
 
+    /// A marked process ends within moments, unless it called `exec`: gives it those moments.
+    fn is_dead_soon(&self) -> bool {
+        if let Some(Ok(handle)) = self.process.map(ProcessHandle::open) {
+            handle.wait_dead(Some(Instant::now() + DOUBTFUL_SLEEP_MIN));
+        }
+        self.is_proved_dead()
+    }
+
     /// Its slot, unless we know already that it is gone.
     fn slot(&self) -> Option<&Slot> {
         self.process?;
@@ -87,14 +102,10 @@ impl Watch {
     /// Makes sure that the peer's death will wake a sleeper on the word returned.
     fn arm(&self) -> Armed<'_> {
         let Some(slot) = self.slot() else { return Armed::Gone };
-        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's life word sees
-        // below that the peer has gone.
-        let life = Life(slot.life.load(Ordering::Acquire));
-        if !slot.is_still(self.peer) {
-            return Armed::Gone;
-        }
+        let Some(life) = self.life(slot) else { return Armed::Gone };
         if !life.is_held() {
-            return if self.is_proved_dead() { Armed::Gone } else { Armed::Doubtful };
+            let dead = self.is_proved_dead() || (life.is_marked() && self.is_dead_soon());
+            return if dead { Armed::Gone } else { Armed::Doubtful };
         }
         let armed = life.0 | Life::WAITERS;
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -109,7 +120,7 @@ impl Watch {
     /// The kernel wakes one sleeper for a death, and that may have been us: wake the others.
     fn pass_on(&self) {
         if let Some(slot) = self.slot()
-            && Life(slot.life.load(Ordering::Relaxed)).is_marked()
+            && !self.life(slot).is_some_and(Life::is_held)
         {
             slot.life.wake_all();
         }
@@ -127,8 +138,8 @@ pub enum Outcome {
 
 /// Sleeps on an event and on peers' lives at once: the one way to wait for somebody.
 ///
-/// [`EventCount::prepare`], look at the condition, ask each peer's [`Watch::is_dead`], then wait with
-/// the ticket; after that look again.
+/// [`EventCount::prepare`], look at the condition, ask each peer's [`Watch::is_dead`], then wait
+/// with the ticket; after that look again.
 ///
 /// ```
 /// use shm_core::event::EventCount;

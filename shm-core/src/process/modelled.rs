@@ -1,7 +1,7 @@
 //! The processes of a model: a loom thread is the process it says it is, and dies when told so.
 use super::{Liveness, Namespaces, OpenError, ProcessId};
+use crate::futex::Futex;
 use crate::sync;
-use loom::sync::atomic::{AtomicU32, Ordering};
 use std::cell::Cell;
 use std::io;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 const PROCESSES: usize = 8;
 
 loom::lazy_static! {
-    static ref DEAD: Vec<AtomicU32> = (0..PROCESSES).map(|_| AtomicU32::new(0)).collect();
+    static ref DEAD: Vec<Futex> = (0..PROCESSES).map(|_| Futex::new(0)).collect();
 }
 
 loom::thread_local! {
@@ -18,7 +18,7 @@ loom::thread_local! {
 
 /// How a model says who is who, and who has died.
 pub mod model {
-    use super::{DEAD, Ordering, PID, ProcessId, named};
+    use super::{DEAD, PID, ProcessId, named};
 
     /// The calling loom thread is process `pid` (1 to 7) from now on; it was process 1.
     pub fn become_process(pid: u32) -> ProcessId {
@@ -28,7 +28,9 @@ pub mod model {
 
     /// The kernel has buried `process`: all it did is visible to who learns of it.
     pub fn buried(process: ProcessId) {
-        DEAD[process.pid() as usize].fetch_add(1, Ordering::Release);
+        let dead = &DEAD[process.pid() as usize];
+        dead.word().kernel_compare_exchange(0, 1);
+        dead.wake_all();
     }
 }
 
@@ -52,8 +54,7 @@ pub(super) fn liveness(process: ProcessId) -> Liveness {
     if sync::model::is_dead() {
         return Liveness::Unknown;
     }
-    // The newest value, as the kernel's answer is; and no edge from one asker to the next.
-    match DEAD[process.pid() as usize % PROCESSES].fetch_add(0, Ordering::Acquire) {
+    match DEAD[process.pid() as usize % PROCESSES].word().kernel_look() {
         0 => Liveness::Alive,
         _ => Liveness::Dead,
     }
@@ -92,14 +93,9 @@ impl ProcessHandle {
         liveness(self.process) == Liveness::Dead
     }
 
-    /// Waits until it has ended; with a deadline, gives the others one turn.
-    pub fn wait_dead(&self, deadline: Option<Instant>) -> bool {
-        while !self.is_dead() {
-            sync::yield_now();
-            if deadline.is_some() {
-                return self.is_dead();
-            }
-        }
-        true
+    /// Waits until it has ended, whatever the deadline: a model has no time.
+    pub fn wait_dead(&self, _deadline: Option<Instant>) -> bool {
+        DEAD[self.process.pid() as usize % PROCESSES].wait(0, None);
+        self.is_dead()
     }
 }

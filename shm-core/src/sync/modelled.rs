@@ -141,6 +141,11 @@ impl AtomicU32 {
         self.word.fetch_add(0, Ordering::AcqRel)
     }
 
+    /// The newest value, and what was done before it was written; no edge to who looks next.
+    pub(crate) fn kernel_look(&self) -> u32 {
+        self.word.fetch_add(0, Ordering::Acquire)
+    }
+
     /// Writes `new` where the word is still `current`.
     pub(crate) fn kernel_compare_exchange(&self, current: u32, new: u32) -> bool {
         let (ok, err) = (Ordering::AcqRel, Ordering::Acquire);

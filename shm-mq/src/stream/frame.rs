@@ -1,8 +1,8 @@
 //! What lies in the ring: frames, each one fragment of a message.
 //!
-//! A frame is one header word, then the fragment's bytes, padded to whole words. A fragment of up to
-//! 4 bytes lies in the header word itself, so a frame of 8 bytes carries something: that is what makes
-//! the smallest ring, of one word, work.
+//! A frame is one header word, then the fragment's bytes, padded to whole words. A fragment of up
+//! to 4 bytes lies in the header word itself, so a frame of 8 bytes carries something: that is
+//! what makes the smallest ring, of one word, work.
 //!
 //! ```text
 //!   bit 31    30     29 .. 0      bytes 4..8        bytes 8..
@@ -76,7 +76,7 @@ pub const fn frame_bytes(len: usize) -> u64 {
     if len <= INLINE_BYTES_MAX { WORD } else { WORD + (len as u64).next_multiple_of(WORD) }
 }
 
-/// The longest fragment whose frame takes at most `space` bytes, which are a multiple of 8 and not 0.
+/// The longest fragment whose frame takes at most `space` bytes: a multiple of 8, not 0.
 #[inline]
 pub(super) const fn fragment_bytes_max(space: u64) -> usize {
     if space <= WORD { INLINE_BYTES_MAX } else { (space - WORD) as usize }

@@ -9,25 +9,26 @@
 //!                | told    |                |                      |
 //! ```
 //!
-//! Two positions run freely from 0: `written` is the sender's alone to write, `read` the receiver's.
-//! Each side keeps its own privately and tells it now and then; it looks at the other's only when its
-//! last look says "full" or "empty". So while both keep up, a batch of messages costs one line
-//! transfer each way, and no system call.
+//! Two positions run freely from 0: `written` is the sender's alone to write, `read` the
+//! receiver's. Each side keeps its own privately and tells it now and then; it looks at the
+//! other's only when its last look says "full" or "empty". So while both keep up, a batch of
+//! messages costs one line transfer each way, and no system call.
 //!
-//! **Messages and fragments.** The sender writes frames, each one fragment of a message, and a frame
-//! becomes visible whole, by one store of `written`. A message that fits the free part of the ring is one
-//! frame. A longer one goes in several, each as long as the room at that moment, and at least half a
-//! ring: so messages may be far larger than the ring, and the receiver can be at work meanwhile. The
-//! smallest ring has one word; a frame of one word carries 4 bytes.
+//! **Messages and fragments.** The sender writes frames, each one fragment of a message, and a
+//! frame becomes visible whole, by one store of `written`. A message that fits the free part of
+//! the ring is one frame. A longer one goes in several, each as long as the room at that moment,
+//! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
+//! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
-//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes on
-//! with its next message: a fragment marked as a message's first makes the receiver discard the
-//! beginning of an unfinished one. Nothing has to be written at the time, when there may be no room.
+//! **Giving up half-way.** A sender that runs into its deadline, or drops a `Sending`, just goes
+//! on with its next message: a fragment marked as a message's first makes the receiver discard the
+//! beginning of an unfinished one. Nothing has to be written at the time, when there may be no
+//! room.
 //!
-//! **Who is gone.** A side that has left says so in its role's state; one that died is told from its
-//! life word, on which the waiting side sleeps too. Either way the receiver looks at `written` once
-//! more *after* it knows, and so receives everything published before it says
-//! [`Detached`](RecvError::Detached) or [`PeerDied`](RecvError::PeerDied):
+//! **Who is gone.** A side that has left says so in its role's state; one that died is told from
+//! its life word, on which the waiting side sleeps too. Either way the receiver looks at `written`
+//! once more *after* it knows, and so receives everything published before it says `Detached` or
+//! `PeerDied`:
 //!
 //! | dies after | the other side |
 //! | --- | --- |
@@ -39,8 +40,8 @@
 //! | (receiver) consuming, before `read` | the sender sees less room, waits, and is woken by the death |
 //!
 //! **Trust.** Peers may crash anywhere; they follow the protocol until then. Foreign positions and
-//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring is
-//! touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
+//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring
+//! is touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
 
 mod frame;
 mod peer;
@@ -48,6 +49,8 @@ mod receiver;
 mod ring;
 mod sender;
 mod shared;
+#[cfg(all(test, not(shm_loom)))]
+mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
 pub use receiver::{Message, Receiver, RecvError};
@@ -59,6 +62,7 @@ use shared::{DETACHED, MAGIC, OPEN, Role, Shared};
 use shm_core::BadPtr;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId};
+use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use std::sync::Arc;
 
@@ -102,6 +106,9 @@ pub enum AttachError {
     /// This participant has the role, and has had a handle already.
     #[error("this process has attached in this role before")]
     OpenAlready,
+    /// The seat belongs to the process that this one was forked from.
+    #[error(transparent)]
+    Forked(#[from] Forked),
 }
 
 /// A role is given once.
@@ -152,7 +159,8 @@ impl Stream {
     /// assert_eq!(shm_mq::stream::Stream::bytes_for(1024), 384 + 1024);
     /// ```
     pub const fn bytes_for(ring_bytes: u64) -> u64 {
-        size_of::<Shared>() as u64 + Ring::mapped_bytes(ring_bytes)
+        // What is too much stays too much, for `create` to refuse.
+        (size_of::<Shared>() as u64).saturating_add(Ring::mapped_bytes(ring_bytes))
     }
 
     /// Makes a stream at `offset` of `mapping`, a multiple of 64. `ring_bytes` is rounded down to a
@@ -191,10 +199,10 @@ impl Stream {
         offset: u64,
         ring_bytes: u64,
     ) -> Result<Stream, CreateError> {
-        let ring_bytes = ring_bytes - ring_bytes % WORD;
-        if ring_bytes == 0 {
+        if ring_bytes < WORD {
             return Err(CreateError::RingTooSmall { ring_bytes });
         }
+        let ring_bytes = ring_bytes - ring_bytes % WORD;
         // Before anything is written.
         m.region().range(offset, Stream::bytes_for(ring_bytes))?;
         // SAFETY: nobody else uses these bytes, the caller says.
@@ -216,7 +224,7 @@ impl Stream {
             return Err(AttachError::NotAStream { found });
         }
         let ring_bytes = shared.ring_bytes.load(Ordering::Relaxed);
-        if ring_bytes == 0 || ring_bytes % WORD != 0 {
+        if ring_bytes == 0 || !ring_bytes.is_multiple_of(WORD) {
             return Err(AttachError::Corrupt { ring_bytes });
         }
         let ring = Ring::attach(mapping, offset + size_of::<Shared>() as u64, ring_bytes);
@@ -224,10 +232,11 @@ impl Stream {
         Ok(Stream { shared, ring })
     }
 
-    /// Takes the sender's role: it is free, or was given to `me` by [`set_sender`](Stream::set_sender).
+    /// Takes the sender's role: it is free, or was given to `me` by
+    /// [`set_sender`](Stream::set_sender).
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
     pub fn sender(&self, me: &Arc<Member>) -> Result<Sender, AttachError> {
         Sender::open(self.shared.clone(), self.ring.clone(), me)
     }
@@ -236,7 +245,7 @@ impl Stream {
     /// [`set_receiver`](Stream::set_receiver).
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
     pub fn receiver(&self, me: &Arc<Member>) -> Result<Receiver, AttachError> {
         Receiver::open(self.shared.clone(), self.ring.clone(), me)
     }

@@ -39,8 +39,8 @@ impl Shared {
 
     /// Names the participant that has a role, and tells a side that waits for it.
     pub(super) fn name(&self, side: Side, id: ParticipantId) -> Result<(), RoleTaken> {
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         // Pairs with the Acquire in `Peer::watched`: what the participant wrote to its seat.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         match self.role(side).owner.compare_exchange(0, id.to_bits(), ok, err) {
             Ok(_) => {
                 self.bed(side.other()).notify();
@@ -106,15 +106,22 @@ impl Peer {
         Peer { shared, side: me.other(), member, watch: None, expected: None, gone: None }
     }
 
-    /// From now on the peer counts as dead if `process` dies before it attached.
+    /// From now on the peer counts as dead if `process` dies before it attached. One expected
+    /// earlier, which did so, no longer counts.
     pub(super) fn expect(&mut self, process: ProcessId) {
         self.expected = Some(process);
+        if self.watch.is_none() && self.gone == Some(Missing::Died) {
+            self.gone = None;
+        }
     }
 
-    /// Whether the peer said that it has left: one load, for the common path.
+    /// What is known without asking who is alive: one load, for the common path.
     #[inline]
-    pub(super) fn has_detached(&self) -> bool {
-        self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED
+    pub(super) fn known_gone(&mut self) -> Option<Missing> {
+        if self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED {
+            self.gone.get_or_insert(Missing::Detached);
+        }
+        self.gone
     }
 
     /// Whether the peer has left or died, and how. What it published before can be read after this.
@@ -136,8 +143,8 @@ impl Peer {
     }
 
     fn has_died(&mut self) -> bool {
-        // "Has the expected process died?" before "has it ever attached?": in the other order one that
-        // attaches and dies in between would count as dead without having been looked at.
+        // "Has the expected process died?" before "has it ever attached?": in the other order one
+        // that attaches and dies in between would count as dead without having been looked at.
         let expected_died =
             self.watch.is_none() && self.expected.is_some_and(|p| p.liveness() == Liveness::Dead);
         self.watched().map_or(expected_died, Watch::is_dead)

@@ -16,7 +16,7 @@ pub(super) struct Ring {
 impl Ring {
     /// Bytes of mapping for a ring of `bytes` (a model's words are larger than 8 bytes).
     pub(super) const fn mapped_bytes(bytes: u64) -> u64 {
-        bytes / WORD * size_of::<Word>() as u64
+        (bytes / WORD).saturating_mul(size_of::<Word>() as u64)
     }
 
     /// Writes each word of a new ring, so that no page of it is touched for the first time later.
@@ -54,7 +54,8 @@ impl Ring {
     /// Writes the header word at `at`.
     ///
     /// # Safety
-    /// The word at `at` has been given back and is not published again, and the caller is the sender.
+    /// The word at `at` has been given back and is not published again, and the caller is the
+    /// sender.
     #[inline]
     pub(super) unsafe fn set_header(&self, at: Place, word: u64) {
         // SAFETY: nobody else looks at what has been given back.
@@ -133,7 +134,7 @@ impl Place {
 #[inline]
 pub(super) fn checked_distance(ahead: u64, behind: u64, ring: u64) -> Option<u64> {
     let distance = ahead.wrapping_sub(behind);
-    (distance <= ring && distance % WORD == 0).then_some(distance)
+    (distance <= ring && distance.is_multiple_of(WORD)).then_some(distance)
 }
 
 #[cfg(all(test, not(shm_loom)))]

@@ -85,10 +85,10 @@ impl<'m> Outgoing<'m> {
     /// At most `count` bytes from what is left.
     #[inline]
     fn take(&mut self, count: usize) -> &'m [u8] {
-        if self.piece.is_empty() {
-            if let [piece, pieces @ ..] = self.pieces {
-                (self.piece, self.pieces) = (piece, pieces);
-            }
+        if self.piece.is_empty()
+            && let [piece, pieces @ ..] = self.pieces
+        {
+            (self.piece, self.pieces) = (piece, pieces);
         }
         let (now, later) = self.piece.split_at(count.min(self.piece.len()));
         self.piece = later;
@@ -111,7 +111,8 @@ impl<'m> Outgoing<'m> {
 ///
 /// # If a process dies here
 /// The receiver reads all messages that were published as a whole, and learns of the death. Pushed
-/// messages that were not published yet, and the beginning of a longer one, are lost with the sender.
+/// messages that were not published yet, and the beginning of a longer one, are lost with the
+/// sender.
 #[derive(Debug)]
 pub struct Sender {
     shared: Mapped<Shared>,
@@ -123,7 +124,7 @@ pub struct Sender {
     published: u64,
     /// The receiver's position when last looked at.
     read: u64,
-    broken: Option<SendError>,
+    is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -145,6 +146,7 @@ impl Sender {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Sender, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Sender, me.id())?;
         Ok(Sender {
             peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
@@ -154,13 +156,13 @@ impl Sender {
             place: Place::default(),
             published: 0,
             read: 0,
-            broken: None,
+            is_corrupt: false,
             not_sync: PhantomData,
         })
     }
 
     /// Says which process will attach as the receiver: if it dies before, waits end with
-    /// [`SendError::PeerDied`].
+    /// [`SendError::PeerDied`], until another one is expected.
     pub fn expect_peer(&mut self, process: ProcessId) {
         self.peer.expect(process);
     }
@@ -200,12 +202,15 @@ impl Sender {
         self.finish()
     }
 
-    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now.
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the
+    /// clock does not reach so far.
     ///
     /// # Errors
     /// As [`send_deadline`](Sender::send_deadline).
     pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
-        self.send_deadline(message, Instant::now() + timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        self.put(Outgoing::new(message, &[])?, deadline)?;
+        self.finish()
     }
 
     /// Sends the concatenation of `pieces` as one message.
@@ -217,8 +222,9 @@ impl Sender {
         self.finish()
     }
 
-    /// Sends a message lazily: the receiver may not see it before more than a quarter of the ring is
-    /// pending, the ring is full, this sender waits or goes, or [`flush`](Sender::flush) is called.
+    /// Sends a message lazily: the receiver may not see it before more than a quarter of the ring
+    /// is pending, the ring is full, this sender waits or goes, or [`flush`](Sender::flush) is
+    /// called.
     ///
     /// # Errors
     /// As [`send`](Sender::send).
@@ -246,8 +252,8 @@ impl Sender {
     /// Sends a message and publishes it if the ring has room for all of it now.
     ///
     /// # Errors
-    /// [`SendError::WouldBlock`], which leaves nothing of it behind, and [`SendError::TooLarge`] where
-    /// waiting will not help; otherwise as [`send`](Sender::send).
+    /// [`SendError::WouldBlock`], which leaves nothing of it behind, and [`SendError::TooLarge`]
+    /// where waiting will not help; otherwise as [`send`](Sender::send).
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.usable()?;
         let mut outgoing = Outgoing::new(message, &[])?;
@@ -265,7 +271,8 @@ impl Sender {
     /// Begins to send a message of any length without waiting: see [`Sending::poll`].
     ///
     /// # Errors
-    /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`], [`SendError::Forked`].
+    /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`],
+    /// [`SendError::Forked`].
     pub fn start<'a>(&'a mut self, message: &'a [u8]) -> Result<Sending<'a>, SendError> {
         self.usable()?;
         Ok(Sending { outgoing: Outgoing::new(message, &[])?, sender: self })
@@ -338,13 +345,11 @@ impl Sender {
         self.attached()
     }
 
-    /// Why there is no room. Everything pending is published first, so that the receiver makes some.
+    /// Why there is no room. Everything pending is published first, so that the receiver makes
+    /// some.
     fn would_block(&mut self) -> SendError {
         self.publish();
-        match self.peer.gone() {
-            Some(gone) => *self.broken.insert(gone.into()),
-            None => SendError::WouldBlock,
-        }
+        self.peer.gone().map_or(SendError::WouldBlock, SendError::from)
     }
 
     /// Writes one frame with as much of `message` as there is room for.
@@ -404,13 +409,15 @@ impl Sender {
         Ok(self.free() >= want)
     }
 
-    /// Looks at the receiver's position: a claim, which must lie between its last and what was published.
+    /// Looks at the receiver's position: a claim, which must lie between its last and what was
+    /// published.
     fn refresh(&mut self) -> Result<(), SendError> {
         // Pairs with the Release in the receiver's `give_back`: its last look at the bytes before.
         let read = self.shared.read.load(Ordering::Acquire);
         let readable = self.published.wrapping_sub(self.read);
         if checked_distance(read, self.read, readable).is_none() {
-            return Err(*self.broken.insert(SendError::Corrupt));
+            self.is_corrupt = true;
+            return Err(SendError::Corrupt);
         }
         self.read = read;
         Ok(())
@@ -418,8 +425,8 @@ impl Sender {
 
     #[inline]
     fn usable(&mut self) -> Result<(), SendError> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+        if self.is_corrupt {
+            return Err(SendError::Corrupt);
         }
         if self.fork.check().is_err() {
             return Err(SendError::Forked);
@@ -429,10 +436,7 @@ impl Sender {
 
     #[inline]
     fn attached(&mut self) -> Result<(), SendError> {
-        if self.peer.has_detached() {
-            return Err(*self.broken.insert(SendError::Detached));
-        }
-        Ok(())
+        self.peer.known_gone().map_or(Ok(()), |gone| Err(gone.into()))
     }
 }
 

@@ -31,7 +31,8 @@ impl Chunks {
     /// Chunks of about that size, each with whole records, found by one pass over the file.
     ///
     /// # Errors
-    /// [`ScanError`] for the first row that is ragged or too long, or where the file cannot be read.
+    /// [`ScanError`] for the first row that is ragged or too long, or where the file cannot be
+    /// read.
     pub fn exact(file: &File, plan: &Plan) -> Result<Chunks, ScanError> {
         let mut scanner = Scanner::new(file, plan);
         let mut edges = vec![plan.header_end()];

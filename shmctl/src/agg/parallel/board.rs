@@ -124,8 +124,8 @@ impl Board {
     /// Makes the queue of worker `lane`, anew if there was one.
     ///
     /// # Safety
-    /// No process has the queue open: its former worker is dead or has left, and the next has not been
-    /// started.
+    /// No process has the queue open: its former worker is dead or has left, and the next has not
+    /// been started.
     pub(super) unsafe fn make_queue(&self, lane: u32) -> Result<Stream, AggError> {
         let at = self.lane_at(lane)?;
         // SAFETY: the caller's promise.

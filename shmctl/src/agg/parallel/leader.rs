@@ -51,14 +51,14 @@ pub fn run(
     let mut kills = 0;
     loop {
         let mut run = Run::start(&domain, job, options, progress)?;
-        let end = run.to_the_end(interrupt);
+        let end = run.finish_all(interrupt);
         kills += run.stop();
         let segments = run.segments();
         drop(run);
         match end? {
             End::Answer(groups) => {
                 job.check_unchanged()?;
-                let backend = Some(domain.backend().to_string());
+                let backend = Some(domain.backend());
                 let workers = workers(options);
                 let elapsed = began.elapsed();
                 return Ok(Outcome { groups, elapsed, workers, backend, kills, segments });
@@ -158,8 +158,8 @@ impl<'a> Run<'a> {
 
     /// Makes the lane's queue, and starts a worker on it.
     fn start_worker(&mut self, lane: u32) -> Result<WorkerId, AggError> {
-        // SAFETY: nobody has been started on this lane, or its worker is gone (`Report::Ended`), and
-        // this process's receiver with it.
+        // SAFETY: nobody has been started on this lane, or its worker is gone (`Report::Ended`),
+        // and this process's receiver with it.
         let stream = unsafe { self.board.make_queue(lane)? };
         let mut receiver = stream.receiver(&self.me).map_err(internal)?;
         let worker = self.supervisor.spawn(WorkerSpec {
@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes reports until every chunk is counted, or one is known to be the first at fault.
-    fn to_the_end(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
+    fn finish_all(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
         while !self.tally.is_complete() {
             interrupt.check()?;
             self.hear_supervisor()?;
@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
 
     fn segments(&self) -> Vec<SegmentUse> {
         let name = self.segment.handle().to_string();
-        vec![SegmentUse { name, bytes: self.segment.len() as u64 }]
+        vec![SegmentUse { name, bytes: self.segment.len() }]
     }
 
     fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<WorkerId>> {

@@ -10,7 +10,8 @@ const QUOTED: u8 = 3;
 /// A message as it arrived.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A chunk is done, and these are its groups. As one message: a chunk arrives whole or not at all.
+    /// A chunk is done, and these are its groups. As one message: a chunk arrives whole or not at
+    /// all.
     Done { chunk: u64, stats: ChunkStats, groups: Groups },
     /// A chunk cannot be done.
     Fault { chunk: u64, error: ScanError },

@@ -13,9 +13,9 @@
 //! gives out whole or not at all; the leader alone marks a chunk done, and only for the worker that
 //! holds it, as it merges.
 //!
-//! **When a worker dies**, its queue gives out what had been sent and then says so. Only then does the
-//! leader give back the chunks which the dead one held, make the queue anew, and have the supervisor
-//! start another worker on it.
+//! **When a worker dies**, its queue gives out what had been sent and then says so. Only then does
+//! the leader give back the chunks which the dead one held, make the queue anew, and have the
+//! supervisor start another worker on it.
 //!
 //! **When the leader dies**, each worker's watch ends it. What the leader had made stays in the
 //! domain, whose name is the same for every run of a user; so the next run, being the next to
@@ -53,16 +53,10 @@ fn open_domain(options: &Options) -> Result<Domain, AggError> {
         // reported below if it is in our way.
         drop(Domain::open_existing(config(options, Some(backend))));
     }
-    let backend = options.backend.as_deref().map(str::parse).transpose();
-    let backend = backend.map_err(|error: dsm::backend::UnknownBackend| usage(error))?;
-    Domain::open(config(options, backend)).map_err(|error| match error {
-        OpenError::UnknownBackend(error) => usage(error),
+    Domain::open(config(options, options.backend)).map_err(|error| match error {
+        OpenError::UnknownBackend(error) => AggError::Usage(error.to_string()),
         error => environment(error),
     })
-}
-
-fn usage(error: impl std::fmt::Display) -> AggError {
-    AggError::Usage(error.to_string())
 }
 
 /// Memory, limits, rights: for the user to mend.
