@@ -29,6 +29,7 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
         let (participants, segments) = (config.participants_max, config.segments());
         let sizes = Sizes { nonce, participants, segments };
         let Some(object) = find_or_make(&place, config, &sizes)? else { continue };
+        let sizes = sizes.within(object.len());
         // SAFETY: the header gives its initialiser the memory to itself.
         let init = || unsafe { sizes.write(object.mapping()) };
         let opened = open_header(&object, config, init)?;

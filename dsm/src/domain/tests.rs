@@ -422,6 +422,21 @@ fn a_closed_domain_without_a_seat_is_removed() {
     drop(seat);
 }
 
+/// Killed when its control segment had its name, and nothing in it.
+#[test]
+fn a_killed_creator_of_a_smaller_domain_leaves_room_for_one() {
+    let bench = Bench::new("smaller");
+    let place = Place::mmap(bench.directory.path());
+    for pages in [1, 2, 5] {
+        let name = system::control_name(&bench.config.name);
+        backend::create(&place, &name, pages * 4096).unwrap();
+        let domain = bench.open();
+        assert!(domain.member().table().capacity() < bench.config.participants_max);
+        domain.create_segment(1).unwrap();
+    }
+    assert_eq!(bench.files(), 0);
+}
+
 #[test]
 fn waiting_for_ever_is_possible() {
     let bench = Bench::new("for_ever");
