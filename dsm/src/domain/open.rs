@@ -92,7 +92,8 @@ fn find_or_make(
     let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;
     match backend::create(place, &name, total) {
         Ok(object) => Ok(Some(object)),
-        Err(BackendError::AlreadyExists { .. }) => Ok(None),
+        // Busy: what we made was found, used, closed and removed before we had it mapped (`sysv`).
+        Err(BackendError::AlreadyExists { .. } | BackendError::Busy { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
