@@ -83,6 +83,29 @@ fn a_stale_handle_finds_nothing_in_its_old_slot() {
 }
 
 #[test]
+fn of_two_threads_that_attach_again_one_does() {
+    let bench = Bench::new("again");
+    let domain = bench.open();
+    for _ in 0..500 {
+        let segment = domain.create_segment(1).unwrap();
+        let (handle, _memory) = (segment.handle(), segment.mapping().clone());
+        drop(segment);
+        let go = std::sync::Barrier::new(2);
+        let attach = || {
+            go.wait();
+            let attached = domain.attach(handle);
+            go.wait();
+            attached
+        };
+        let both = std::thread::scope(|scope| {
+            let other = scope.spawn(attach);
+            [attach(), other.join().unwrap()]
+        });
+        assert_eq!(both.iter().filter(|attached| attached.is_ok()).count(), 1);
+    }
+}
+
+#[test]
 fn what_uses_the_memory_keeps_the_segment() {
     let bench = Bench::new("views");
     let domain = bench.open();
