@@ -199,6 +199,12 @@ impl Control {
         (0..self.segment_slots()).filter_map(|index| self.info(index)).collect()
     }
 
+    /// Whether the domain is there: nobody has closed it. Once closed, it stays so.
+    pub fn is_open(&self) -> bool {
+        let word = self.slots[self.segment_slots()].state.load(Ordering::Relaxed);
+        Word(word).is_alive_as(self.domain_generation)
+    }
+
     /// The participant slots of those in the domain.
     pub fn present(&self) -> Vec<u32> {
         self.attached(self.segment_slots()).collect()

@@ -193,9 +193,9 @@ impl Domain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // A forked child must not wait for a lock that a thread of its parent had.
-        if self.presence.member.check_fork().is_ok() {
-            self.presence.kept.release();
+        match self.presence.member.check_fork() {
+            Ok(()) => self.presence.kept.release(),
+            Err(_) => self.presence.kept.release_in_child(),
         }
     }
 }
