@@ -43,7 +43,7 @@
 
 // Lowest first; each uses only those above it.
 
-/// Work in numbered pieces, each done once, whoever dies.
+// Work in numbered pieces, each done once, whoever dies.
 pub mod cursor;
 
 mod child; // a child process, held until its exit status is taken

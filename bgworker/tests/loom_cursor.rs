@@ -74,8 +74,8 @@ fn a_worker_dies(fuel: u32, deaths: &Deaths) {
     assert_eq!(cursor.claim(survivor), Claim::NothingFree);
 }
 
-/// The leader gives a piece back and says so by a flag (an event's word in production): who sees the
-/// flag finds the piece.
+/// The leader gives a piece back and says so by a flag (an event's word in production): who sees
+/// the flag finds the piece.
 fn who_is_told_finds_it() {
     let cursor = cursor(1);
     let (dead, survivor) = (worker_id(1), worker_id(2));

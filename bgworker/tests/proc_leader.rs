@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 shm_testkit::children! {
     lead, call_back, panic_when_called, look_for_the_leader, report, leave_nothing_behind,
     fork_and_drop, ignore_sigchld, start_with_odd_signals, start_worker_when_deleted,
+    start_with_odd_name,
 }
 
 /// Runs `function` as a process of its own, where it asserts what threads would disturb.
@@ -251,6 +252,17 @@ fn start_with_odd_signals(_: &[String]) {
     unsafe { libc::sigfillset(&mut set) };
     // SAFETY: a filled set of ours; the old one is not asked for.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+    assert_eq!(report_of(&supervisor()), good_report());
+}
+
+/// The kernel cuts a process's name after 15 bytes, be it in the middle of a character.
+#[test]
+fn a_leader_whose_name_is_no_text_is_found_alive() {
+    alone("start_with_odd_name");
+}
+
+fn start_with_odd_name(_: &[String]) {
+    std::fs::write("/proc/self/comm", "pr\u{fc}fst\u{e4}nde f\u{fc}rs".as_bytes()).unwrap();
     assert_eq!(report_of(&supervisor()), good_report());
 }
 

@@ -31,18 +31,23 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// Where shared memory comes from: one module per kind the system offers.
-pub mod backend;
-/// The segment table: which segments there are, who is attached to each, and the last one out.
-pub mod control;
-/// `Domain`: the processes that share one control segment.
-pub mod domain;
-/// `SegmentHandle`: the number by which processes tell each other about a segment.
+// `SegmentHandle`: the number by which processes tell each other about a segment.
 mod handle;
-/// `Segment`: a segment as this process has it.
-mod segment;
-/// `Toc`: a table of contents inside a segment.
+
+// Where shared memory comes from: one module per kind the system offers.
+pub mod backend;
+
+// `Toc`: a table of contents inside a segment.
 pub mod toc;
+
+// The segment table: which segments there are, who is attached to each, and the last one out.
+pub mod control;
+
+// `Segment`: a segment as this process has it.
+mod segment;
+
+// `Domain`: the processes that share one control segment.
+pub mod domain;
 
 pub use control::PinError;
 pub use domain::{

@@ -1,7 +1,7 @@
 //! Real processes in one domain, on each backend: they find segments by handle alone, are killed,
 //! and leave nothing behind.
 #![cfg(not(shm_loom))]
-use dsm::backend::Backend;
+use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, DestroyError, Domain, DomainConfig, PinError, SegmentHandle};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
@@ -150,6 +150,9 @@ fn forks(_: &[String]) {
     segment.on_detach(move |_| {
         word(&memory).fetch_add(1, Ordering::Relaxed);
     });
+    let pinned = domain.create_segment(SIZE).unwrap();
+    pinned.pin_mapping();
+    let begins = format!("{:x}-", pinned.region().base().addr());
     // SAFETY: the child calls what takes no lock that another thread may hold, and `_exit`.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
@@ -161,17 +164,28 @@ fn forks(_: &[String]) {
             && domain.unpin(segment.handle()).is_err_and(|e| matches!(e, PinError::Forked(_)))
             && domain.find_mapping(segment.handle()).is_none()
             && domain.reap() == 0;
-        drop((unmapped, segment, domain));
+        drop((unmapped, segment, pinned, domain));
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or(begins.clone());
+        let mapped = maps.lines().any(|line| line.starts_with(&begins));
         // SAFETY: ends the process.
-        unsafe { libc::_exit(i32::from(!refused)) };
+        unsafe { libc::_exit(i32::from(!refused) | i32::from(mapped) << 1) };
     }
     let mut status = 0;
     // SAFETY: our own child, and a place for its status.
     assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0, "the fork was let in");
-    assert_eq!(domain.segments().len(), 2, "the fork released what is its parent's");
+    assert_eq!(status, 0, "the fork was let in (1), or still maps the segment (2)");
+    assert_eq!(domain.segments().len(), 3, "the fork released what is its parent's");
     assert_eq!(domain.find_mapping(unmapped.handle()).unwrap().len(), unmapped.len());
     assert_eq!(word(segment.mapping()).load(Ordering::Relaxed), 0, "the fork ran a callback");
+}
+
+/// Comes in by the environment once more, when the inherited descriptors' numbers mean others.
+fn comes_twice(_: &[String]) {
+    let domain = Domain::from_env().unwrap();
+    let ours = backend::create(&Place::new(Backend::Memfd), "ours", SIZE).unwrap();
+    let again = Domain::from_env();
+    assert_eq!(again.is_err(), domain.backend() == Backend::Memfd);
+    ours.fd().unwrap().try_clone_to_owned().expect("it is ours still");
 }
 
 /// Takes a segment from the socket, and attaches.
@@ -183,7 +197,7 @@ fn receives(args: &[String]) {
     child::tell_parent(&word(segment.mapping()).load(Ordering::Relaxed).to_string());
 }
 
-shm_testkit::children! { attaches, creates, leads, storms, forks, receives }
+shm_testkit::children! { attaches, creates, leads, storms, forks, comes_twice, receives }
 
 fn a_child_attaches_by_handle_alone(bench: &mut Bench) {
     let domain = bench.open();
@@ -271,6 +285,12 @@ fn a_fork_is_nobody(bench: &mut Bench) {
     assert!(domain.segments().is_empty());
 }
 
+fn the_environment_serves_once_and_harms_nothing_later(bench: &mut Bench) {
+    let domain = bench.open();
+    let mut child = bench.spawn_in(&domain, "comes_twice", &[]);
+    child.wait(LIMIT).assert_success();
+}
+
 fn a_dead_ones_slot_is_found_before_full(bench: &mut Bench) {
     bench.config.segments_max = Some(2);
     let domain = bench.open();
@@ -325,13 +345,14 @@ fn a_storm_leaves_nothing(bench: &mut Bench) {
 type Scenario = (&'static str, fn(&mut Bench));
 
 fn everything(backend: Backend) {
-    let scenarios: [Scenario; 9] = [
+    let scenarios: [Scenario; 10] = [
         ("attach", a_child_attaches_by_handle_alone),
         ("attacher", a_killed_attacher_is_detached),
         ("creator", a_killed_creator_leaves_its_segment_to_the_others),
         ("last", the_next_one_cleans_up_after_the_last_was_killed),
         ("destroy", a_domain_in_use_is_not_destroyed),
         ("fork", a_fork_is_nobody),
+        ("twice", the_environment_serves_once_and_harms_nothing_later),
         ("full", a_dead_ones_slot_is_found_before_full),
         ("socket", a_segment_is_handed_over_by_socket),
         ("storm", a_storm_leaves_nothing),

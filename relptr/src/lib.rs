@@ -9,19 +9,19 @@
 #![no_std]
 #![warn(missing_docs)]
 
-/// `Region`: base, length and provenance of a piece of memory; checked doors into it.
+// `Region`: base, length and provenance of a piece of memory; checked doors into it.
 pub mod region;
 
-/// `Carver`: hands out a region piece by piece, at the same offsets in every process.
+// `Carver`: hands out a region piece by piece, at the same offsets in every process.
 pub mod carve;
 
-/// `RelPtr` and the compact `RelPtr32`: a distance from a region's base.
+// `RelPtr` and the compact `RelPtr32`: a distance from a region's base.
 pub mod ptr;
 
-/// `RelSlice` and `RelStr`: a distance and a length.
+// `RelSlice` and `RelStr`: a distance and a length.
 pub mod slice;
 
-/// `AtomicRelPtr`, and the tagged form that is not fooled by a pointer that came back.
+// `AtomicRelPtr`, and the tagged form that is not fooled by a pointer that came back.
 pub mod atomic;
 
 pub use atomic::{AtomicRelPtr, AtomicTaggedRelPtr, TaggedRelPtr};

@@ -7,8 +7,10 @@ use std::time::Instant;
 
 /// Set by a sleeper before it looks for the last time; cleared by whoever wakes it.
 const SLEEPER: u32 = 1;
+/// Set by a waker before it wakes, cleared after. Left behind, it says: perhaps nobody was woken.
+const WAKING: u32 = 2;
 /// The rest of the word counts wake-ups.
-const ONE: u32 = 2;
+const ONE: u32 = 4;
 
 /// A place to sleep until somebody says that something changed. 4 bytes in production.
 ///
@@ -23,12 +25,14 @@ const ONE: u32 = 2;
 ///
 /// Of two fences one comes first: either (B) sees the change and the sleeper does not sleep, or
 /// (D) sees the sleeper; and from (A) on a sleeper that has not slept yet will not, for the word
-/// has moved. Eventcounts: D. Vyukov; the same pairing as in folly's `EventCount.h`.
+/// has moved. A waker that is killed or stopped before it has woken anybody leaves `WAKING`, so
+/// that the next one wakes in its place. Eventcounts: D. Vyukov; the same pairing as in folly's
+/// `EventCount.h`.
 ///
 /// # If a process dies here
 /// A sleeper leaves the `SLEEPER` bit behind: the next notifier makes one system call in vain. A
-/// notifier that dies between (C) and its wake-up leaves the sleeper asleep: a sleeper waits for its
-/// peer's life word too ([`wait_any`](EventCount::wait_any)).
+/// notifier that dies between (C) and its wake-up leaves the sleeper asleep: a sleeper waits for
+/// its peer's life word too ([`wait_any`](EventCount::wait_any)).
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct EventCount {
@@ -90,7 +94,7 @@ impl EventCount {
     pub fn notify(&self) {
         // Pairs with the fence in `prepare`: the condition before the sleeper bit.
         fence(Ordering::SeqCst);
-        if self.futex.word().load(Ordering::Relaxed) & SLEEPER != 0 {
+        if self.futex.word().load(Ordering::Relaxed) & (SLEEPER | WAKING) != 0 {
             self.wake();
         }
     }
@@ -99,15 +103,17 @@ impl EventCount {
     fn wake(&self) {
         let mut word = self.futex.word().load(Ordering::Relaxed);
         // The word must move (a sleeper that compares now must not sleep) and lose the bit.
-        while word & SLEEPER != 0 {
-            let next = (word & !SLEEPER).wrapping_add(ONE);
-            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let next = loop {
+            let next = (word & !SLEEPER | WAKING).wrapping_add(ONE);
             match self.futex.word().compare_exchange(word, next, ok, err) {
-                Ok(_) => break,
+                Ok(_) => break next,
                 Err(now) => word = now,
             }
-        }
+        };
         self.futex.wake_all();
+        // Nobody announced itself since: nobody sleeps.
+        let _ = self.futex.word().compare_exchange(next, next & !WAKING, ok, err);
     }
 }
 

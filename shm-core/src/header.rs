@@ -5,19 +5,12 @@
 //! others wait; and where the initialiser is dead, one of them takes its place and starts over.
 //!
 //! ```text
-//!             claim                     publish           enter              try_close
-//!  UNTOUCHED ───────► INITIALISING(me) ─────────► READY(0) ─────► READY(n) ─────────────► CLOSED
+//!             claim                     publish
+//!  UNTOUCHED ───────► INITIALISING(me) ─────────► READY
 //!      ▲                   │      │ ▲
 //!      └── initialising ───┘      └─┘ owner is dead: INITIALISING(heir)
 //!             failed
 //! ```
-//!
-//! Closing: the last to leave closes, so that nobody attaches to what is being removed. It must not
-//! close when somebody comes at the same time. So who has joined the structure inside bumps the
-//! epoch of READY ([`enter`](Header::enter)), and who closes looks at the epoch, then inside, then
-//! swaps that very epoch for CLOSED ([`try_close`](Header::try_close)). Either
-//! 1. the bump comes first: the closer saw it, and then sees who joined; or its swap fails; or
-//! 2. the swap comes first: the bump meets CLOSED, and who joined leaves again.
 use crate::backoff::Backoff;
 use crate::layout::fnv1a;
 use crate::process::{Liveness, ProcessId};
@@ -33,7 +26,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"shmkit\r\n");
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
-/// | `state` | claimer, initialiser, who enters, who closes: by compare-and-swap or addition | all | itself |
+/// | `state` | claimer, initialiser: by compare-and-swap | all | itself |
 /// | all others | the initialiser, once, before READY | all, after READY; `magic` also before | `state` |
 ///
 /// After READY the others are constant for honest processes; they are atomic because not all are.
@@ -84,14 +77,11 @@ struct State(u64);
 impl State {
     /// The whole word is 0: what fresh memory holds.
     const UNTOUCHED: State = State(0);
-    const CLOSED: State = State::new(Self::CLOSED_TAG, 0);
+    const READY: State = State::new(Self::READY_TAG, 0);
 
     const INITIALISING_TAG: u64 = 1;
     const READY_TAG: u64 = 2;
-    const CLOSED_TAG: u64 = 3;
     const TAG_BITS: u32 = 2;
-    /// One more in the payload.
-    const ONE: u64 = 1 << Self::TAG_BITS;
 
     const fn new(tag: u64, payload: u64) -> State {
         State(payload << Self::TAG_BITS | tag)
@@ -102,19 +92,11 @@ impl State {
     }
 
     const fn tag(self) -> u64 {
-        self.0 & (Self::ONE - 1)
+        self.0 & ((1 << Self::TAG_BITS) - 1)
     }
 
     const fn payload(self) -> u64 {
         self.0 >> Self::TAG_BITS
-    }
-
-    const fn is_ready(self) -> bool {
-        self.tag() == Self::READY_TAG
-    }
-
-    const fn is_closed(self) -> bool {
-        self.tag() == Self::CLOSED_TAG
     }
 }
 
@@ -169,17 +151,6 @@ pub enum Opened {
     Created,
     /// Found it ready.
     Attached,
-}
-
-/// What [`Header::try_close`] did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Closing {
-    /// Closed it: the caller removes it.
-    Done,
-    /// Nothing: somebody else had closed it, and may have died before removing it.
-    AlreadyClosed,
-    /// Nothing: somebody is in, or came meanwhile.
-    InUse,
 }
 
 /// Why a header could not be opened.
@@ -241,21 +212,13 @@ pub enum OpenError<E = Infallible> {
         /// That process.
         pid: u32,
     },
-    /// Nobody has initialised it until the deadline.
-    #[error("nobody has initialised it yet: start the program that does, then try again")]
+    /// Others have claimed it and given it back until the deadline.
+    #[error("others claim it and fail to initialise it, again and again: look at their errors")]
     NotCreated,
-    /// Its last user has closed it.
-    #[error("it is closed and being removed: try again, to make a new one")]
-    Closed,
     /// Initialising failed. It can be tried again.
     #[error("initialising it failed: {0}")]
     Init(#[source] E),
 }
-
-/// The header was closed: leave again, and open a new one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("it was closed while joining it: try again, to make a new one")]
-pub struct Closed;
 
 /// What a state word means for one who wants in.
 enum Door {
@@ -312,67 +275,8 @@ impl Header {
         }
     }
 
-    /// Attaches to what somebody else initialises, waiting for that until `deadline`.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub fn attach(&self, identity: &Identity, deadline: Instant) -> Result<(), OpenError> {
-        let mut backoff = Backoff::new();
-        loop {
-            match self.look(self.state(), identity)? {
-                Door::Ready => return Ok(()),
-                door => pause(&mut backoff, &door, deadline)?,
-            }
-        }
-    }
-
-    /// Says that the caller has joined the structure inside, so that nobody closes it as empty.
-    ///
-    /// To be called after each joining, which it makes visible to who closes.
-    ///
-    /// # Errors
-    /// [`Closed`]: somebody was faster. Leave the structure again.
-    ///
-    /// # If a process dies here
-    /// It has joined, which is the structure's affair. The epoch counts and means nothing.
-    pub fn enter(&self) -> Result<(), Closed> {
-        // READY becomes CLOSED and nothing else, so what is ready here takes the addition.
-        if !State(self.state.load(Ordering::Relaxed)).is_ready() {
-            return Err(Closed);
-        }
-        // Pairs with the Acquire in `state`, called by `try_close`: having joined before the bump.
-        let before = State(self.state.fetch_add(State::ONE, Ordering::Release));
-        if before.is_ready() { Ok(()) } else { Err(Closed) }
-    }
-
-    /// Closes it for good if `is_empty` says that nobody is inside.
-    ///
-    /// # If a process dies here
-    /// It is closed or it is not. Where it is and the closer died before removing it, the next to
-    /// open is told [`OpenError::Closed`] and may remove it.
-    pub fn try_close(&self, is_empty: impl Fn() -> bool) -> Closing {
-        /// Each failed round is an arrival; after as many it is hardly empty.
-        const ROUNDS_MAX: u32 = 16;
-        for _ in 0..ROUNDS_MAX {
-            let seen = self.state();
-            if seen.is_closed() {
-                return Closing::AlreadyClosed;
-            }
-            if !seen.is_ready() || !is_empty() {
-                return Closing::InUse;
-            }
-            // Relaxed: CLOSED leads nobody to any data.
-            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-            if self.state.compare_exchange(seen.0, State::CLOSED.0, ok, err).is_ok() {
-                return Closing::Done;
-            }
-        }
-        Closing::InUse
-    }
-
     fn state(&self) -> State {
-        // Pairs with the Release in `Claim::publish`: all that was initialised, constants included;
-        // and with the Release in `enter`: who joined before this epoch.
+        // Pairs with the Release in `Claim::publish`: all that was initialised, constants included.
         State(self.state.load(Ordering::Acquire))
     }
 
@@ -381,8 +285,9 @@ impl Header {
         let magic = self.magic.load(Ordering::Relaxed);
         let claimable = magic == 0 || magic == MAGIC;
         match seen.tag() {
-            State::READY_TAG if magic == MAGIC => self.check(identity).map(|()| Door::Ready),
-            State::CLOSED_TAG if magic == MAGIC => Err(OpenError::Closed),
+            _ if seen == State::READY && magic == MAGIC => {
+                self.check(identity).map(|()| Door::Ready)
+            }
             State::INITIALISING_TAG if claimable => {
                 let owner = ProcessId::from_bits(seen.payload()).ok_or(OpenError::NotOurs)?;
                 Ok(Door::Taken { owner })
@@ -446,7 +351,7 @@ impl<'h> Claim<'h> {
         self.header.name_hash.store(name_hash, Ordering::Relaxed);
         self.header.size.store(size, Ordering::Relaxed);
         // Nobody takes a claim from one who lives: where it is gone, the word was overwritten.
-        let published = self.leave(State::new(State::READY_TAG, 0));
+        let published = self.leave(State::READY);
         std::mem::forget(self);
         if published { Ok(Opened::Created) } else { Err(OpenError::NotOurs) }
     }

@@ -2,25 +2,34 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// Spinning, then yielding, with a bound.
-pub mod backoff;
-/// Payload bytes in shared memory: the copies, and the view that needs none.
-pub mod bytes;
-/// `EventCount`: sleep until something changed, wake only who sleeps.
-pub mod event;
-/// `Futex`: a word that processes can sleep on.
-pub mod futex;
-/// `Header`: what every named piece of shared memory begins with; made exactly once.
-pub mod header;
-/// `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
-pub mod layout;
-/// `Mapping`: memory shared with other processes; typed views that keep it mapped.
-pub mod mapping;
-/// The table of attached processes, and waiting for one that may die.
-pub mod participants;
-/// Which process is which, and whether it lives.
-pub mod process;
-/// The one shim to the atomics: core's in production, loom's in models.
+// The one shim to the atomics: core's in production, loom's in models.
 pub mod sync;
+
+// Spinning, then yielding, with a bound.
+pub mod backoff;
+
+// `Futex`: a word that processes can sleep on.
+pub mod futex;
+
+// `EventCount`: sleep until something changed, wake only who sleeps.
+pub mod event;
+
+// Which process is which, and whether it lives.
+pub mod process;
+
+// `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
+pub mod layout;
+
+// `Mapping`: memory shared with other processes; typed views that keep it mapped.
+pub mod mapping;
+
+// Payload bytes in shared memory: the copies, and the view that needs none.
+pub mod bytes;
+
+// `Header`: what every named piece of shared memory begins with; made exactly once.
+pub mod header;
+
+// The table of attached processes, and waiting for one that may die.
+pub mod participants;
 
 pub use relptr::{BadPtr, Region, ShmSync};

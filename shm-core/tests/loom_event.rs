@@ -105,3 +105,34 @@ fn finds_a_sleeper_that_does_not_look_again() {
         });
     }));
 }
+
+/// One notifier may die; the sleeper waits for the other one, which lives, and for nobody's life.
+fn one_of_two_notifiers_dies(fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    let (first, second, deaths) = (shared.clone(), shared.clone(), deaths.clone());
+    let mortal = loom::thread::spawn(move || {
+        if model::mortal(fuel, || first.event.notify()).is_none() {
+            deaths.died();
+        }
+    });
+    let living = loom::thread::spawn(move || {
+        second.full.store(1, Ordering::Relaxed);
+        second.event.notify();
+    });
+    loop {
+        let ticket = shared.event.prepare();
+        if shared.full.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        shared.event.wait(ticket, None);
+    }
+    mortal.join().unwrap();
+    living.join().unwrap();
+}
+
+#[test]
+fn a_dead_notifier_does_not_swallow_the_next_ones_wake_up() {
+    let tried = model::every_death(one_of_two_notifiers_dies);
+    println!("event, two notifiers: {tried:?}");
+    assert!(tried.deaths > 0);
+}

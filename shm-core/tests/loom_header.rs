@@ -1,14 +1,13 @@
-//! Header handshake: it is initialised exactly once, whoever dies where, and closed only when
-//! empty.
+//! Header handshake: it is initialised exactly once, whoever dies where.
 #![cfg(shm_loom)]
 use loom::cell::UnsafeCell;
 use loom::thread::JoinHandle;
-use shm_core::header::{Closing, Header, Identity, OpenError, Opened, Opener};
+use shm_core::header::{Header, Identity, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::process::model::{become_process, buried};
 use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::model::{self, Deaths};
-use shm_core::sync::{AtomicU32, AtomicU64, Ordering, yield_now};
+use shm_core::sync::{AtomicU64, Ordering, yield_now};
 use std::time::{Duration, Instant};
 
 // The mortal process is 2, the model's main thread 1, a third one 3.
@@ -18,8 +17,6 @@ struct Shared {
     header: Header,
     /// What lies behind the header: written plainly, so loom sees every race for it.
     inside: UnsafeCell<u32>,
-    /// Who has joined the structure inside.
-    joined: AtomicU32,
     /// The state word of the broken copy below.
     word: AtomicU64,
 }
@@ -30,12 +27,8 @@ unsafe impl Sync for Shared {}
 
 fn shared() -> Mapped<Shared> {
     let mapping = Mapping::heap(4096);
-    let value = Shared {
-        header: Header::new(),
-        inside: UnsafeCell::new(0),
-        joined: AtomicU32::new(0),
-        word: AtomicU64::new(0),
-    };
+    let value =
+        Shared { header: Header::new(), inside: UnsafeCell::new(0), word: AtomicU64::new(0) };
     // SAFETY: nobody else has the mapping yet.
     unsafe { Mapped::place(&mapping, 0, value) }.unwrap()
 }
@@ -139,51 +132,6 @@ fn one_fails() {
     }
 }
 
-/// One makes it, another one only attaches.
-fn one_attaches() {
-    let shared = shared();
-    let creator = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Ok(())));
-    shared.header.attach(&IDENTITY, late()).unwrap();
-    assert_eq!(shared.read_inside(), 2);
-    assert!(creator.join().unwrap().unwrap().is_ok());
-}
-
-/// One joins, enters, and may leave; another one closes. `fuel` is the life of the joiner.
-fn enter_or_close(fuel: u32, deaths: &Deaths) {
-    let shared = shared();
-    shared.open(Ok(())).unwrap();
-    let joiner = process(&shared, fuel, deaths, |shared| {
-        shared.joined.store(1, Ordering::Relaxed);
-        let entered = shared.header.enter().is_ok();
-        if !entered {
-            shared.joined.store(0, Ordering::Relaxed);
-        }
-        entered
-    });
-    let closing = shared.header.try_close(|| shared.joined.load(Ordering::Relaxed) == 0);
-    match joiner.join().unwrap() {
-        Some(entered) => assert_eq!(entered, closing != Closing::Done),
-        // It may have died before it joined, or have joined: then it is reaped before closing.
-        None => assert!(closing != Closing::AlreadyClosed),
-    }
-    if closing == Closing::Done {
-        assert_eq!(shared.open(Ok(())), Err(OpenError::Closed));
-        assert!(shared.header.enter().is_err());
-        assert_eq!(shared.header.try_close(|| true), Closing::AlreadyClosed);
-    }
-}
-
-/// Of two who close, one is told to remove it.
-fn two_close() {
-    let shared = shared();
-    shared.open(Ok(())).unwrap();
-    let theirs = shared.clone();
-    let other = loom::thread::spawn(move || theirs.header.try_close(|| true));
-    let mut closings = [shared.header.try_close(|| true), other.join().unwrap()];
-    closings.sort_by_key(|&closing| closing != Closing::Done);
-    assert_eq!(closings, [Closing::Done, Closing::AlreadyClosed]);
-}
-
 fn sweep(name: &str, scenario: fn(u32, &Deaths)) {
     let tried = model::every_death(scenario);
     println!("{name}: {tried:?}");
@@ -201,32 +149,16 @@ fn the_heir_of_a_claim_may_die_too() {
 }
 
 #[test]
-fn who_joins_may_die_anywhere() {
-    sweep("enter or close", enter_or_close);
-}
-
-#[test]
 fn a_failed_initialisation_is_made_again() {
     println!("one fails: {:?}", model::check(one_fails));
-}
-
-#[test]
-fn who_only_attaches_sees_all() {
-    println!("one attaches: {:?}", model::check(one_attaches));
-}
-
-#[test]
-fn only_one_closes() {
-    println!("two close: {:?}", model::check(two_close));
 }
 
 #[test]
 fn every_ordering_of_the_header_matters() {
     let found = model::every_ordering_matters(&["src/header.rs"], || {
         model::check(one_fails);
-        model::check(|| enter_or_close(u32::MAX, &Deaths::default()));
     });
-    assert_eq!(found, 4, "state, take, leave, enter");
+    assert_eq!(found, 3, "state, take, leave");
 }
 
 /// What the copy of the handshake below does wrong.

@@ -1,5 +1,5 @@
-//! Any sequence of joining, leaving, dying and reaping gives what a plain model gives; and a table full
-//! of nonsense gives errors.
+//! Any sequence of joining, leaving, dying and reaping gives what a plain model gives; and a table
+//! full of nonsense gives errors.
 #![cfg(not(shm_loom))]
 mod participants_common;
 
@@ -88,7 +88,7 @@ fn join_and_die(world: &World, plain: &mut Plain) {
     let mut child = Child::fork(|| {
         std::mem::forget(world.table.join().unwrap());
         // SAFETY: ends this child.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        unsafe { libc::raise(libc::SIGKILL) };
     });
     assert_eq!(child.wait(), -libc::SIGKILL);
     plain.seats[slot] = Seat::Dead;
@@ -119,7 +119,11 @@ fn agree(world: &World, plain: &Plain) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn agrees_with_a_plain_model(steps in steps()) {
@@ -149,7 +153,10 @@ proptest! {
 
     /// Whatever stands in the table: an answer, and nobody outside the slots is touched.
     #[test]
-    fn nonsense_is_survived(words in prop::collection::vec(any::<u64>(), 8 * 4..=8 * 4), ids: [u32; 4]) {
+    fn nonsense_is_survived(
+        words in prop::collection::vec(any::<u64>(), 8 * 4..=8 * 4),
+        ids: [u32; 4],
+    ) {
         let mapping = shared_mapping(4096);
         // SAFETY: nobody else has the mapping.
         let table = unsafe { Table::create(&mapping, 0, 4) }.unwrap();

@@ -1,5 +1,5 @@
-//! Processes join, leave and are killed for a while: never are two in one slot, and every dead one's
-//! slot is cleaned up before it is used again.
+//! Processes join, leave and are killed for a while: never are two in one slot, and every dead
+//! one's slot is cleaned up before it is used again.
 #![cfg(not(shm_loom))]
 mod participants_common;
 

@@ -224,6 +224,11 @@ fn an_expected_peer_that_dies_before_it_attaches_has_died() {
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied);
         assert_eq!(receiver.wait_for_peer(None), Err(RecvError::PeerDied));
         assert_eq!(receiver.recv().unwrap_err(), RecvError::PeerDied);
+        // Somebody takes its place.
+        sender.expect_peer(ProcessId::me());
+        receiver.expect_peer(ProcessId::me());
+        assert_eq!(sender.try_send(b""), Err(SendError::WouldBlock));
+        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
     });
 }
 

@@ -6,11 +6,14 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// Runs a function of the same test binary in a child process.
+// Runs a function of the same test binary in a child process.
 pub mod child;
-/// Models too simple to be wrong, for property tests to compare with.
+
+// Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
-/// Names nobody else uses; what a test leaves behind is found and removed.
+
+// Names nobody else uses; what a test leaves behind is found and removed.
 pub mod unique;
-/// `within`: aborts the process, with a message, when something takes too long.
+
+// `within`: aborts the process, with a message, when something takes too long.
 pub mod watchdog;

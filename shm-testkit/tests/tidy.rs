@@ -2,6 +2,8 @@
 //!
 //! Each rule is a function from a source text to findings; `tidy/planted.rs` shows that each one
 //! finds what it is for. All findings are reported at once.
+#[path = "tidy/documents.rs"]
+mod documents;
 #[path = "tidy/planted.rs"]
 mod planted;
 #[path = "tidy/rules.rs"]
@@ -35,6 +37,10 @@ fn the_workspace_is_tidy() {
         rust.iter().flat_map(|source| rules::ALL.iter().flat_map(|rule| rule(source))).collect();
     findings.extend(others.iter().flat_map(rules::machine_paths));
     findings.extend(rules::unreachable_files(&rust));
+    let document = others.iter().find(|text| text.path == documents::LAYOUT);
+    let document = document.expect(documents::LAYOUT);
+    findings.extend(documents::undocumented_layouts(document, &rust));
+    findings.extend(others.iter().flat_map(|text| documents::lost_names(text, &rust)));
     findings.sort();
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
     assert!(lines.is_empty(), "{} findings:\n{}", lines.len(), lines.join("\n"));

@@ -16,8 +16,8 @@
 //! that piece before cannot move the hint past it.
 //!
 //! What a death leaves: a worker before its claim, nothing; after it, a piece that names the dead
-//! worker, which [`release`](WorkCursor::release) finds; between claim and hint, a hint that others move on. The leader's death
-//! ends the job, and its workers notice by its life word.
+//! worker, which [`release`](WorkCursor::release) finds; between claim and hint, a hint that others
+//! move on. The leader's death ends the job, and its workers notice by its life word.
 mod shared;
 
 use shared::{Hint, Piece, Shared};
@@ -198,7 +198,8 @@ impl WorkCursor {
         loop {
             let next =
                 Hint { epoch: seen.epoch.wrapping_add(1), index: index.min(seen.index) }.bits();
-            // Release pairs with the Acquire in `claim`: the piece before the hint that leads to it.
+            // Release pairs with the Acquire in `claim`: the piece before the hint that leads to
+            // it.
             match self.shared.hint.compare_exchange(
                 seen.bits(),
                 next,

@@ -14,8 +14,8 @@
 //!
 //! What they promise: a new object is zero, as long as was asked for (in whole pages), readable
 //! and writable by this user only, and its memory is *there*: a full file system is an error here
-//! and not a SIGBUS later. A name appears in one step, with the complete object behind it. A call
-//! that fails leaves nothing behind.
+//! and not a SIGBUS later. A file's name appears in one step, with the complete object behind it. A
+//! call that fails leaves nothing behind.
 //!
 //! What they do not: a program of the same user can cut a file off while others have it mapped,
 //! which then is a SIGBUS. Only `memfd` is safe from that. `portable` promises less (see there).

@@ -71,6 +71,7 @@ impl<'a, O: Objects> Actor<'a, O> {
                 return None;
             }
             change(slot, word, word.creating(self.me.to_bits())).ok()?;
+            // Round and round, so that a handle comes back as late as possible.
             self.control.head.hint.store(index as u64 + 1, Ordering::Relaxed);
             Some(SegmentHandle::new(index as u32, word.generation()))
         })
@@ -189,7 +190,6 @@ impl<'a, O: Objects> Actor<'a, O> {
             self.objects.remove_domain();
         } else {
             self.objects.remove(SegmentHandle::new(index as u32, generation));
-            self.control.head.hint.store(index as u64, Ordering::Relaxed);
         }
         // It fails only where another process has overwritten our claim.
         let _ = change(&self.control.slots[index], mine, mine.freed());

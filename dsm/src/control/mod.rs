@@ -67,7 +67,8 @@ pub trait Objects {
     /// time.
     fn remove(&self, handle: SegmentHandle);
 
-    /// Removes what the table stands in: nobody is in the domain any more. Otherwise as `remove`.
+    /// Removes what the table stands in, and whatever it still lists: nobody is in the domain any
+    /// more, and nobody will be.
     fn remove_domain(&self);
 }
 
@@ -196,6 +197,12 @@ impl Control {
     /// All segments that are alive.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         (0..self.segment_slots()).filter_map(|index| self.info(index)).collect()
+    }
+
+    /// Whether the domain is there: nobody has closed it. Once closed, it stays so.
+    pub fn is_open(&self) -> bool {
+        let word = self.slots[self.segment_slots()].state.load(Ordering::Relaxed);
+        Word(word).is_alive_as(self.domain_generation)
     }
 
     /// The participant slots of those in the domain.

@@ -6,7 +6,7 @@ use shm_core::sync::AtomicU64;
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
-/// | `hint` | whoever claims or frees a slot | whoever looks for one | nothing: where to begin |
+/// | `hint` | whoever claims a slot: the one after it | whoever looks for one | nothing: where to begin |
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Head {

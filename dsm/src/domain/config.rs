@@ -3,7 +3,7 @@ use super::error::OpenError;
 use crate::backend::{Backend, Place};
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest name of a domain, in bytes.
 pub const NAME_LEN_MAX: usize = 48;
@@ -34,7 +34,8 @@ pub struct DomainConfig {
     pub participants_max: u32,
     /// Room for so many segments at a time. `None`: 64, and 5 for each participant.
     pub segments_max: Option<u32>,
-    /// How long to wait for a process that is making the domain and neither finishes nor dies.
+    /// How long to wait for a process that is making or removing the domain and neither finishes
+    /// nor dies.
     pub open_timeout: Duration,
     /// How to wait for peers. `None`: as `SHM_WAITING` says, or the best that the system can.
     pub waiting: Option<Waiting>,
@@ -72,10 +73,18 @@ impl DomainConfig {
         self.segments_max.unwrap_or_else(|| 64 + 5 * self.participants_max.min(SLOTS_MAX))
     }
 
+    pub(super) fn deadline(&self) -> Instant {
+        /// As good as for ever, and an `Instant` can hold it.
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        Instant::now() + self.open_timeout.min(YEAR)
+    }
+
     pub(super) fn place(&self) -> Result<Place, OpenError> {
         let backend = self.backend.map_or_else(Backend::from_env, Ok)?;
         let place = Place::new(backend);
         let directory = self.directory.clone().unwrap_or(place.directory);
+        // The process may change its directory. Only an empty path and no directory at all fail.
+        let directory = std::path::absolute(&directory).unwrap_or(directory);
         Ok(Place { backend, directory })
     }
 }

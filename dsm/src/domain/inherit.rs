@@ -14,6 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 const DOMAIN: &str = "SHM_DOMAIN";
 const BACKEND: &str = "SHM_DOMAIN_BACKEND";
@@ -107,6 +108,9 @@ impl Domain {
             return open::open_existing(&config)?.map(Domain::new).ok_or(gone);
         }
         let list = variable(DESCRIPTORS)?.ok_or(problem(DESCRIPTORS, "is not set"))?;
+        // Afterwards the numbers stand for other descriptors, which are not ours to close.
+        static TAKEN: OnceLock<()> = OnceLock::new();
+        TAKEN.set(()).map_err(|()| problem(DESCRIPTORS, "has served this process already"))?;
         let (control, segments) = list.split_once(',').unwrap_or((&list, ""));
         let object = memfd::open_fd(take(control)?)?;
         let presence = enter_existing(object, &config)?.ok_or(gone)?;

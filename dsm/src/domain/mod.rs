@@ -50,6 +50,8 @@ pub use inherit::Inheritance;
 /// Dropping it lets go of the segments kept by [`Segment::pin_mapping`], the newest first. The
 /// process leaves when neither the domain nor any segment's memory is held here any more.
 ///
+/// A process that ends without dropping it (`std::process::exit`) is as one that was killed.
+///
 /// After a `fork`, the child's copy refuses to work and releases nothing: open the domain anew
 /// there.
 pub struct Domain {
@@ -191,9 +193,9 @@ impl Domain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // A forked child must not wait for a lock that a thread of its parent had.
-        if self.presence.member.check_fork().is_ok() {
-            self.presence.kept.release();
+        match self.presence.member.check_fork() {
+            Ok(()) => self.presence.kept.release(),
+            Err(_) => self.presence.kept.release_in_child(),
         }
     }
 }

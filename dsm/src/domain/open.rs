@@ -19,11 +19,17 @@ const ROUNDS_MAX: u32 = 100;
 pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
     config.check()?;
     let place = config.place()?;
-    for _ in 0..ROUNDS_MAX {
+    let deadline = config.deadline();
+    for round in 0..ROUNDS_MAX {
+        // The first may find it closed. A slow one waits for a remover, who may be stopped.
+        if round > 1 && Instant::now() >= deadline {
+            break;
+        }
         let nonce = RandomState::new().build_hasher().finish();
         let (participants, segments) = (config.participants_max, config.segments());
         let sizes = Sizes { nonce, participants, segments };
         let Some(object) = find_or_make(&place, config, &sizes)? else { continue };
+        let sizes = sizes.within(object.len());
         // SAFETY: the header gives its initialiser the memory to itself.
         let init = || unsafe { sizes.write(object.mapping()) };
         let opened = open_header(&object, config, init)?;
@@ -86,7 +92,8 @@ fn find_or_make(
     let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;
     match backend::create(place, &name, total) {
         Ok(object) => Ok(Some(object)),
-        Err(BackendError::AlreadyExists { .. }) => Ok(None),
+        // Busy: what we made was found, used, closed and removed before we had it mapped (`sysv`).
+        Err(BackendError::AlreadyExists { .. } | BackendError::Busy { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -97,7 +104,7 @@ fn open_header(
     init: impl FnOnce() -> Result<(), TableError>,
 ) -> Result<Opened, OpenError> {
     let identity = Sizes::identity(&config.name, object.mapping());
-    let opener = Opener::this_process(Instant::now() + config.open_timeout);
+    let opener = Opener::this_process(config.deadline());
     // A segment has at least a page, which is enough for a header.
     let header = Mapped::<Header>::new(object.mapping(), 0);
     let opened = header

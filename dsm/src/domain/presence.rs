@@ -58,6 +58,10 @@ impl Presence {
         let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
         let (place, nonce) = (object.place().clone(), sizes.nonce);
         let system = System { place, domain: name(), nonce, object, control };
+        // Before joining, which may be refused (no seat, another namespace): it would stay for ever.
+        if !system.control.is_open() {
+            return Ok(Arrival::Closed(system));
+        }
         let options = JoinOptions { waiting: config.waiting };
         let member = table.join_with(options, |dead| system.clean_up(dead)).map_err(|source| {
             // We may have made it only just now.
@@ -159,7 +163,10 @@ impl Presence {
             }
             let unheld = held.attachment.upgrade().is_none();
             return match held.mapping.upgrade().filter(|_| unheld) {
-                Some(mapping) => Ok(Some(self.segment(handle, mapping))),
+                Some(mapping) => match self.segment(handle, mapping) {
+                    Ok(segment) => Ok(Some(segment)),
+                    Err(_theirs) => Err(AttachError::AlreadyAttached(handle)),
+                },
                 None => Err(AttachError::AlreadyAttached(handle)),
             };
         }
@@ -213,15 +220,23 @@ impl Presence {
         });
         // SAFETY: the range is the backend's mapping, which nobody but `unmap` refers to.
         let mapping = unsafe { Mapping::from_raw(base, len, unmap) };
-        self.segment(handle, mapping)
+        self.segment(handle, mapping).unwrap_or_else(|theirs| theirs)
     }
 
-    fn segment(&self, handle: SegmentHandle, mapping: Arc<Mapping>) -> Segment {
+    /// The one attachment of a mapping; the error is another thread's, who was faster.
+    fn segment(&self, handle: SegmentHandle, mapping: Arc<Mapping>) -> Result<Segment, Segment> {
         let held = Arc::downgrade(&mapping);
         let segment = Segment::new(handle, mapping, self.control().clone(), self.kept.clone());
         let attachment = segment.downgrade();
-        self.lock().held.insert(handle.slot(), Held { handle, mapping: held, attachment });
-        segment
+        let mut mine = self.lock();
+        let theirs = mine.held.get(&handle.slot()).and_then(|h| Segment::upgrade(&h.attachment));
+        // Nothing that is upgraded may be dropped under the lock (`attach`).
+        if let Some(theirs) = theirs {
+            drop(mine);
+            return Err(theirs);
+        }
+        mine.held.insert(handle.slot(), Held { handle, mapping: held, attachment });
+        Ok(segment)
     }
 
     fn detach(&self, handle: SegmentHandle) {
@@ -240,7 +255,10 @@ impl Presence {
         let held = self.lock().held.get(&handle.slot()).cloned();
         let held = held.filter(|held| held.handle == handle)?;
         let found = Segment::upgrade(&held.attachment);
-        found.or_else(|| held.mapping.upgrade().map(|mapping| self.segment(handle, mapping)))
+        found.or_else(|| {
+            let mapping = held.mapping.upgrade()?;
+            Some(self.segment(handle, mapping).unwrap_or_else(|theirs| theirs))
+        })
     }
 
     /// Keeps the descriptor of a memfd segment, for attaching and for handing it on.

@@ -75,6 +75,17 @@ impl Sizes {
         Ok(Offsets::of(self.participants, self.segments)?.total)
     }
 
+    /// No larger than fits into `len` bytes: a creator who was killed before he began leaves memory
+    /// for the domain that he wanted, and it may be a smaller one.
+    pub(super) fn within(mut self, len: u64) -> Sizes {
+        let smallest = |sizes: &Sizes| sizes.participants.max(sizes.segments) == 1;
+        while self.total().is_ok_and(|total| total > len) && !smallest(&self) {
+            self.participants = self.participants.div_ceil(2);
+            self.segments = self.segments.div_ceil(2);
+        }
+        self
+    }
+
     /// What a control segment of the domain `name` is.
     pub(super) fn identity(name: &str, mapping: &Mapping) -> Identity {
         Identity::new(name, LAYOUT_VERSION, FINGERPRINT, mapping.len() as u64)

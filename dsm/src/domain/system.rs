@@ -21,7 +21,11 @@ pub(super) struct System {
 impl System {
     /// `shm.NAME.NONCE.HANDLE`: names of the domain hold no dot, so this is nobody else's.
     pub(super) fn segment_name(&self, handle: SegmentHandle) -> String {
-        format!("shm.{}.{:016x}.{handle}", self.domain, self.nonce)
+        format!("{}{handle}", self.segment_prefix())
+    }
+
+    fn segment_prefix(&self) -> String {
+        format!("shm.{}.{:016x}.", self.domain, self.nonce)
     }
 
     /// Finishes whatever `dead` was doing: what a reaper of the table of participants is to run.
@@ -31,7 +35,7 @@ impl System {
 
     /// Removes what earlier domains of this name left whose control segment is lost.
     pub(super) fn remove_orphans(&self) -> Result<(), BackendError> {
-        let mine = format!("shm.{}.{:016x}.", self.domain, self.nonce);
+        let mine = self.segment_prefix();
         for name in backend::list(&self.place, &format!("shm.{}.", self.domain))? {
             if !name.starts_with(&mine) && name != control_name(&self.domain) {
                 self.remove_named(&name);
@@ -53,10 +57,15 @@ impl Objects for System {
         self.remove_named(&self.segment_name(handle));
     }
 
-    /// Whatever the table still lists first, so that the control segment, which says where they
-    /// are, goes last.
+    /// Whatever the table still lists first, so that the control segment, which says where they are,
+    /// goes last. Then what the table does not know of: objects that could not be removed at the time
+    /// (no descriptor free), temporary names of killed creators.
     fn remove_domain(&self) {
         self.control.leftovers().into_iter().for_each(|handle| self.remove(handle));
+        match backend::list(&self.place, &self.segment_prefix()) {
+            Ok(names) => names.iter().for_each(|name| self.remove_named(name)),
+            Err(error) => tracing::warn!(domain = self.domain, %error, "cannot list segments"),
+        }
         if let Err(error) = self.object.remove_exact() {
             tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
         }

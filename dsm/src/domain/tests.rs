@@ -7,6 +7,7 @@ use shm_core::header;
 use shm_core::mapping::Mapped;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_testkit::unique::{TempDir, Unique};
+use shm_testkit::watchdog::within;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -79,6 +80,29 @@ fn a_stale_handle_finds_nothing_in_its_old_slot() {
     assert!(domain.find_mapping(old).is_none());
     assert!(other.attach(new.handle()).unwrap().is_some());
     assert_eq!(domain.unpin(old), Err(PinError::Unknown(old)));
+}
+
+#[test]
+fn of_two_threads_that_attach_again_one_does() {
+    let bench = Bench::new("again");
+    let domain = bench.open();
+    for _ in 0..500 {
+        let segment = domain.create_segment(1).unwrap();
+        let (handle, _memory) = (segment.handle(), segment.mapping().clone());
+        drop(segment);
+        let go = std::sync::Barrier::new(2);
+        let attach = || {
+            go.wait();
+            let attached = domain.attach(handle);
+            go.wait();
+            attached
+        };
+        let both = std::thread::scope(|scope| {
+            let other = scope.spawn(attach);
+            [attach(), other.join().unwrap()]
+        });
+        assert_eq!(both.iter().filter(|attached| attached.is_ok()).count(), 1);
+    }
 }
 
 #[test]
@@ -198,6 +222,20 @@ fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
     assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
 }
 
+/// As one that could not be removed, or a killed creator's where files cannot be nameless.
+#[test]
+fn what_bears_a_domains_name_goes_with_it() {
+    let bench = Bench::new("strays");
+    let domain = bench.open();
+    let name = domain.presence.system.segment_name(domain.create_segment(1).unwrap().handle());
+    let place = Place::mmap(bench.directory.path());
+    for stray in [name.clone(), format!("{name}.4711-0")] {
+        backend::create(&place, &stray, 1).unwrap();
+    }
+    drop(domain);
+    assert_eq!(bench.files(), 0);
+}
+
 #[test]
 fn only_plain_names_and_possible_sizes() {
     let good = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("ok_1-A") };
@@ -217,6 +255,13 @@ fn only_plain_names_and_possible_sizes() {
     let config = DomainConfig { backend: Some(Backend::None), ..good };
     let disabled = Domain::open(config).unwrap_err();
     assert!(matches!(disabled, OpenError::Backend(BackendError::Disabled)), "{disabled}");
+}
+
+#[test]
+fn a_relative_directory_is_where_it_was_when_opened() {
+    let here = std::env::current_dir().unwrap();
+    let config = DomainConfig { directory: Some("relative".into()), ..Bench::new("cwd").config };
+    assert_eq!(config.place().unwrap().directory, here.join("relative"));
 }
 
 #[test]
@@ -365,6 +410,61 @@ fn an_existing_domain_is_entered_and_none_is_made() {
     let place = Place::mmap(bench.directory.path());
     backend::create(&place, &system::control_name("existing"), 8192).unwrap();
     assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());
+}
+
+/// It has the lock of a closed control segment, between two system calls.
+#[test]
+fn a_stopped_remover_is_waited_for_no_longer_than_asked() {
+    let bench = Bench::new("stopped");
+    let domain = bench.open();
+    let stopped = std::fs::File::open(bench.control_path()).unwrap();
+    stopped.lock().unwrap();
+    drop(domain);
+    assert_eq!(bench.files(), 1, "closed, and not removed");
+    let open_timeout = Duration::from_millis(1);
+    let config = DomainConfig { open_timeout, ..bench.config.clone() };
+    let refused = within(Duration::from_secs(30), || Domain::open(config).unwrap_err());
+    assert!(matches!(refused, OpenError::Busy { .. }), "{refused}");
+    drop(stopped);
+    bench.open();
+}
+
+/// Its seats are still taken: by who keeps his member, or by processes of another pid namespace.
+#[test]
+fn a_closed_domain_without_a_seat_is_removed() {
+    let bench = Bench::new("closed");
+    let config = DomainConfig { participants_max: 1, ..bench.config.clone() };
+    let domain = Domain::open(config.clone()).unwrap();
+    let (seat, kept) = (domain.member().clone(), bench.directory.path().join("kept"));
+    std::fs::hard_link(bench.control_path(), &kept).unwrap();
+    drop(domain);
+    // As if the last one out had been killed before he removed it.
+    std::fs::rename(kept, bench.control_path()).unwrap();
+    Domain::open(config).unwrap();
+    assert_eq!(bench.files(), 0);
+    drop(seat);
+}
+
+/// Killed when its control segment had its name, and nothing in it.
+#[test]
+fn a_killed_creator_of_a_smaller_domain_leaves_room_for_one() {
+    let bench = Bench::new("smaller");
+    let place = Place::mmap(bench.directory.path());
+    for pages in [1, 2, 5] {
+        let name = system::control_name(&bench.config.name);
+        backend::create(&place, &name, pages * 4096).unwrap();
+        let domain = bench.open();
+        assert!(domain.member().table().capacity() < bench.config.participants_max);
+        domain.create_segment(1).unwrap();
+    }
+    assert_eq!(bench.files(), 0);
+}
+
+#[test]
+fn waiting_for_ever_is_possible() {
+    let bench = Bench::new("for_ever");
+    let config = DomainConfig { open_timeout: Duration::MAX, ..bench.config.clone() };
+    Domain::open(config).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! into a data race; against it only a channel helps whose payload moves as relaxed atomic words,
 //! or whose other side is mapped read-only. That mode is not built yet.
 //!
-//! Under `--cfg shm_loom` each [`Word`] is a cell of loom's: a copy that overlaps another process's
+//! Under `--cfg shm_loom` each `Word` is a cell of loom's: a copy that overlaps another process's
 //! access without an ordering between them fails the model, and each word copied is one access at
 //! which the process may die.
 

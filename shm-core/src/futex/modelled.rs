@@ -19,7 +19,8 @@ struct Kernel {
 }
 
 loom::lazy_static! {
-    static ref KERNEL: Kernel = Kernel { sleepers: Mutex::new(Vec::new()), changed: Condvar::new() };
+    static ref KERNEL: Kernel =
+        Kernel { sleepers: Mutex::new(Vec::new()), changed: Condvar::new() };
 }
 
 fn address(futex: &Futex) -> usize {
@@ -78,9 +79,9 @@ pub fn waitv_works() -> bool {
 }
 
 impl Futex {
-    /// What the kernel does when a thread ends whose pending robust word this is: marks it and wakes
-    /// one sleeper if the word says that there are any; where the word was just cleared, wakes one.
-    /// Nothing where somebody other than `holder` holds it.
+    /// What the kernel does when a thread ends whose pending robust word this is: marks it and
+    /// wakes one sleeper if the word says that there are any; where the word was just cleared,
+    /// wakes one. Nothing where somebody other than `holder` holds it.
     pub fn mark_owner_died(&self, holder: u32) {
         const FUTEX_WAITERS: u32 = 0x8000_0000;
         const FUTEX_OWNER_DIED: u32 = 0x4000_0000;

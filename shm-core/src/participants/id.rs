@@ -37,8 +37,8 @@ impl ParticipantId {
         self.0.get()
     }
 
-    /// Reads a word that may be anybody's. `None` for 0 and for generation 0; whether the participant
-    /// exists is for the table to say.
+    /// Reads a word that may be anybody's. `None` for 0 and for generation 0; whether the
+    /// participant exists is for the table to say.
     pub fn from_bits(bits: u32) -> Option<ParticipantId> {
         let id = ParticipantId(NonZeroU32::new(bits)?);
         (id.generation() != 0).then_some(id)

@@ -10,10 +10,11 @@
 //! the word itself; the price is its victim's death mark, and the pid check replaces it.
 //!
 //! # If a process dies here
-//! 1. Before the thread id is in the word: the word stays 0, nobody sleeps on it, and the claim
-//!    word names a dead process. 2. From then on: the kernel marks it. 3. When leaving, after the
-//!    word was cleared: a pending word of 0 makes the kernel wake one sleeper, and the rest wake within
-//!    a second.
+//! - Before the thread id is in the word: the word stays 0, nobody sleeps on it, and the claim word
+//!   names a dead process.
+//! - From then on: the kernel marks it.
+//! - When leaving, after the word was cleared: a pending word of 0 makes the kernel wake one
+//!   sleeper, who passes it on.
 use super::shared::Slot;
 use crate::futex::Futex;
 use crate::mapping::MappedSlice;
@@ -84,7 +85,8 @@ fn keep(life: &Futex, quit: &Futex, ready: &mpsc::Sender<bool>) {
         return;
     }
     let thread = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
-    // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one has gone.
+    // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one has
+    // gone.
     life.word().store(thread, Ordering::Release);
     let _ = ready.send(true);
     // Pairs with the Release in `release`: the word was given up before we let go of it.

@@ -12,7 +12,8 @@ pub(super) struct Keeper;
 impl Keeper {
     pub(super) fn hold(slots: &MappedSlice<Slot>, index: usize) -> io::Result<Option<Keeper>> {
         let life = &slots[index].life;
-        // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one has gone.
+        // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one
+        // has gone.
         life.word().store(ProcessId::me().pid(), Ordering::Release);
         Ok(Some(Keeper))
     }

@@ -23,8 +23,8 @@ pub enum Waiting {
 /// What may be chosen when joining.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct JoinOptions {
-    /// How to wait. By default what the environment variable `SHM_WAITING` says (`waitv`, `bounded`),
-    /// or else [`Waiting::Waitv`] where the system can.
+    /// How to wait. By default what the environment variable `SHM_WAITING` says (`waitv`,
+    /// `bounded`), or else [`Waiting::Waitv`] where the system can.
     pub waiting: Option<Waiting>,
 }
 
@@ -81,7 +81,8 @@ type Cleanup = Box<dyn FnOnce(ParticipantId) + Send>;
 
 /// This process's seat in the table; it leaves when the last reference is dropped.
 ///
-/// All threads of the process may use it. A forked child may not: [`check_fork`](Member::check_fork).
+/// All threads of the process may use it. A forked child may not:
+/// [`check_fork`](Member::check_fork).
 pub struct Member {
     table: Table,
     id: ParticipantId,
@@ -120,12 +121,14 @@ impl Table {
         if mine != self.namespaces() {
             return Err(JoinError::OtherNamespace { mine, table: self.namespaces() });
         }
+        // Whoever attached may not have been told where it lives, or have been our parent.
+        let table = self.at_home();
         let process = ProcessId::me();
         let joining = Claim::new(Seat::Joining, process);
         let index = match self.take_free(joining) {
             Some(index) => index,
             None => {
-                self.reap(cleanup);
+                table.reap(cleanup);
                 self.take_free(joining).ok_or(JoinError::Full { slots: self.capacity() })?
             }
         };
@@ -138,7 +141,7 @@ impl Table {
         // Pairs with the Acquire in `Table::liveness`: the generation we found before our claim.
         slot.claim.store(Claim::new(Seat::Live, process).to_bits(), Ordering::Release);
         Ok(Arc::new(Member {
-            table: self.clone(),
+            table,
             id: ParticipantId::new(index as u32, generation),
             process,
             waiting: options.waiting(),
@@ -151,7 +154,8 @@ impl Table {
     fn take_free(&self, joining: Claim) -> Option<usize> {
         let (free, joining) = (Claim::FREE.to_bits(), joining.to_bits());
         self.slots().iter().position(|slot| {
-            // Pairs with the Release in `vacate`: the slot's last user and its cleaning up are over.
+            // Pairs with the Release in `vacate`: the slot's last user and its cleaning up are
+            // over.
             let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             slot.claim.load(Ordering::Relaxed) == free
                 && slot.claim.compare_exchange(free, joining, ok, err).is_ok()
@@ -189,7 +193,8 @@ impl Member {
         self.guard.check()
     }
 
-    /// Has `cleanup` run when this member leaves, while the slot still names it; the last one first.
+    /// Has `cleanup` run when this member leaves, while the slot still names it; the last one
+    /// first.
     ///
     /// It must not hold a reference to this member, which would then never leave.
     pub fn on_leave(&self, cleanup: impl FnOnce(ParticipantId) + Send + 'static) {

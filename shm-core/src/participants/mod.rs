@@ -2,12 +2,12 @@
 //!
 //! A process that attaches takes a slot and is a [`Member`]; its [`ParticipantId`] (slot and
 //! generation) is what every other structure writes where it has to say *whose*. The others ask the
-//! table whether an id is still alive, sleep until it is not ([`wait`]), and clean up after the dead
-//! ([`Table::reap`]).
+//! table whether an id is still alive, sleep until it is not ([`wait`]), and clean up after the
+//! dead ([`Table::reap`]).
 //!
 //! ```text
 //!        claim: state | pid | start time      generation      life word
-//! slot 0 [ LIVE    | 4711 | 88812 ]           [ 3 ]           [ 4712 | WAITERS ]  4712: keeper thread
+//! slot 0 [ LIVE    | 4711 | 88812 ]           [ 3 ]           [ 4712 | WAITERS ]  4712: keeper
 //! slot 1 [ FREE                   ]           [ 9 ]           [ 0 ]
 //! slot 2 [ REAPING | 4711 | 88812 ]           [ 1 ]           [ OWNER_DIED ]      reaped by 4711
 //! ```
@@ -25,8 +25,8 @@
 //! | REAPING(me) | FREE | the same, having cleaned up and bumped the generation | FREE |
 //!
 //! So cleaning up is exclusive (only the process in the claim word does it), is done at least once
-//! before the slot is used again, and is begun again where a reaper died of it; therefore it must be
-//! idempotent. A reaper that is stopped, not dead, keeps this one slot and nothing else.
+//! before the slot is used again, and is begun again where a reaper died of it; therefore it must
+//! be idempotent. A reaper that is stopped, not dead, keeps this one slot and nothing else.
 //!
 //! The generation is bumped *before* the slot is free: once anybody else can have the slot, the old
 //! id is nobody's. A process that dies between the two leaves a slot whose reaper bumps again. That
@@ -39,15 +39,16 @@
 //! # The life word
 //!
 //! A robust futex, held by a thread of the member's process that does nothing else (`keeper.rs`).
-//! When the thread ends, whatever the cause, the kernel sets `OWNER_DIED` in it and wakes *one* sleeper
-//! if `WAITERS` is set. Hence sleepers set `WAITERS` first, and the one who wakes passes it on to
-//! all. It may be killed before it has: so every sleep on life words ends after a second and the
-//! sleeper asks the kernel itself. That second is the net under a rare double death, and under
+//! When the thread ends, whatever the cause, the kernel sets `OWNER_DIED` in it and wakes *one*
+//! sleeper if `WAITERS` is set. Hence sleepers set `WAITERS` first, and the one who wakes passes it
+//! on to all. It may be killed before it has: so every sleep on life words ends after a second and
+//! the sleeper asks the kernel itself. That second is the net under a rare double death, and under
 //! somebody's scribbling on the word; it is not how deaths are normally noticed.
 //!
 //! The mark is a hint, never the verdict: it appears when the keeper thread ends, and then another
 //! thread of the dying process may still be executing, or the process may have called `exec`, which
-//! ends all other threads. The verdict is [`ProcessId::liveness`](crate::process::ProcessId::liveness). A process that `exec`s keeps its
+//! ends all other threads. The verdict is
+//! [`ProcessId::liveness`](crate::process::ProcessId::liveness). A process that `exec`s keeps its
 //! seat until it ends.
 //!
 //! Kernels without `futex_waitv`, or without robust futexes, get bounded sleeps and look at the

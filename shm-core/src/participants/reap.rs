@@ -9,10 +9,10 @@ use crate::sync::Ordering;
 impl Table {
     /// Frees the slots of dead participants, having run `cleanup` for each; how many.
     ///
-    /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is not
-    /// in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where it
-    /// panics, the slot is left to the next reaper. A member's own other slots are not looked at,
-    /// and from another pid namespace nothing is reaped.
+    /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is
+    /// not in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where
+    /// it panics, the slot is left to the next reaper. A member's own other slots are not looked
+    /// at, and from another pid namespace nothing is reaped.
     ///
     /// # If a process dies here
     /// The slot it was reaping names it, and the next reaper cleans up from the beginning.
@@ -73,8 +73,8 @@ impl Drop for Taken<'_> {
             return;
         }
         let (from, to) = (self.mine.to_bits(), self.dead.to_bits());
+        // Pairs with the Acquire in `Table::liveness`, as in `take`.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        // As in `take`.
         let _ = self.slot.claim.compare_exchange(from, to, ok, err);
     }
 }

@@ -91,8 +91,8 @@ impl Slot {
             self.life.wake_all();
         }
         let (mine, free) = (mine.to_bits(), Claim::FREE.to_bits());
-        // Pairs with the Acquire in `Table::take_free`: all this before the next one's beginning. It
-        // can fail only where somebody scribbled on a word that was ours.
+        // Pairs with the Acquire in `Table::take_free`: all this before the next one's beginning.
+        // It can fail only where somebody scribbled on a word that was ours.
         let _ = self.claim.compare_exchange(mine, free, Ordering::Release, Ordering::Relaxed);
     }
 }

@@ -153,7 +153,7 @@ impl Table {
 
     fn look_at(&self, index: u32) -> Option<ParticipantInfo> {
         let slot = &self.slots[index as usize];
-        // As in `liveness`.
+        // Pairs with the Releases that `liveness` names.
         let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));
         let process = claim.process()?;
         let generation = Generation::from_word(slot.generation.load(Ordering::Relaxed));
@@ -184,8 +184,14 @@ impl Table {
         self.namespaces
     }
 
-    /// Whether the caller lives where the pids of this table mean something: asked again after a fork,
-    /// for the child may have been born into another pid namespace.
+    /// The same table, for a caller who has just found that it lives where the table's pids mean
+    /// something.
+    pub(super) fn at_home(&self) -> Table {
+        Table { home: true, attached_by: ForkGuard::new(), ..self.clone() }
+    }
+
+    /// Whether the caller lives where the pids of this table mean something: asked again after a
+    /// fork, for the child may have been born into another pid namespace.
     pub(super) fn is_home(&self) -> bool {
         match self.attached_by.check() {
             Ok(()) => self.home,

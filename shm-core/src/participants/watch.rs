@@ -41,7 +41,7 @@ enum Armed<'a> {
 impl Watch {
     pub(super) fn new(table: &Table, peer: ParticipantId, waiting: Waiting) -> Watch {
         let process = table.slot(peer).and_then(|slot| {
-            // As in `Table::liveness`.
+            // Pairs with the Releases that `Table::liveness` names.
             let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));
             let here = slot.is_still(peer) && claim.seat() == Seat::Live;
             claim.process().filter(|_| here)
@@ -56,8 +56,8 @@ impl Watch {
 
     /// Whether the peer will never act again under its id: its process is dead, or it has left.
     ///
-    /// Never guessed, and what the peer did last is visible to the caller. A few loads while the life
-    /// word is held and unmarked.
+    /// Never guessed, and what the peer did last is visible to the caller. A few loads while the
+    /// life word is held and unmarked.
     pub fn is_dead(&self) -> bool {
         let Some(slot) = self.slot() else { return true };
         !self.life(slot).is_some_and(Life::is_held) && self.is_proved_dead()
@@ -65,8 +65,8 @@ impl Watch {
 
     /// The peer's life word; `None` where the slot is not the peer's any more.
     fn life(&self, slot: &Slot) -> Option<Life> {
-        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's word sees that
-        // the peer has gone.
+        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's word sees
+        // that the peer has gone.
         let life = Life(slot.life.load(Ordering::Acquire));
         slot.is_still(self.peer).then_some(life)
     }
@@ -138,8 +138,8 @@ pub enum Outcome {
 
 /// Sleeps on an event and on peers' lives at once: the one way to wait for somebody.
 ///
-/// [`EventCount::prepare`], look at the condition, ask each peer's [`Watch::is_dead`], then wait with
-/// the ticket; after that look again.
+/// [`EventCount::prepare`], look at the condition, ask each peer's [`Watch::is_dead`], then wait
+/// with the ticket; after that look again.
 ///
 /// ```
 /// use shm_core::event::EventCount;

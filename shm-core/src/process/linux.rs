@@ -85,11 +85,7 @@ pub(super) fn liveness(process: ProcessId) -> Liveness {
     match ProcessHandle::open(process) {
         Ok(_) => Liveness::Alive,
         Err(OpenError::Dead(_)) => Liveness::Dead,
-        Err(OpenError::Unknown(..)) => match stat_liveness(process) {
-            // Without a pidfd nothing ties the two looks together, but each verdict stands alone.
-            Some(verdict) => verdict,
-            None => Liveness::Unknown,
-        },
+        Err(OpenError::Unknown(..)) => stat_liveness(process).unwrap_or(Liveness::Unknown),
     }
 }
 
@@ -210,6 +206,7 @@ static TOKENS: AtomicU64 = AtomicU64::new(0);
 /// No lock is taken: a child forked in the middle of another thread's call is not stuck with it.
 #[inline]
 pub fn generation() -> u64 {
+    // Pairs with the Release in `make_page`: the mapping before its address.
     match WIPED.load(Ordering::Acquire) {
         CANNOT_WIPE => u64::from(std::process::id()),
         0 => {

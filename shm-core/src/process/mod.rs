@@ -2,8 +2,8 @@
 //!
 //! Three questions, each answered by the kernel and never guessed from silence:
 //!
-//! - *Who?* [`ProcessId`]: pid and start time in one word, so that one compare-and-swap both takes a
-//!   thing and names its owner, and a pid that was given to somebody else is not mistaken.
+//! - *Who?* [`ProcessId`]: pid and start time in one word, so that one compare-and-swap both takes
+//!   a thing and names its owner, and a pid that was given to somebody else is not mistaken.
 //! - *Is it dead?* [`ProcessId::liveness`] for one look, [`ProcessHandle`] to sleep until it is.
 //! - *Am I a forked child?* [`ForkGuard`].
 //!
@@ -27,9 +27,9 @@ const START_BITS: u32 = 40;
 
 /// A process, exactly: its pid and when it started.
 ///
-/// Packed into 62 bits: pid 22 | start time 40 (clock ticks since boot, 348 years of them at 100 Hz).
-/// A start time of 0 stands for one that could not be read; such a process is never taken for dead
-/// because another one has its pid.
+/// Packed into 62 bits: pid 22 | start time 40 (clock ticks since boot, 348 years of them at 100
+/// Hz). A start time of 0 stands for one that could not be read; such a process is never taken for
+/// dead because another one has its pid.
 ///
 /// ```
 /// use shm_core::process::{Liveness, ProcessId};
@@ -65,7 +65,8 @@ impl ProcessId {
     /// The process that has `pid` now.
     ///
     /// # Errors
-    /// What reading `/proc/PID/stat` gives: `NotFound` where there is no such process or it is hidden.
+    /// What reading `/proc/PID/stat` gives: `NotFound` where there is no such process or it is
+    /// hidden.
     pub fn of(pid: u32) -> std::io::Result<ProcessId> {
         kernel::of(pid)
     }
@@ -144,7 +145,8 @@ impl Namespaces {
     /// Those of the calling process.
     ///
     /// # Errors
-    /// What looking at `/proc/self` gives, or `Unsupported` where `/proc` counts other pids than ours.
+    /// What looking at `/proc/self` gives, or `Unsupported` where `/proc` counts other pids than
+    /// ours.
     pub fn mine() -> std::io::Result<Namespaces> {
         kernel::namespaces()
     }
@@ -173,8 +175,8 @@ impl ForkGuard {
         ForkGuard { generation: generation() }
     }
 
-    /// Whether the caller is the process that made it. Two loads where the kernel can wipe a page on
-    /// fork, otherwise a system call.
+    /// Whether the caller is the process that made it. Two loads where the kernel can wipe a page
+    /// on fork, otherwise a system call.
     ///
     /// # Errors
     /// [`Forked`] in a forked child.

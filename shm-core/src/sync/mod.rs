@@ -2,7 +2,7 @@
 //!
 //! In production these are core's atomics, nothing added. Under `--cfg shm_loom` they are loom's,
 //! with two repairs (a shadow access per word, and a table of ordering sites) and with death: see
-//! [`model`](crate::sync::model). No other module of the workspace names `core::sync::atomic`.
+//! `sync::model`. No other module of this crate, or of one above it, names `core::sync::atomic`.
 
 #[cfg(not(shm_loom))]
 mod real;

@@ -20,15 +20,15 @@
 //! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
 //! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
-//! **Giving up half-way.** A sender that runs into its deadline, or drops a [`Sending`], just goes
+//! **Giving up half-way.** A sender that runs into its deadline, or drops a `Sending`, just goes
 //! on with its next message: a fragment marked as a message's first makes the receiver discard the
 //! beginning of an unfinished one. Nothing has to be written at the time, when there may be no
 //! room.
 //!
 //! **Who is gone.** A side that has left says so in its role's state; one that died is told from
 //! its life word, on which the waiting side sleeps too. Either way the receiver looks at `written`
-//! once more *after* it knows, and so receives everything published before it says
-//! [`Detached`](RecvError::Detached) or [`PeerDied`](RecvError::PeerDied):
+//! once more *after* it knows, and so receives everything published before it says `Detached` or
+//! `PeerDied`:
 //!
 //! | dies after | the other side |
 //! | --- | --- |
@@ -62,6 +62,7 @@ use shared::{DETACHED, MAGIC, OPEN, Role, Shared};
 use shm_core::BadPtr;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId};
+use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use std::sync::Arc;
 
@@ -105,6 +106,9 @@ pub enum AttachError {
     /// This participant has the role, and has had a handle already.
     #[error("this process has attached in this role before")]
     OpenAlready,
+    /// The seat belongs to the process that this one was forked from.
+    #[error(transparent)]
+    Forked(#[from] Forked),
 }
 
 /// A role is given once.
@@ -155,7 +159,8 @@ impl Stream {
     /// assert_eq!(shm_mq::stream::Stream::bytes_for(1024), 384 + 1024);
     /// ```
     pub const fn bytes_for(ring_bytes: u64) -> u64 {
-        Ring::mapped_bytes(ring_bytes).saturating_add(size_of::<Shared>() as u64)
+        // What is too much stays too much, for `create` to refuse.
+        (size_of::<Shared>() as u64).saturating_add(Ring::mapped_bytes(ring_bytes))
     }
 
     /// Makes a stream at `offset` of `mapping`, a multiple of 64. `ring_bytes` is rounded down to a
@@ -231,7 +236,7 @@ impl Stream {
     /// [`set_sender`](Stream::set_sender).
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
     pub fn sender(&self, me: &Arc<Member>) -> Result<Sender, AttachError> {
         Sender::open(self.shared.clone(), self.ring.clone(), me)
     }
@@ -240,7 +245,7 @@ impl Stream {
     /// [`set_receiver`](Stream::set_receiver).
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
     pub fn receiver(&self, me: &Arc<Member>) -> Result<Receiver, AttachError> {
         Receiver::open(self.shared.clone(), self.ring.clone(), me)
     }

@@ -106,15 +106,22 @@ impl Peer {
         Peer { shared, side: me.other(), member, watch: None, expected: None, gone: None }
     }
 
-    /// From now on the peer counts as dead if `process` dies before it attached.
+    /// From now on the peer counts as dead if `process` dies before it attached. One expected
+    /// earlier, which did so, no longer counts.
     pub(super) fn expect(&mut self, process: ProcessId) {
         self.expected = Some(process);
+        if self.watch.is_none() && self.gone == Some(Missing::Died) {
+            self.gone = None;
+        }
     }
 
-    /// Whether the peer said that it has left: one load, for the common path.
+    /// What is known without asking who is alive: one load, for the common path.
     #[inline]
-    pub(super) fn has_detached(&self) -> bool {
-        self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED
+    pub(super) fn known_gone(&mut self) -> Option<Missing> {
+        if self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED {
+            self.gone.get_or_insert(Missing::Detached);
+        }
+        self.gone
     }
 
     /// Whether the peer has left or died, and how. What it published before can be read after this.

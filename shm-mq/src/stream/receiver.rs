@@ -87,7 +87,7 @@ struct Cursor {
     next: Option<Next>,
     /// The assembly holds the beginning of a message.
     is_partial: bool,
-    broken: Option<RecvError>,
+    is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -122,6 +122,7 @@ impl Receiver {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Receiver, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Receiver, me.id())?;
         let cursor = Cursor {
             peer: Peer::new(shared.clone(), Side::Receiver, me.clone()),
@@ -133,14 +134,14 @@ impl Receiver {
             written: 0,
             next: None,
             is_partial: false,
-            broken: None,
+            is_corrupt: false,
             not_sync: PhantomData,
         };
         Ok(Receiver { ring, assembly: Vec::new(), cursor })
     }
 
     /// Says which process will attach as the sender: if it dies before, waits end with
-    /// [`RecvError::PeerDied`].
+    /// [`RecvError::PeerDied`], until another one is expected.
     pub fn expect_peer(&mut self, process: ProcessId) {
         self.cursor.peer.expect(process);
     }
@@ -186,12 +187,13 @@ impl Receiver {
         self.receive(Some(deadline))
     }
 
-    /// As [`recv`](Receiver::recv), for at most `timeout`.
+    /// As [`recv`](Receiver::recv), for at most `timeout`: without a limit where the clock does not
+    /// reach so far.
     ///
     /// # Errors
     /// As [`recv_deadline`](Receiver::recv_deadline).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
-        self.receive(Some(Instant::now() + timeout))
+        self.receive(Instant::now().checked_add(timeout))
     }
 
     /// Receives the next message if it is there now.
@@ -382,13 +384,14 @@ impl Cursor {
 
     #[cold]
     fn corrupt(&mut self) -> RecvError {
-        *self.broken.insert(RecvError::Corrupt)
+        self.is_corrupt = true;
+        RecvError::Corrupt
     }
 
     #[inline]
     fn usable(&self) -> Result<(), RecvError> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+        if self.is_corrupt {
+            return Err(RecvError::Corrupt);
         }
         if self.fork.check().is_err() {
             return Err(RecvError::Forked);
@@ -446,6 +449,10 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
+        // To a forked child it was never given: its parent still reads these bytes.
+        if self.cursor.fork.check().is_err() {
+            return;
+        }
         if let Some(Next::InRing { len }) = self.cursor.next.take() {
             self.cursor.consume(len);
         }

@@ -124,7 +124,7 @@ pub struct Sender {
     published: u64,
     /// The receiver's position when last looked at.
     read: u64,
-    broken: Option<SendError>,
+    is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -146,6 +146,7 @@ impl Sender {
         ring: Ring,
         me: &Arc<Member>,
     ) -> Result<Sender, AttachError> {
+        me.check_fork()?;
         shared.open(Side::Sender, me.id())?;
         Ok(Sender {
             peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
@@ -155,13 +156,13 @@ impl Sender {
             place: Place::default(),
             published: 0,
             read: 0,
-            broken: None,
+            is_corrupt: false,
             not_sync: PhantomData,
         })
     }
 
     /// Says which process will attach as the receiver: if it dies before, waits end with
-    /// [`SendError::PeerDied`].
+    /// [`SendError::PeerDied`], until another one is expected.
     pub fn expect_peer(&mut self, process: ProcessId) {
         self.peer.expect(process);
     }
@@ -201,12 +202,15 @@ impl Sender {
         self.finish()
     }
 
-    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now.
+    /// As [`send_deadline`](Sender::send_deadline), `timeout` from now: without a limit where the
+    /// clock does not reach so far.
     ///
     /// # Errors
     /// As [`send_deadline`](Sender::send_deadline).
     pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
-        self.send_deadline(message, Instant::now() + timeout)
+        let deadline = Instant::now().checked_add(timeout);
+        self.put(Outgoing::new(message, &[])?, deadline)?;
+        self.finish()
     }
 
     /// Sends the concatenation of `pieces` as one message.
@@ -345,10 +349,7 @@ impl Sender {
     /// some.
     fn would_block(&mut self) -> SendError {
         self.publish();
-        match self.peer.gone() {
-            Some(gone) => *self.broken.insert(gone.into()),
-            None => SendError::WouldBlock,
-        }
+        self.peer.gone().map_or(SendError::WouldBlock, SendError::from)
     }
 
     /// Writes one frame with as much of `message` as there is room for.
@@ -415,7 +416,8 @@ impl Sender {
         let read = self.shared.read.load(Ordering::Acquire);
         let readable = self.published.wrapping_sub(self.read);
         if checked_distance(read, self.read, readable).is_none() {
-            return Err(*self.broken.insert(SendError::Corrupt));
+            self.is_corrupt = true;
+            return Err(SendError::Corrupt);
         }
         self.read = read;
         Ok(())
@@ -423,8 +425,8 @@ impl Sender {
 
     #[inline]
     fn usable(&mut self) -> Result<(), SendError> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+        if self.is_corrupt {
+            return Err(SendError::Corrupt);
         }
         if self.fork.check().is_err() {
             return Err(SendError::Forked);
@@ -434,10 +436,7 @@ impl Sender {
 
     #[inline]
     fn attached(&mut self) -> Result<(), SendError> {
-        if self.peer.has_detached() {
-            return Err(*self.broken.insert(SendError::Detached));
-        }
-        Ok(())
+        self.peer.known_gone().map_or(Ok(()), |gone| Err(gone.into()))
     }
 }
 

@@ -152,7 +152,7 @@ pub(crate) fn modules_without_a_line(source: &Source) -> Vec<Finding> {
             return None;
         }
         let above = source.lines[..i].iter().rev().find(|line| !line.code.starts_with("#["));
-        let told = above.is_some_and(|line| line.raw.starts_with("///"));
+        let told = above.is_some_and(|line| line.raw.starts_with("//"));
         (!told).then(|| "a public module needs a line of purpose above".to_owned())
     })
 }

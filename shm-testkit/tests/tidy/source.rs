@@ -86,7 +86,7 @@ impl Source {
     }
 }
 
-fn part_of_word(c: char) -> bool {
+pub(crate) fn part_of_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 

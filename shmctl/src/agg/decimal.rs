@@ -154,8 +154,8 @@ pub(crate) fn average_to_text(whole: i128, atto: i128, scale: u8, count: u64) ->
 
     let scale = scale + AVERAGE_EXTRA;
     let unit = 10u128.pow(u32::from(AVERAGE_DIGITS - scale));
-    // Twice what is cut off, in units of 1/count of the last computed decimal, against one unit.
-    // Split so that it fits: whole decimals first, the remainder only where they are exactly half.
+    // Twice what is cut off, against one unit of what is kept. The remainder counts only where the
+    // computed decimals are exactly half, or where all of them are kept.
     let cut = match (decimals % unit * 2).cmp(&unit) {
         order if unit > 1 => order.then(remainder.cmp(&0)),
         _ => (remainder * 2).cmp(&count),
@@ -246,6 +246,8 @@ mod tests {
         // A hair more than half.
         assert_eq!(average_to_text(1, 0, 0, 1_999_999), "0.000001");
         assert_eq!(average_to_text(-1, 0, 0, 2_000_001), "0.000000");
+        // A hair that shows only in the remainder, behind all computed decimals.
+        assert_eq!(average_to_text(10i128.pow(12), 0, 0, 2 * 10u64.pow(18) - 1), "0.000001");
         // Rounding may carry through all decimals.
         assert_eq!(average_to_text(19_999_999, 0, 0, 10_000_000), "2.000000");
         assert_eq!(average_to_text(0, 1, 18, 2), "0.000000000000000000500000");

@@ -196,13 +196,7 @@ fn read_header(file: &File, bytes: u64, delimiter: u8) -> Result<(Vec<String>, u
     if !found {
         return Err(InputProblem::Empty);
     }
-    // The reader stops in the middle of a carriage return and a line feed.
-    if window.bytes().is_empty() && !window.is_last() {
-        window.fill(0).map_err(|_| InputProblem::HeaderTooLong)?;
-    }
-    if window.bytes().first() == Some(&b'\n') {
-        window.consume(1);
-    }
+    // Of a carriage return and a line feed, the second may be left: a blank line, skipped later.
     let cells = reader.cells().map(|cell| std::str::from_utf8(cell).map(str::to_owned));
     let columns = cells.collect::<Result<_, _>>().map_err(|_| InputProblem::HeaderNotUtf8)?;
     Ok((columns, window.offset()))

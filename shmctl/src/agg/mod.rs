@@ -3,43 +3,62 @@
 //! Modules, lowest first; each uses only those above it (but that errors of a scan name what a
 //! window met).
 
+// Taking bytes apart that another process wrote.
 pub mod wire;
 
+// What is asked, resolved against a header.
 pub mod query;
 
+// Exact decimal numbers.
 pub mod decimal;
 
+// Count, sum, least and greatest of one column in one group.
 pub mod tally;
 
+// Groups and their tallies: filled, merged, sent.
 pub mod groups;
 
+// What every worker must know, as bytes for a segment.
 pub mod plan;
 
-mod quoted;
+// A file read front to back.
 mod window;
 
+// Records in any CSV.
+mod quoted;
+
+// The inner loop: one chunk of the file into groups.
 pub mod scan;
 
+// How a file is cut.
 pub mod chunks;
 
+// What can go wrong, in one line each.
 pub mod error;
 
+// Signals that ask us to stop.
 pub mod interrupt;
 
+// A bar for people who watch.
 pub mod progress;
 
+// One aggregation of one file: what leader, worker and plain pass share.
 pub mod job;
 
+// The plain pass: one process, front to back.
 pub mod plain;
 
-/// The parallel run: leader, workers, and a segment between them.
-pub mod parallel;
-
+// The file that is used when none is named.
 pub mod accounts;
 
+// The command line.
 pub mod options;
 
+// A table for people, JSON for programs.
 pub mod report;
+
+// The parallel run: leader, workers, and a segment between them.
+pub mod parallel;
 
 pub use error::AggError;
 pub use options::Options;

@@ -78,7 +78,10 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
     /// Answer in a plain single-process pass only
-    #[arg(long, conflicts_with_all = ["verify", "chaos", "workers", "backend", "directory", "domain"])]
+    #[arg(
+        long,
+        conflicts_with_all = ["verify", "chaos", "workers", "backend", "directory", "domain"]
+    )]
     pub plain: bool,
     /// Print JSON for programs
     #[arg(long)]

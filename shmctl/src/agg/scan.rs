@@ -6,11 +6,10 @@
 //!
 //! - **By line**, as long as every line end ends a record: the file has no quote (`"`), and no
 //!   carriage return but before a line feed. A scan that meets either gives up with
-//!   [`Scan::Quoted`], and the whole job is done again by the other way. A scan that meets an
+//!   `Scan::Quoted`, and the whole job is done again by the other way. A scan that meets an
 //!   error first makes sure that nothing before its chunk could have misled it.
 //! - **Exactly**: the chunk begins where a record does, known from one pass over the file from the
-//!   front ([`Chunks::exact`](super::chunks::Chunks::exact)), or because the chunk before was
-//!   scanned just now.
+//!   front (`Chunks::exact`), or because the chunk before was scanned just now.
 //!
 //! Text without quotes is split by searching for delimiters and line ends; the rest goes through
 //! `csv-core`, whose reading of CSV is the one that both ways share. Blank lines are no records.

@@ -139,6 +139,22 @@ fn extreme_partial_answers_do_not_overflow() {
 }
 
 #[test]
+fn decimals_beyond_the_scale_are_refused() {
+    let shape = Shape { keys: 1, tallies: 1 };
+    let mut groups = Groups::new(shape);
+    let (number, scale) = Decimal::parse(b"0.5").unwrap();
+    groups.add_record(b"k").unwrap()[0].add(number, scale);
+    let mut bytes = encoded(&groups);
+    // Behind group count, key, rows, and the tally's count and sums.
+    let scale_at = 8 + 8 + 1 + 8 + 8 + 16 + 16;
+    assert_eq!(bytes[scale_at], 1);
+    for (scale, possible) in [(1, true), (0, false), (18, true), (19, false)] {
+        bytes[scale_at] = scale;
+        assert_eq!(Groups::decode(shape, &bytes).is_ok(), possible, "{scale}");
+    }
+}
+
+#[test]
 fn keys_sort_as_numbers_and_then_as_text() {
     let mut groups = Groups::new(Shape { keys: 1, tallies: 0 });
     for key in ["10", "9", "x", "", "-1", "1.0", "1", "X"] {

@@ -8,7 +8,7 @@ use crate::agg::error::AggError;
 use crate::agg::groups::{Groups, Shape};
 use crate::agg::interrupt::Interrupt;
 use crate::agg::job::{Job, Outcome, SegmentUse};
-use crate::agg::options::Options;
+use crate::agg::options::{Options, WORKERS_MAX};
 use crate::agg::progress::Progress;
 use crate::agg::scan::{ChunkStats, ScanError};
 use bgworker::{
@@ -63,7 +63,7 @@ pub fn run(
         let mut run = Run::new(&domain, job, workers(options), progress)?;
         let kills_left = u64::from(options.kills) - kills;
         let chaos = options.chaos.then_some(kills_left);
-        let end = run.start(chaos).and_then(|()| run.collect(interrupt));
+        let end = run.start(chaos).and_then(|()| run.finish_all(interrupt));
         kills += run.stop();
         run.pass_on_messages(&end);
         let segments = run.segments();
@@ -93,8 +93,8 @@ fn unless_changed(job: &Job, fault: AggError) -> AggError {
 }
 
 fn workers(options: &Options) -> u32 {
-    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-    options.workers.unwrap_or_else(processors)
+    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get());
+    options.workers.unwrap_or_else(|| processors().min(WORKERS_MAX as usize) as u32)
 }
 
 /// How a run ended.
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes reports until every chunk is counted, or one is known to be the first at fault.
-    fn collect(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
+    fn finish_all(&mut self, interrupt: &Interrupt) -> Result<End, AggError> {
         while !self.tally.is_complete() {
             interrupt.check()?;
             self.hear_supervisor()?;
