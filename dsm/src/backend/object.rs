@@ -75,6 +75,15 @@ impl Object {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
+    /// Puts memory behind every page of what a killed creator may have left without: a System V
+    /// segment has its key before it has its pages.
+    pub(crate) fn populate(&self) -> Result<(), BackendError> {
+        match self.identity {
+            Identity::Sysv { .. } => sysv::populate(self),
+            Identity::File { .. } | Identity::Name => Ok(()),
+        }
+    }
+
     /// Removes this object, and not another that bears its name now. Returns whether it was there;
     /// `memfd` has nothing to remove.
     ///

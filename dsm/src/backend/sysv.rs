@@ -7,7 +7,7 @@
 //!
 //! The system reserves nothing when a segment is made, it only counts; so every page of a new one
 //! is touched at once (`MADV_POPULATE_WRITE`, about 0.4 ms a MiB), where the kernel can (5.14). A
-//! creator killed before that leaves it to whoever calls `open_or_create`. One that fails there
+//! creator killed before that leaves it to whoever calls `open_or_create`, or opens the domain. One that fails there
 //! removes the segment if nobody has it mapped, and who found it meanwhile checks that it still
 //! has its key. (Not closed: somebody maps, touches and checks it between the two calls of the one
 //! who failed, and is left with a segment that nobody else finds.)
@@ -179,7 +179,7 @@ fn detach(base: NonNull<u8>, _len: usize) {
 }
 
 /// Puts memory behind every page, so that a lack of it is an error here and not a signal later.
-fn populate(object: &Object) -> Result<(), BackendError> {
+pub(super) fn populate(object: &Object) -> Result<(), BackendError> {
     let (base, len) = (object.mapping.region().base(), object.mapping.len());
     let touch = || {
         // SAFETY: our own mapping; the contents stay as they are.
@@ -268,6 +268,18 @@ fn answer(result: c_int) -> Result<c_int, Errno> {
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// What a creator leaves who is killed right after `shmget`; returns how to ask for its bytes in
+/// memory.
+#[cfg(test)]
+pub(crate) fn half_made(name: &str, size: u64) -> impl Fn() -> u64 + use<> {
+    let id = get(name, size, libc::IPC_CREAT | libc::IPC_EXCL | MODE).unwrap();
+    move || {
+        let text = fs::read_to_string(TABLE).unwrap();
+        let line = text.lines().find(|line| row(line).is_some_and(|row| row.id == id)).unwrap();
+        line.split_whitespace().nth(14).unwrap().parse().unwrap()
+    }
 }
 
 #[cfg(test)]

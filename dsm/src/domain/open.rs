@@ -87,6 +87,7 @@ fn find_or_make(
     if place.backend != Backend::Memfd
         && let Some(object) = backend::open(place, &name)?
     {
+        object.populate()?;
         return Ok(Some(object));
     }
     let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;

@@ -476,6 +476,21 @@ fn a_killed_creator_of_a_smaller_domain_leaves_room_for_one() {
 }
 
 #[test]
+fn a_control_segment_of_a_killed_creator_is_really_there() {
+    let unique = Unique::new("half");
+    let config = DomainConfig {
+        backend: Some(Backend::Sysv),
+        participants_max: 1,
+        segments_max: Some(1),
+        ..DomainConfig::new(unique.name())
+    };
+    let resident = backend::sysv::half_made(&system::control_name(unique.name()), 1 << 20);
+    assert_eq!(resident(), 0);
+    let _domain = Domain::open(config).unwrap();
+    assert_eq!(resident(), 1 << 20);
+}
+
+#[test]
 fn waiting_for_ever_is_possible() {
     let bench = Bench::new("for_ever");
     let config = DomainConfig { open_timeout: Duration::MAX, ..bench.config.clone() };
