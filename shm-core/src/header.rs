@@ -11,12 +11,17 @@
 //!      └── initialising ───┘      └─┘ owner is dead: INITIALISING(heir)
 //!             failed
 //! ```
+//!
+//! The claim names a pid, and whether that is dead can only be asked where it means the same
+//! process. So before anybody claims, one compare-and-swap says for good in which pid and time
+//! namespace this memory is claimed; processes of others are refused until it is ready.
 use crate::backoff::Backoff;
 use crate::layout::fnv1a;
-use crate::process::{Liveness, ProcessId};
+use crate::process::{Liveness, Namespaces, ProcessId};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use relptr::ShmSync;
 use std::convert::Infallible;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// What the first eight bytes after the state word say.
@@ -27,6 +32,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"shmkit\r\n");
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
 /// | `state` | claimer, initialiser: by compare-and-swap | all | itself |
+/// | `home` | who first wants to claim: by compare-and-swap from 0, then never again | all | itself |
 /// | all others | the initialiser, once, before READY | all, after READY; `magic` also before | `state` |
 ///
 /// After READY the others are constant for honest processes; they are atomic because not all are.
@@ -40,7 +46,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"shmkit\r\n");
 /// let mapping = Mapping::heap(4096);
 /// let header: Mapped<Header> = Mapped::new(&mapping, 0)?;
 /// let identity = Identity::new("pool", 1, 0xf00d, 4096);
-/// let opener = Opener::this_process(Instant::now() + Duration::from_secs(1));
+/// let opener = Opener::this_process(Instant::now() + Duration::from_secs(1))?;
 /// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
 /// assert_eq!(opened, Opened::Created);
 /// let opened = header.open(&identity, &opener, || Ok::<(), Infallible>(()))?;
@@ -57,7 +63,10 @@ pub struct Header {
     fingerprint: AtomicU64,
     name_hash: AtomicU64,
     version: AtomicU32,
-    reserved: [AtomicU32; 5],
+    reserved: AtomicU32,
+    /// Namespaces of the process ids in `state`: [`Opener::home`], or 0.
+    home: AtomicU64,
+    spare: AtomicU64,
 }
 
 // SAFETY: atomic integers only.
@@ -68,6 +77,7 @@ const _: () = {
     assert!(size_of::<Header>() == 64);
     assert!(std::mem::offset_of!(Header, magic) == 8);
     assert!(std::mem::offset_of!(Header, version) == 40);
+    assert!(std::mem::offset_of!(Header, home) == 48);
 };
 
 /// The state word, as one load found it.
@@ -127,10 +137,13 @@ impl Identity {
 pub struct Opener<D = fn(ProcessId) -> bool> {
     /// The calling process.
     pub me: ProcessId,
+    /// Where `me` and `is_dead` have their meaning: a number for these namespaces, not 0.
+    pub home: u64,
     /// Whether that process is certainly dead.
     ///
     /// `true` is a proof: nothing the process does will be seen any more, and everything it did has
-    /// been. The name was read from shared memory and may be anybody's.
+    /// been. The name was read from shared memory and may be anybody's. Asked only about processes
+    /// of `home`.
     pub is_dead: D,
     /// When to give up on a process that initialises and neither finishes nor dies.
     pub deadline: Instant,
@@ -138,9 +151,17 @@ pub struct Opener<D = fn(ProcessId) -> bool> {
 
 impl Opener {
     /// The calling process, which asks the kernel.
-    pub fn this_process(deadline: Instant) -> Opener {
+    ///
+    /// # Errors
+    /// What [`Namespaces::mine`] gives.
+    pub fn this_process(deadline: Instant) -> io::Result<Opener> {
         let is_dead = |process: ProcessId| process.liveness() == Liveness::Dead;
-        Opener { me: ProcessId::me(), is_dead, deadline }
+        // The number of a namespace that has ended may be given to another: its processes are dead.
+        let Namespaces { pid, time } = Namespaces::mine()?;
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&pid.to_le_bytes());
+        bytes[8..].copy_from_slice(&time.to_le_bytes());
+        Ok(Opener { me: ProcessId::me(), home: fnv1a(&bytes).max(1), is_dead, deadline })
     }
 }
 
@@ -203,6 +224,12 @@ pub enum OpenError<E = Infallible> {
         /// In this process.
         mapped: u64,
     },
+    /// Processes of another namespace initialise it, or wanted to.
+    #[error(
+        "it is being made in another pid or time namespace, where we cannot tell who is dead: \
+         open it from there, or remove it if that namespace has ended"
+    )]
+    OtherNamespace,
     /// A process that lives has been initialising it until the deadline.
     #[error(
         "process {pid} has not finished initialising it: \
@@ -237,7 +264,9 @@ impl Header {
             fingerprint: AtomicU64::new(0),
             name_hash: AtomicU64::new(0),
             version: AtomicU32::new(0),
-            reserved: std::array::from_fn(|_| AtomicU32::new(0)),
+            reserved: AtomicU32::new(0),
+            home: AtomicU64::new(0),
+            spare: AtomicU64::new(0),
         }
     }
 
@@ -250,7 +279,7 @@ impl Header {
     /// See [`OpenError`]. After [`OpenError::Init`] the header is untouched again.
     ///
     /// # If a process dies here
-    /// Before its claim: nothing happened. Between claim and publication: the next to open takes
+    /// Before its claim: nothing but that the memory has its home. Between claim and publication: the next to open takes
     /// over. Afterwards: it is ready.
     pub fn open<E>(
         &self,
@@ -262,16 +291,36 @@ impl Header {
         loop {
             let seen = self.state();
             let door = self.look(seen, identity)?;
+            if let Door::Ready = door {
+                return Ok(Opened::Attached);
+            }
+            self.settle(opener.home)?;
             let free = match door {
-                Door::Ready => return Ok(Opened::Attached),
-                Door::Untouched => true,
                 Door::Taken { owner } => (opener.is_dead)(owner),
+                _ => true,
             };
             if free && let Some(claim) = Claim::take(self, seen, opener.me) {
                 init().map_err(OpenError::Init)?;
                 return claim.publish(identity);
             }
             pause(&mut backoff, &door, opener.deadline)?;
+        }
+    }
+
+    /// Where it was claimed, as [`Opener::home`] says it; 0 before.
+    pub fn home(&self) -> u64 {
+        self.home.load(Ordering::Relaxed)
+    }
+
+    /// Only those of one home ever claim.
+    ///
+    /// Relaxed is enough: a claimer has found or made `home` his own before he claimed, and it never
+    /// changes afterwards. So whoever sees his claim cannot find 0 here and succeed.
+    fn settle<E>(&self, mine: u64) -> Result<(), OpenError<E>> {
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        match self.home.compare_exchange(0, mine, ok, err) {
+            Err(found) if found != mine => Err(OpenError::OtherNamespace),
+            _ => Ok(()),
         }
     }
 

@@ -46,8 +46,15 @@ impl Shared {
 
     /// Opens it; what that did, and which process had initialised what we see.
     fn open(&self, init: Result<(), Failed>) -> Result<Seen, OpenError<Failed>> {
-        let opener = Opener::this_process(late());
-        let opened = self.header.open(&IDENTITY, &opener, || {
+        self.open_as(&Opener::this_process(late()).unwrap(), init)
+    }
+
+    fn open_as(
+        &self,
+        opener: &Opener,
+        init: Result<(), Failed>,
+    ) -> Result<Seen, OpenError<Failed>> {
+        let opened = self.header.open(&IDENTITY, opener, || {
             self.write_inside(opener.me.pid());
             init
         })?;
@@ -113,8 +120,8 @@ fn two_open_on(shared: &Mapped<Shared>, fuel: u32, deaths: &Deaths) {
 fn two_inherit(fuel: u32, deaths: &Deaths) {
     let shared = shared();
     let third = become_process(3);
-    // Fuel for the state, the magic and the claim.
-    assert_eq!(model::mortal(3, || shared.open(Ok(()))), None);
+    // Fuel for the state, the magic, the home and the claim.
+    assert_eq!(model::mortal(4, || shared.open(Ok(()))), None);
     assert_eq!(shared.read_inside(), 3, "it died inside its claim");
     buried(third);
     become_process(1);
@@ -132,6 +139,27 @@ fn one_fails() {
     }
 }
 
+/// Who opens in the namespaces `home`, where all pids of the others mean nobody.
+fn stranger(home: u64) -> Opener {
+    Opener { home, is_dead: |_| true, ..Opener::this_process(late()).unwrap() }
+}
+
+/// Two processes open, in namespaces of their own; the first may die anywhere.
+fn two_open_at(homes: [u64; 2], fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    let first =
+        process(&shared, fuel, deaths, move |shared| shared.open_as(&stranger(homes[0]), Ok(())));
+    let second = shared.open_as(&stranger(homes[1]), Ok(()));
+    let both = [first.join().unwrap(), Some(second)];
+    let refused = |end: &&Result<Seen, _>| **end == Err(OpenError::OtherNamespace);
+    assert!(both.iter().flatten().filter(refused).count() <= 1, "one of them is at home");
+    agree(&both.into_iter().flatten().flatten().collect::<Vec<_>>());
+}
+
+fn two_homes(fuel: u32, deaths: &Deaths) {
+    two_open_at([8, 9], fuel, deaths);
+}
+
 fn sweep(name: &str, scenario: fn(u32, &Deaths)) {
     let tried = model::every_death(scenario);
     println!("{name}: {tried:?}");
@@ -146,6 +174,18 @@ fn a_creator_may_die_anywhere() {
 #[test]
 fn the_heir_of_a_claim_may_die_too() {
     sweep("two inherit", two_inherit);
+}
+
+#[test]
+fn of_two_namespaces_one_initialises() {
+    sweep("two homes", two_homes);
+}
+
+#[test]
+fn finds_that_who_asks_about_pids_of_another_namespace_spoils_it() {
+    assert!(model::fails(|| {
+        model::check(|| two_open_at([8, 8], u32::MAX, &Deaths::default()));
+    }));
 }
 
 #[test]

@@ -15,11 +15,22 @@ const UNTOUCHED: u64 = 0;
 const INITIALISING: u64 = 1;
 const READY: u64 = 2;
 
-/// The header's words: state, magic, size, fingerprint, name hash, version, two unused.
+/// The namespaces of those who open here.
+const HOME: u64 = 4;
+
+/// The header's words: state, magic, size, fingerprint, name hash, version, home, unused.
 type Words = [u64; 8];
 
-const VALID: Words =
-    [READY, MAGIC, SIZE, IDENTITY.fingerprint, IDENTITY.name_hash, IDENTITY.version as u64, 0, 0];
+const VALID: Words = [
+    READY,
+    MAGIC,
+    SIZE,
+    IDENTITY.fingerprint,
+    IDENTITY.name_hash,
+    IDENTITY.version as u64,
+    HOME,
+    0,
+];
 
 fn mapping(words: &Words) -> Arc<Mapping> {
     let mapping = Mapping::heap(SIZE as usize);
@@ -39,21 +50,25 @@ fn header(mapping: &Arc<Mapping>) -> Mapped<Header> {
 
 /// Waits for nobody, and takes nobody for dead.
 fn at_once() -> Opener {
-    Opener { is_dead: |_| false, ..Opener::this_process(Instant::now()) }
+    Opener { me: ProcessId::me(), home: HOME, is_dead: |_| false, deadline: Instant::now() }
 }
 
 /// Opens at once or not at all; whoever holds it is dead or not.
 fn open(header: &Header, dead: bool) -> Result<Opened, OpenError> {
-    let opener = Opener { me: ProcessId::me(), is_dead: |_| dead, deadline: Instant::now() };
+    let Opener { me, home, deadline, .. } = at_once();
+    let opener = Opener { me, home, is_dead: |_| dead, deadline };
     header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()))
 }
 
 /// What opening must say.
 fn expected(words: &Words, dead: bool) -> Result<Opened, OpenError> {
-    let [state, magic, size, fingerprint, name_hash, version, ..] = *words;
+    let [state, magic, size, fingerprint, name_hash, version, home, _] = *words;
     let (version, pid) = (version as u32, (state >> 42) as u32);
     let fresh = magic == 0 || magic == MAGIC;
+    let elsewhere = home != 0 && home != HOME;
     match state & 3 {
+        UNTOUCHED if state == 0 && fresh && elsewhere => Err(OpenError::OtherNamespace),
+        INITIALISING if pid != 0 && fresh && elsewhere => Err(OpenError::OtherNamespace),
         UNTOUCHED if state == 0 && fresh => Ok(Opened::Created),
         INITIALISING if pid != 0 && fresh && dead => Ok(Opened::Created),
         INITIALISING if pid != 0 && fresh => Err(OpenError::NotReady { pid }),
@@ -106,6 +121,10 @@ proptest! {
             prop_assert_eq!(&now[..5], &VALID[..5]);
             prop_assert_eq!(now[5] as u32, IDENTITY.version);
         } else {
+            let mut words = words;
+            if let Err(OpenError::NotReady { .. }) = opened {
+                words[6] = HOME;
+            }
             for (word, value) in at(&mapping).iter().zip(&words) {
                 prop_assert_eq!(word.load(Relaxed), *value, "refusing writes nothing");
             }
@@ -123,6 +142,35 @@ fn a_stopped_creator_is_named_and_hangs_nobody() {
     let opened = header.open(&IDENTITY, &opener, || Ok::<(), Infallible>(()));
     assert_eq!(opened, Err(OpenError::NotReady { pid: 4711 }));
     assert!(opened.unwrap_err().to_string().contains("process 4711"));
+}
+
+/// Its pid means nobody here, or somebody else.
+#[test]
+fn an_initialiser_of_another_namespace_is_never_taken_for_dead() {
+    let mut words = [0; 8];
+    words[0] = (4711 << 40 | 99) << 2 | INITIALISING;
+    words[6] = HOME + 1;
+    let mapping = mapping(&words);
+    let Opener { me, home, deadline, .. } = at_once();
+    let is_dead = |_| -> bool { unreachable!("nobody may ask") };
+    let opener = Opener { me, home, is_dead, deadline };
+    let init = || Ok::<(), Infallible>(());
+    assert_eq!(header(&mapping).open(&IDENTITY, &opener, init), Err(OpenError::OtherNamespace));
+}
+
+#[test]
+fn a_home_is_that_of_the_process_and_stays() {
+    let mapping = mapping(&[0; 8]);
+    let header = header(&mapping);
+    let opener = Opener::this_process(Instant::now()).unwrap();
+    assert_ne!(opener.home, 0);
+    assert_eq!(header.open(&IDENTITY, &opener, || Err("planned")), Err(OpenError::Init("planned")));
+    assert_eq!(header.home(), opener.home);
+    let elsewhere = Opener { home: opener.home ^ 1, ..opener };
+    let init = || Ok::<(), Infallible>(());
+    assert_eq!(header.open(&IDENTITY, &elsewhere, init), Err(OpenError::OtherNamespace));
+    assert_eq!(header.open(&IDENTITY, &opener, init), Ok(Opened::Created));
+    assert_eq!(header.open(&IDENTITY, &elsewhere, init), Ok(Opened::Attached), "it is ready");
 }
 
 #[test]

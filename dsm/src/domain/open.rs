@@ -19,10 +19,10 @@ const ROUNDS_MAX: u32 = 100;
 pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
     config.check()?;
     let place = config.place()?;
-    let deadline = config.deadline();
+    let opener = this_process(config)?;
     for round in 0..ROUNDS_MAX {
         // The first may find it closed. A slow one waits for a remover, who may be stopped.
-        if round > 1 && Instant::now() >= deadline {
+        if round > 1 && Instant::now() >= opener.deadline {
             break;
         }
         let nonce = RandomState::new().build_hasher().finish();
@@ -32,7 +32,7 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
         let sizes = sizes.within(object.len());
         // SAFETY: the header gives its initialiser the memory to itself.
         let init = || unsafe { sizes.write(object.mapping()) };
-        let opened = open_header(&object, config, init)?;
+        let opened = open_header(&object, config, &opener, init)?;
         if let Some(presence) = arrive(object, config)? {
             if opened == Opened::Created {
                 presence.system.remove_orphans()?;
@@ -58,7 +58,7 @@ pub(super) fn enter_existing(
     config: &DomainConfig,
 ) -> Result<Option<Presence>, OpenError> {
     let not_made = Err(TableError::Slots(0));
-    match open_header(&object, config, || not_made) {
+    match open_header(&object, config, &this_process(config)?, || not_made) {
         Err(OpenError::Header { source: header::OpenError::Init(_), .. }) => Ok(None),
         Err(error) => Err(error),
         Ok(_) => arrive(object, config),
@@ -99,17 +99,25 @@ fn find_or_make(
     }
 }
 
+/// Asked before anything is made, since there may be no `/proc`.
+fn this_process(config: &DomainConfig) -> Result<Opener, OpenError> {
+    Opener::this_process(config.deadline()).map_err(|source| OpenError::Table {
+        name: config.name.clone(),
+        source: TableError::Proc(source),
+    })
+}
+
 fn open_header(
     object: &Object,
     config: &DomainConfig,
+    opener: &Opener,
     init: impl FnOnce() -> Result<(), TableError>,
 ) -> Result<Opened, OpenError> {
     let identity = Sizes::identity(&config.name, object.mapping());
-    let opener = Opener::this_process(config.deadline());
     // A segment has at least a page, which is enough for a header.
     let header = Mapped::<Header>::new(object.mapping(), 0);
     let opened = header
         .map_err(|_| header::OpenError::NotOurs)
-        .and_then(|header| header.open(&identity, &opener, init));
+        .and_then(|header| header.open(&identity, opener, init));
     opened.map_err(|source| OpenError::Header { name: config.name.clone(), source })
 }
