@@ -279,8 +279,8 @@ impl Header {
     /// See [`OpenError`]. After [`OpenError::Init`] the header is untouched again.
     ///
     /// # If a process dies here
-    /// Before its claim: nothing but that the memory has its home. Between claim and publication: the next to open takes
-    /// over. Afterwards: it is ready.
+    /// Before its claim: nothing but that the memory has its home. Between claim and publication:
+    /// the next to open takes over. Afterwards: it is ready.
     pub fn open<E>(
         &self,
         identity: &Identity,
@@ -314,8 +314,8 @@ impl Header {
 
     /// Only those of one home ever claim.
     ///
-    /// Relaxed is enough: a claimer has found or made `home` his own before he claimed, and it never
-    /// changes afterwards. So whoever sees his claim cannot find 0 here and succeed.
+    /// Relaxed is enough: a claimer has found or made `home` his own before he claimed, and it
+    /// never changes afterwards. So whoever sees his claim cannot find 0 here and succeed.
     fn settle<E>(&self, mine: u64) -> Result<(), OpenError<E>> {
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         match self.home.compare_exchange(0, mine, ok, err) {

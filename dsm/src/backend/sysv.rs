@@ -7,10 +7,10 @@
 //!
 //! The system reserves nothing when a segment is made, it only counts; so every page of a new one
 //! is touched at once (`MADV_POPULATE_WRITE`, about 0.4 ms a MiB), where the kernel can (5.14). A
-//! creator killed before that leaves it to whoever calls `open_or_create`, or opens the domain. One that fails there
-//! removes the segment if nobody has it mapped, and who found it meanwhile checks that it still
-//! has its key. (Not closed: somebody maps, touches and checks it between the two calls of the one
-//! who failed, and is left with a segment that nobody else finds.)
+//! creator killed before that leaves it to whoever calls `open_or_create`, or opens the domain. One
+//! that fails there removes the segment if nobody has it mapped, and who found it meanwhile checks
+//! that it still has its key. (Not closed: somebody maps, touches and checks it between the two
+//! calls of the one who failed, and is left with a segment that nobody else finds.)
 use super::pages::{self, Subject};
 use super::{BackendError, Identity, Object, Place};
 use libc::{c_int, shmid_ds};
@@ -272,7 +272,7 @@ fn last_errno() -> Errno {
 
 /// What a creator leaves who is killed right after `shmget`; returns how to ask for its bytes in
 /// memory.
-#[cfg(test)]
+#[cfg(all(test, not(shm_loom)))]
 pub(crate) fn half_made(name: &str, size: u64) -> impl Fn() -> u64 + use<> {
     let id = get(name, size, libc::IPC_CREAT | libc::IPC_EXCL | MODE).unwrap();
     move || {
