@@ -183,13 +183,14 @@ impl<'a, O: Objects> Actor<'a, O> {
         }
     }
 
-    /// The slot is moribund in my name: object away, slot free.
+    /// The slot is moribund in my name: object away, slot free. Where the object will not go, the
+    /// slot stays as it is, and names it, until `retry` or `clean_up`.
     pub(super) fn finish(&self, index: usize, generation: u32) {
         let mine = Word::free(generation).moribund(self.me.to_bits());
         if index == self.control.segment_slots() {
             self.objects.remove_domain();
-        } else {
-            self.objects.remove(SegmentHandle::new(index as u32, generation));
+        } else if !self.objects.remove(SegmentHandle::new(index as u32, generation)) {
+            return;
         }
         // It fails only where another process has overwritten our claim.
         let _ = change(&self.control.slots[index], mine, mine.freed());

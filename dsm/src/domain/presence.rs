@@ -4,7 +4,7 @@ use super::error::{AttachError, CreateError, OpenError};
 use super::shared::Sizes;
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, Object, memfd};
-use crate::control::{Control, Objects};
+use crate::control::{Actor, Control, Objects, PinError};
 use crate::handle::SegmentHandle;
 use crate::segment::{Attachment, Kept, Segment};
 use shm_core::mapping::Mapping;
@@ -83,8 +83,16 @@ impl Presence {
         &self.system.control
     }
 
+    /// Finishes what the dead left, and what we could not remove ourselves.
     pub(super) fn reap(&self) -> usize {
-        self.table.reap(|dead| self.system.clean_up(dead))
+        let dead = self.table.reap(|dead| self.system.clean_up(dead));
+        let _mine = self.lock();
+        self.actor().retry();
+        dead
+    }
+
+    fn actor(&self) -> Actor<'_, System> {
+        self.control().actor(self.member.id(), &self.system)
     }
 
     fn lock(&self) -> MutexGuard<'_, Mine> {
@@ -115,17 +123,21 @@ impl Presence {
     fn claim(&self) -> Result<SegmentHandle, CreateError> {
         let claim = || {
             let mut mine = self.lock();
-            let handle = self.control().actor(self.member.id(), &self.system).claim()?;
+            let handle = self.actor().claim()?;
             mine.held.insert(handle.slot(), Held::nothing_yet(handle));
             Some(handle)
         };
         let full = CreateError::Full { segments: self.segments_max };
-        claim().or_else(|| (self.reap() > 0).then(claim).flatten()).ok_or(full)
+        let reap_and_claim = || {
+            self.reap();
+            claim()
+        };
+        claim().or_else(reap_and_claim).ok_or(full)
     }
 
     fn abandon(&self, handle: SegmentHandle) {
         let mut mine = self.lock();
-        self.control().actor(self.member.id(), &self.system).abandon(handle);
+        self.actor().abandon(handle);
         mine.held.remove(&handle.slot());
     }
 
@@ -134,7 +146,7 @@ impl Presence {
         handle: SegmentHandle,
         object: Object,
     ) -> Result<Segment, CreateError> {
-        let actor = self.control().actor(self.member.id(), &self.system);
+        let actor = self.actor();
         let published = {
             let _mine = self.lock();
             actor.publish(handle, object.len())
@@ -170,7 +182,7 @@ impl Presence {
                 None => Err(AttachError::AlreadyAttached(handle)),
             };
         }
-        let size = self.control().actor(self.member.id(), &self.system).attach(handle);
+        let size = self.actor().attach(handle);
         let Some(size) = size else {
             mine.sweep(self.control());
             return Ok(None);
@@ -245,9 +257,15 @@ impl Presence {
             return;
         }
         let mut mine = self.lock();
-        self.control().actor(self.member.id(), &self.system).detach(handle);
+        self.actor().detach(handle);
         mine.held.remove(&handle.slot());
         mine.sweep(self.control());
+    }
+
+    pub(super) fn unpin(&self, handle: SegmentHandle) -> Result<(), PinError> {
+        self.member.check_fork()?;
+        let _mine = self.lock();
+        self.actor().unpin(handle)
     }
 
     pub(super) fn find(&self, handle: SegmentHandle) -> Option<Segment> {
