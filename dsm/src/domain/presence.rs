@@ -279,9 +279,10 @@ impl Presence {
         })
     }
 
-    /// Keeps the descriptor of a memfd segment, for attaching and for handing it on.
+    /// Keeps the descriptor of a memfd segment, for attaching and for handing it on. One that we
+    /// have stays: it may be in use, and of the other we know only what its sender says.
     pub(super) fn learn(&self, handle: SegmentHandle, fd: OwnedFd) {
-        self.lock().descriptors.insert(handle, fd);
+        self.lock().descriptors.entry(handle).or_insert(fd);
     }
 
     /// A copy of the descriptor of a memfd segment, if we have it.

@@ -495,6 +495,27 @@ fn waiting_for_ever_is_possible() {
 }
 
 #[test]
+fn what_is_received_replaces_no_descriptor() {
+    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("receives") };
+    let domain = Domain::open(config).unwrap();
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut send = |handle: SegmentHandle, object: &backend::Object| {
+        std::io::Write::write_all(&mut theirs, &handle.to_bits().to_le_bytes()).unwrap();
+        backend::memfd::send_fd(&theirs, object).unwrap();
+    };
+    let known = || {
+        let fd = domain.presence.descriptor(handle).unwrap().unwrap();
+        backend::memfd::open_fd(fd).unwrap().identity()
+    };
+    let (before, other) = (known(), backend::create(&Place::new(Backend::Memfd), "x", 1).unwrap());
+    send(handle, &other);
+    assert_eq!(domain.receive(&ours).unwrap(), handle);
+    assert_eq!(known(), before);
+}
+
+#[test]
 fn the_environment_says_which_domain() {
     let missing = Domain::from_env().unwrap_err();
     let set = matches!(missing, OpenError::Environment { problem: "is not set", .. });
