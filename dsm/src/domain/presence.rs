@@ -11,7 +11,7 @@ use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, Table};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Names to try for a new segment, should some be taken.
 const NAMES_MAX: u32 = 16;
@@ -25,6 +25,8 @@ pub(super) struct Presence {
     segments_max: u32,
     /// The threads of this process share one bit in each set, so one at a time sets and clears it.
     mine: Mutex<Mine>,
+    /// Something has been mapped or unmapped.
+    settled: Condvar,
 }
 
 /// What this process has of the domain.
@@ -74,9 +76,9 @@ impl Presence {
             return Ok(Arrival::Closed(system));
         }
         table.reap(|dead| system.clean_up(dead));
-        let (kept, mine) = (Arc::new(Kept::new()), Mutex::default());
+        let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
-        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine }))
+        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine, settled }))
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -138,7 +140,12 @@ impl Presence {
     fn abandon(&self, handle: SegmentHandle) {
         let mut mine = self.lock();
         self.actor().abandon(handle);
+        self.let_go(&mut mine, handle);
+    }
+
+    fn let_go(&self, mine: &mut Mine, handle: SegmentHandle) {
         mine.held.remove(&handle.slot());
+        self.settled.notify_all();
     }
 
     fn publish(
@@ -154,7 +161,7 @@ impl Presence {
         if !published {
             // Not by our name: the slot is somebody else's now.
             let _ = object.remove_exact();
-            self.lock().held.remove(&handle.slot());
+            self.let_go(&mut self.lock(), handle);
             return Err(CreateError::Corrupt(handle));
         }
         Ok(self.hold(handle, object))
@@ -166,21 +173,27 @@ impl Presence {
     ) -> Result<Option<Segment>, AttachError> {
         self.member.check_fork()?;
         let mut mine = self.lock();
-        if let Some(held) = mine.held.get(&handle.slot()).cloned() {
-            // What is upgraded below may come to `detach` when it is dropped, which takes the lock.
-            drop(mine);
+        while let Some(held) = mine.held.get(&handle.slot()) {
             if held.handle != handle {
                 // Another segment is in the slot, so this one is gone.
                 return Ok(None);
             }
-            let unheld = held.attachment.upgrade().is_none();
-            return match held.mapping.upgrade().filter(|_| unheld) {
-                Some(mapping) => match self.segment(handle, mapping) {
-                    Ok(segment) => Ok(Some(segment)),
-                    Err(_theirs) => Err(AttachError::AlreadyAttached(handle)),
-                },
-                None => Err(AttachError::AlreadyAttached(handle)),
-            };
+            if held.attachment.strong_count() > 0 {
+                return Err(AttachError::AlreadyAttached(handle));
+            }
+            let mapping = held.mapping.clone();
+            if mapping.strong_count() == 0 {
+                // Another thread of ours is at it; it calls no code but ours and the system's.
+                mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            // What is upgraded may come to `detach` when it is dropped, which takes the lock.
+            drop(mine);
+            if let Some(mapping) = mapping.upgrade() {
+                let again = self.segment(handle, mapping);
+                return again.map(Some).map_err(|_theirs| AttachError::AlreadyAttached(handle));
+            }
+            mine = self.lock();
         }
         let size = self.actor().attach(handle);
         let Some(size) = size else {
@@ -248,6 +261,7 @@ impl Presence {
             return Err(theirs);
         }
         mine.held.insert(handle.slot(), Held { handle, mapping: held, attachment });
+        self.settled.notify_all();
         Ok(segment)
     }
 
@@ -258,7 +272,7 @@ impl Presence {
         }
         let mut mine = self.lock();
         self.actor().detach(handle);
-        mine.held.remove(&handle.slot());
+        self.let_go(&mut mine, handle);
         mine.sweep(self.control());
     }
 
@@ -324,5 +338,62 @@ impl Drop for Presence {
             self.reap();
             self.system.clean_up(self.member.id());
         }
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use crate::domain::Domain;
+    use std::thread;
+    use std::time::Duration;
+
+    fn domain(name: &str) -> Domain {
+        let backend = Some(Backend::Memfd);
+        Domain::open(DomainConfig { backend, ..DomainConfig::new(name) }).unwrap()
+    }
+
+    /// What another thread's `attach` answers that came before `settle`.
+    fn attach_before(
+        domain: &Domain,
+        handle: SegmentHandle,
+        settle: impl FnOnce(),
+    ) -> Result<Option<Segment>, AttachError> {
+        thread::scope(|scope| {
+            let attach = scope.spawn(|| domain.attach(handle));
+            thread::sleep(Duration::from_millis(50));
+            assert!(!attach.is_finished(), "it does not wait");
+            settle();
+            attach.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn attaching_waits_while_it_is_being_mapped() {
+        let domain = domain("being_mapped");
+        let presence = &domain.presence;
+        let handle = presence.claim().unwrap();
+        let name = presence.system.segment_name(handle);
+        let object = backend::create(&presence.system.place, &name, 1).unwrap();
+        let mut segment = None;
+        let answer = attach_before(&domain, handle, || {
+            segment = Some(presence.publish(handle, object).unwrap());
+        });
+        assert!(matches!(answer, Err(AttachError::AlreadyAttached(_))));
+        assert!(domain.find_mapping(handle).is_some());
+    }
+
+    #[test]
+    fn attaching_waits_while_it_is_being_unmapped() {
+        let domain = domain("being_unmapped");
+        let segment = domain.create_segment(1).unwrap();
+        let handle = segment.handle();
+        segment.pin().unwrap();
+        // As the first half of `unmap`.
+        let held = Held::nothing_yet(handle);
+        let held = domain.presence.lock().held.insert(handle.slot(), held);
+        let answer = attach_before(&domain, handle, || drop((segment, held)));
+        assert!(answer.unwrap().is_some(), "attached anew");
+        domain.destroy().unwrap();
     }
 }
