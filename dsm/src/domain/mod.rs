@@ -129,7 +129,7 @@ impl Domain {
     /// Takes a segment's pin away, attached or not; where nobody is attached, it is destroyed.
     ///
     /// # Errors
-    /// [`PinError::Unknown`], [`PinError::NotPinned`].
+    /// [`PinError`].
     ///
     /// # If a process dies here
     /// Who cleans up after it destroys the segment, if nobody is attached.
