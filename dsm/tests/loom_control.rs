@@ -248,6 +248,8 @@ fn a_stuck_object(fuel: u32, deaths: &Deaths) {
     assert!(gone || known, "an object is left over that nobody knows of");
     world.actor(A).retry();
     if died {
+        // Where a reaper fails, it is the last one out of the domain who tries again.
+        *world.stuck.lock().unwrap() = false;
         world.leave(B);
     }
     world.assert_empty(2);
@@ -355,6 +357,74 @@ fn a_pinned_domain(fuel: u32, deaths: &Deaths) {
     world.assert_closed();
 }
 
+/// B has died in the domain, alone in a segment. An outsider reaps it, or dies doing so, while A
+/// leaves and then C comes.
+fn an_outsider_reaps(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A) && world.enter(B));
+    world.create(B).unwrap();
+    world.unmap(B);
+    world.system.inside[B].store(0, Ordering::Relaxed);
+    let b = mortal(&world, fuel, deaths, |world| world.actor(B).clean_up());
+    world.leave(A);
+    if world.enter(C) {
+        world.leave(C);
+    }
+    if b.join().unwrap() {
+        world.actor(B).clean_up();
+    }
+    world.assert_closed();
+}
+
+/// One without a seat closes the domain, or dies, while A leaves and then C comes.
+fn one_closes(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A));
+    let b = mortal(&world, fuel, deaths, |world| {
+        if world.control.close_if_empty() {
+            world.remove_domain();
+        }
+    });
+    world.leave(A);
+    if world.enter(C) {
+        world.leave(C);
+    }
+    let died = b.join().unwrap();
+    assert!(!world.enter(B), "somebody closed it");
+    if died {
+        // Who comes to a closed one.
+        world.remove_domain();
+    }
+    assert!(world.system.domain_removed.load(Ordering::Relaxed) > 0);
+}
+
+/// B, the creator, detaches and leaves, or dies, while A attaches, pins, and leaves: the pin holds.
+fn a_pin_is_kept(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A) && world.enter(B));
+    let handle = world.create(B).unwrap();
+    let b = mortal(&world, fuel, deaths, move |world| {
+        world.detach(B, handle);
+        world.leave(B);
+    });
+    let pinned = world.attach(A, handle);
+    if pinned {
+        world.control.pin(handle).unwrap();
+        world.detach(A, handle);
+    }
+    world.leave(A);
+    if b.join().unwrap() {
+        world.leave(B);
+    }
+    if pinned {
+        assert!(world.control.is_alive(handle), "a pin was lost");
+        assert!(world.enter(C));
+        world.actor(C).unpin(handle).unwrap();
+        world.leave(C);
+    }
+    world.assert_closed();
+}
+
 /// Two destroy one segment and nobody dies: it happens once.
 fn three_detach() {
     let world = World::new();
@@ -415,6 +485,21 @@ fn one_of_two_that_leave_may_die_anywhere() {
 #[test]
 fn one_that_unpins_and_leaves_may_die_anywhere() {
     sweep("a_pinned_domain", a_pinned_domain);
+}
+
+#[test]
+fn an_outsider_that_reaps_may_die_anywhere() {
+    sweep("an_outsider_reaps", an_outsider_reaps);
+}
+
+#[test]
+fn one_that_closes_may_die_anywhere() {
+    sweep("one_closes", one_closes);
+}
+
+#[test]
+fn a_pin_outlives_whoever_dies() {
+    sweep("a_pin_is_kept", a_pin_is_kept);
 }
 
 #[test]
