@@ -10,6 +10,7 @@ use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 const SIZE: u64 = 4096;
 /// Participant slots of A, B and C.
@@ -37,6 +38,8 @@ struct World {
     system: Mapped<System>,
     raw: Raw,
     bug: Option<Bug>,
+    /// The next removal fails. No word of the model: only who destroys the segment looks.
+    stuck: Arc<Mutex<bool>>,
 }
 
 /// Planted bugs, in variants of the verbs that stand at the foot of this file.
@@ -53,7 +56,10 @@ enum Bug {
 }
 
 impl Objects for World {
-    fn remove(&self, handle: SegmentHandle) {
+    fn remove(&self, handle: SegmentHandle) -> bool {
+        if std::mem::take(&mut *self.stuck.lock().unwrap()) {
+            return false;
+        }
         let handle = handle.to_bits();
         for mapped in &self.system.mapped {
             assert_ne!(mapped.load(Ordering::Relaxed), handle, "destroyed while attached");
@@ -67,6 +73,7 @@ impl Objects for World {
                 self.system.destroyed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        true
     }
 
     fn remove_domain(&self) {
@@ -112,7 +119,7 @@ impl World {
         let system = System { object, mapped, destroyed, domain_removed, inside };
         // SAFETY: nobody else has the mapping yet; the table ends before.
         let system = unsafe { Mapped::place(&mapping, 2048, system) }.unwrap();
-        World { control, system, raw: Raw::new(&mapping), bug }
+        World { control, system, raw: Raw::new(&mapping), bug, stuck: Arc::default() }
     }
 
     fn actor(&self, who: usize) -> Actor<'_, World> {
@@ -219,6 +226,28 @@ fn two_detach(fuel: u32, deaths: &Deaths, bug: Option<Bug>) {
     let b = mortal(&world, fuel, deaths, move |world| world.attach_and_detach(B, handle));
     world.detach(A, handle);
     if b.join().unwrap() {
+        world.leave(B);
+    }
+    world.assert_empty(2);
+}
+
+/// As `two_detach`, and the object will not go the first time: who could not remove it, or his
+/// reaper, tries again.
+fn a_stuck_object(fuel: u32, deaths: &Deaths) {
+    let world = World::new();
+    let handle = world.create(A).unwrap();
+    *world.stuck.lock().unwrap() = true;
+    let b = mortal(&world, fuel, deaths, move |world| {
+        world.attach_and_detach(B, handle);
+        world.actor(B).retry();
+    });
+    world.detach(A, handle);
+    let died = b.join().unwrap();
+    let gone = world.system.object.load(Ordering::Relaxed) == 0;
+    let known = world.control.leftovers() == [handle];
+    assert!(gone || known, "an object is left over that nobody knows of");
+    world.actor(A).retry();
+    if died {
         world.leave(B);
     }
     world.assert_empty(2);
@@ -354,6 +383,11 @@ fn one_of_two_that_detach_may_die_anywhere() {
 }
 
 #[test]
+fn an_object_that_will_not_go_is_not_lost() {
+    sweep("a_stuck_object", a_stuck_object);
+}
+
+#[test]
 fn an_attacher_with_a_stale_handle_may_die_anywhere() {
     sweep("a_stale_handle", |fuel, deaths| a_stale_handle(fuel, deaths, None));
 }
@@ -417,7 +451,7 @@ fn bit(who: usize) -> u64 {
 }
 
 impl Raw {
-    fn new(mapping: &std::sync::Arc<Mapping>) -> Raw {
+    fn new(mapping: &Arc<Mapping>) -> Raw {
         let word = size_of::<AtomicU64>() as u64;
         let at = |index| Mapped::new(mapping, 64 + index * word).unwrap();
         // Two slots, the segment's and the domain's; then their sets.
