@@ -37,7 +37,7 @@ pub fn run(worker: &Worker) -> Result<(), AggError> {
     let watch = member.watch(leader);
     let mut work = Work { scan, sender, out: Vec::new() };
     while !worker.should_stop() {
-        match board.cursor.claim(member.id()) {
+        match board.cursor.claim(member).map_err(internal)? {
             Claim::Finished => break,
             Claim::NothingFree if watch.is_dead() => break,
             Claim::NothingFree => _ = board.cursor.wait_for_work(&watch, None),
