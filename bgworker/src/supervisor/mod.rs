@@ -123,9 +123,9 @@ impl Supervisor {
     /// Starts a supervisor without workers.
     ///
     /// # Errors
-    /// Whatever the system says to a new thread or a new descriptor.
+    /// Whatever the system says to a new thread, a new descriptor or a look at `/proc`.
     pub fn start(config: SupervisorConfig) -> io::Result<Supervisor> {
-        let workers = Mutex::new(Workers::new(ProcessId::me(), config));
+        let workers = Mutex::new(Workers::new(ProcessId::try_me()?, config));
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared =
             Arc::new(Shared { leader: ForkGuard::new(), workers, happened: Condvar::new(), bell });
