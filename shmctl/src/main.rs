@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(Some(worker)) => exit_code(agg::parallel::work(&worker), worker.name()),
         Err(error) => {
             complain(&error.to_string());
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }

@@ -12,12 +12,12 @@ impl Table {
     /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is
     /// not in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where
     /// it panics, the slot is left to the next reaper. A member's own other slots are not looked
-    /// at, and from another pid namespace nothing is reaped.
+    /// at, and from another pid namespace, or without `/proc`, nothing is reaped.
     ///
     /// # If a process dies here
     /// The slot it was reaping names it, and the next reaper cleans up from the beginning.
     pub fn reap(&self, mut cleanup: impl FnMut(ParticipantId)) -> usize {
-        let me = ProcessId::me();
+        let Ok(me) = ProcessId::try_me() else { return 0 };
         (0..self.capacity()).filter(|index| self.reap_slot(*index, me, &mut cleanup)).count()
     }
 

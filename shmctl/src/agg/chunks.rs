@@ -1,9 +1,8 @@
 //! How a file is cut into chunks, numbered from 0, for workers to claim.
 
 use super::plan::Plan;
-use super::scan::{Chunk, ScanError, Scanner};
+use super::scan::Chunk;
 use super::wire::Corrupt;
-use std::fs::File;
 
 /// The chunks of a file. Together they are the file behind its header, without gap or overlap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,17 +27,19 @@ impl Chunks {
         Chunks::Even { start, end, bytes: plan.chunk_bytes() }
     }
 
-    /// Chunks of about that size, each with whole records, found by one pass over the file.
+    /// Chunks of about that size, each with whole records: `next_start` tells where the first
+    /// record behind such a range begins.
     ///
     /// # Errors
-    /// [`ScanError`] for the first row that is ragged or too long, or where the file cannot be
-    /// read.
-    pub fn exact(file: &File, plan: &Plan) -> Result<Chunks, ScanError> {
-        let mut scanner = Scanner::new(file, plan);
+    /// Those of `next_start`.
+    pub fn exact<E>(
+        plan: &Plan,
+        mut next_start: impl FnMut(u64, u64) -> Result<u64, E>,
+    ) -> Result<Chunks, E> {
         let mut edges = vec![plan.header_end()];
         let mut start = plan.header_end();
         while start < plan.file_bytes() {
-            start = scanner.next_start(start, start.saturating_add(plan.chunk_bytes()))?;
+            start = next_start(start, start.saturating_add(plan.chunk_bytes()))?;
             edges.push(start);
         }
         Ok(Chunks::Exact(edges))

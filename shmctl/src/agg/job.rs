@@ -3,6 +3,7 @@
 use super::chunks::Chunks;
 use super::error::{AggError, InputProblem};
 use super::groups::{Groups, Shape};
+use super::interrupt::Interrupt;
 use super::plan::{Layout, Plan};
 use super::query::{Query, Request};
 use super::quoted::QuotedReader;
@@ -135,10 +136,13 @@ impl Job {
     ///
     /// # Errors
     /// [`AggError::Scan`] for the first row that is ragged or too long, or where the file cannot
-    /// be read.
-    pub fn cut_exactly(&mut self) -> Result<(), AggError> {
-        self.chunks =
-            Chunks::exact(&self.file, &self.plan).map_err(|error| self.scan_error(error))?;
+    /// be read; [`AggError::Interrupted`] where a signal asks to stop.
+    pub fn cut_exactly(&mut self, interrupt: &Interrupt) -> Result<(), AggError> {
+        let mut scanner = self.scanner();
+        self.chunks = Chunks::exact(&self.plan, |start, end| {
+            interrupt.check()?;
+            scanner.next_start(start, end).map_err(|error| self.scan_error(error))
+        })?;
         Ok(())
     }
 

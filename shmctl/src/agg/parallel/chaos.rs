@@ -35,15 +35,20 @@ impl Chaos {
         let (orders, come) = mpsc::channel();
         let (supervisor, workers, list) = (supervisor.clone(), workers.clone(), killed.clone());
         let thread = std::thread::Builder::new().name("chaos".to_owned()).spawn(move || {
-            while come.recv().is_ok() {
-                std::thread::sleep(random_time_below(DELAY_MAX));
-                while !kill_one(&supervisor, &workers, &list) {
-                    match come.recv_timeout(RETRY) {
-                        Err(mpsc::RecvTimeoutError::Disconnected) => return,
-                        // Another order while this one is open: one after the other.
-                        Ok(()) | Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    }
+            let mut open = 0_u64;
+            loop {
+                // Asked too where a kill found nobody: to learn of more, or of the end.
+                let order = match open {
+                    0 => come.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                    _ => come.recv_timeout(RETRY),
+                };
+                match order {
+                    Ok(()) => open += 1,
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 }
+                std::thread::sleep(random_time_below(DELAY_MAX));
+                open -= u64::from(kill_one(&supervisor, &workers, &list));
             }
         })?;
         Ok(Chaos { due, orders: Some(orders), thread: Some(thread), killed })

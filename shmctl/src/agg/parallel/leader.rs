@@ -12,10 +12,14 @@ use crate::agg::options::{Options, WORKERS_MAX};
 use crate::agg::progress::Progress;
 use crate::agg::scan::{ChunkStats, ScanError};
 use bgworker::{
-    Event, Exit, Inheritance, Program, State, Supervisor, SupervisorConfig, WorkerId, WorkerSpec,
+    Event, Exit, Inheritance, Output, Program, State, Supervisor, SupervisorConfig, WorkerId,
+    WorkerSpec,
 };
 use dsm::{Domain, Segment};
+use rustix::fs::{MemfdFlags, memfd_create};
 use shm_core::participants::ParticipantId;
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -28,6 +32,12 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// Workers that die by themselves, before the leader gives up.
 const ACCIDENTS_MAX: u64 = 16;
+
+/// What is shown of the workers' messages.
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+
+/// How a worker ends that lacks what another one would lack too: see [`AggError::exit_code`].
+const UNUSABLE_ENVIRONMENT: Exit = Exit::Code(2);
 
 /// Answers the job with worker processes.
 ///
@@ -46,13 +56,16 @@ pub fn run(
     let began = Instant::now();
     let domain = open_domain(options)?;
     if job.looks_quoted()? {
-        job.cut_exactly()?;
+        job.cut_exactly(interrupt).map_err(|error| unless_changed(job, error))?;
     }
     let mut kills = 0;
     loop {
-        let mut run = Run::start(&domain, job, options, progress)?;
-        let end = run.finish_all(interrupt);
+        let mut run = Run::new(&domain, job, workers(options), progress)?;
+        let kills_left = u64::from(options.kills) - kills;
+        let chaos = options.chaos.then_some(kills_left);
+        let end = run.start(chaos).and_then(|()| run.finish_all(interrupt));
         kills += run.stop();
+        run.pass_on_messages(&end);
         let segments = run.segments();
         drop(run);
         match end? {
@@ -64,10 +77,18 @@ pub fn run(
                 return Ok(Outcome { groups, elapsed, workers, backend, kills, segments });
             }
             End::Quoted => {
-                job.cut_exactly()?;
+                job.cut_exactly(interrupt).map_err(|error| unless_changed(job, error))?;
                 progress.restart();
             }
         }
+    }
+}
+
+/// Who writes to the file meanwhile is to hear of that, not of half a row.
+fn unless_changed(job: &Job, fault: AggError) -> AggError {
+    match fault {
+        AggError::Scan { .. } => job.check_unchanged().err().unwrap_or(fault),
+        fault => fault,
     }
 }
 
@@ -87,12 +108,13 @@ enum End {
 struct Run<'a> {
     job: &'a Job,
     progress: &'a Progress,
-    segment: Segment,
-    board: Board,
     inherit: Inheritance,
+    /// What workers write to standard error.
+    messages: Arc<OwnedFd>,
     me: Arc<shm_core::participants::Member>,
     supervisor: Arc<Supervisor>,
     chaos: Option<Chaos>,
+    lanes: u32,
     /// The worker of each lane; the chaos thread looks too.
     workers: Arc<Mutex<Vec<WorkerId>>>,
     threads: Vec<JoinHandle<()>>,
@@ -101,6 +123,9 @@ struct Run<'a> {
     tally: Tally,
     kills: u64,
     accidents: u64,
+    board: Board,
+    /// Dropped last: to remove it takes descriptors, and the others have some to give back.
+    segment: Segment,
 }
 
 /// What has been counted so far.
@@ -114,23 +139,26 @@ struct Tally {
 }
 
 impl<'a> Run<'a> {
-    fn start(
+    /// A run that has not begun.
+    fn new(
         domain: &Domain,
         job: &'a Job,
-        options: &Options,
+        workers: u32,
         progress: &'a Progress,
     ) -> Result<Run<'a>, AggError> {
         let (plan, edges) = (job.plan().encode(), job.chunks().edges());
-        let (chunks, count) = (job.chunks().count(), workers(options));
-        let made_for = board::Job { plan: &plan, edges, chunks, workers: count };
+        let chunks = job.chunks().count();
+        let made_for = board::Job { plan: &plan, edges, chunks, workers };
         let segment = domain.create_segment(made_for.segment_bytes()?).map_err(environment)?;
         let board = Board::create(segment.mapping(), &made_for)?;
-        let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(environment)?;
+        let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(no_thread)?;
         let (sender, reports) = mpsc::channel();
-        let mut run = Run {
+        Ok(Run {
             inherit: inheritance(domain, &segment)?,
+            messages: Arc::new(messages()?),
             me: domain.member().clone(),
             tally: Tally::new(job, chunks),
+            lanes: workers,
             workers: Arc::default(),
             supervisor: Arc::new(supervisor),
             chaos: None,
@@ -143,17 +171,21 @@ impl<'a> Run<'a> {
             board,
             sender,
             reports,
-        };
-        for lane in 0..count {
-            let worker = run.start_worker(lane)?;
-            run.lock_workers().push(worker);
+        })
+    }
+
+    /// Starts the workers, and who kills so many of them. To be stopped whether it succeeds or not.
+    fn start(&mut self, kills: Option<u64>) -> Result<(), AggError> {
+        for lane in 0..self.lanes {
+            let worker = self.start_worker(lane)?;
+            self.lock_workers().push(worker);
         }
-        if options.chaos {
-            let kills = u64::from(options.kills);
-            let chaos = Chaos::start(kills, chunks, &run.supervisor, &run.workers);
-            run.chaos = Some(chaos.map_err(environment)?);
+        if let Some(kills) = kills {
+            let chunks = self.job.chunks().count();
+            let chaos = Chaos::start(kills, chunks, &self.supervisor, &self.workers);
+            self.chaos = Some(chaos.map_err(no_thread)?);
         }
-        Ok(run)
+        Ok(())
     }
 
     /// Makes the lane's queue, and starts a worker on it.
@@ -164,6 +196,7 @@ impl<'a> Run<'a> {
         let mut receiver = stream.receiver(&self.me).map_err(internal)?;
         let worker = self.supervisor.spawn(WorkerSpec {
             argument: u64::from(lane),
+            stderr: Output::To(self.messages.clone()),
             inherit: self.inherit.clone(),
             ..WorkerSpec::new(format!("agg {lane}"), Program::This)
         });
@@ -171,15 +204,16 @@ impl<'a> Run<'a> {
         let started = self.supervisor.workers().into_iter().find(|info| info.id == worker);
         match started.map(|info| info.state) {
             Some(State::Started(process)) => receiver.expect_peer(process),
-            // It has died already.
+            // It has died already, perhaps with a chunk; what it sent of it goes with the queue.
             _ => {
-                let _ = self.sender.send(Report::Ended { lane, worker: None });
+                let gone = stream.status().sender.owner;
+                let _ = self.sender.send(Report::Ended { lane, worker: gone });
                 return Ok(worker);
             }
         }
         let shape = Shape::from(self.job.plan().query());
         let thread = lane::listen(lane, shape, stream, receiver, self.sender.clone());
-        self.threads.push(thread.map_err(environment)?);
+        self.threads.push(thread.map_err(no_thread)?);
         Ok(worker)
     }
 
@@ -199,7 +233,7 @@ impl<'a> Run<'a> {
                 Err(_) => {}
             }
             if let Some(error) = self.tally.first_fault() {
-                return Err(self.job.scan_error(error));
+                return Err(unless_changed(self.job, self.job.scan_error(error)));
             }
         }
         let empty = self.job.no_groups();
@@ -258,13 +292,31 @@ impl<'a> Run<'a> {
     /// A worker ended before the job did, and not by our doing: it is replaced, up to a point.
     fn accident(&mut self, how: Exit) -> Result<(), AggError> {
         self.accidents += 1;
+        if how == UNUSABLE_ENVIRONMENT {
+            let messages = self.messages();
+            let first = messages.lines().next().unwrap_or("a worker cannot begin");
+            return Err(environment(first.trim_start_matches("shmctl: ")));
+        }
         if self.accidents <= ACCIDENTS_MAX {
             return Ok(());
         }
         Err(AggError::Internal(format!(
-            "{} workers have ended before their job, the last one by {how}; see their messages",
+            "{} workers have ended before their job, the last one by {how}",
             self.accidents
         )))
+    }
+
+    fn messages(&self) -> String {
+        let mut bytes = vec![0; MESSAGE_BYTES_MAX];
+        let len = rustix::io::pread(&self.messages, &mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    }
+
+    /// Shows what workers wrote, but where it is known already or of no matter any more.
+    fn pass_on_messages(&self, end: &Result<End, AggError>) {
+        if matches!(end, Ok(_) | Err(AggError::Internal(_) | AggError::Corrupt(_))) {
+            let _ = std::io::stderr().write_all(self.messages().as_bytes());
+        }
     }
 
     /// Ends the workers, and waits for them; how many chaos has killed.
@@ -294,9 +346,26 @@ impl<'a> Run<'a> {
     }
 }
 
+/// A file without a name: nobody has to read it for workers to get on.
+fn messages() -> Result<OwnedFd, AggError> {
+    memfd_create("messages", MemfdFlags::CLOEXEC).map_err(|errno| {
+        let error = std::io::Error::from(errno);
+        environment(format!("no file for messages: {error}; raise the limit on files (ulimit -n)"))
+    })
+}
+
+fn no_thread(error: std::io::Error) -> AggError {
+    environment(format!(
+        "a thread cannot be started: {error}; raise the limits on processes and files (ulimit -u, \
+         ulimit -n, cgroup pids.max)"
+    ))
+}
+
 /// What a worker inherits: the way into the domain, and the name of the segment.
 fn inheritance(domain: &Domain, segment: &Segment) -> Result<Inheritance, AggError> {
-    let dsm::Inheritance { mut env, fds } = domain.inheritance().map_err(environment)?;
+    let dsm::Inheritance { mut env, fds } = domain.inheritance().map_err(|error| {
+        environment(format!("no descriptor for the workers: {error}; raise the limit (ulimit -n)"))
+    })?;
     env.push((SEGMENT_VARIABLE.into(), segment.handle().to_string().into()));
     Ok(Inheritance { env, fds: fds.into_iter().map(Arc::new).collect() })
 }

@@ -41,10 +41,20 @@ const SEGMENT_VARIABLE: &str = "SHMCTL_AGG_SEGMENT";
 /// The backends that leave names behind when everyone dies.
 const NAMED: [Backend; 3] = [Backend::Posix, Backend::Sysv, Backend::Mmap];
 
+/// For many runs at once, each a leader, up to 64 workers and a segment.
+const PARTICIPANTS: u32 = 1024;
+const SEGMENTS: u32 = 256;
+
 fn config(options: &Options, backend: Option<Backend>) -> DomainConfig {
     let users = || format!("shmctl-agg-{}", rustix::process::geteuid().as_raw());
     let name = options.domain.clone().unwrap_or_else(users);
-    DomainConfig { backend, directory: options.directory.clone(), ..DomainConfig::new(name) }
+    DomainConfig {
+        backend,
+        directory: options.directory.clone(),
+        participants_max: PARTICIPANTS,
+        segments_max: Some(SEGMENTS),
+        ..DomainConfig::new(name)
+    }
 }
 
 /// Enters the domain of this user's runs, having cleaned up after runs that died, on any backend.

@@ -70,7 +70,7 @@ fn chunked_groups(mut job: Job) -> Result<Groups, AggError> {
         }
         assert!(job.chunks().iter().all(|chunk| !chunk.exact), "exact chunks never give up");
         assert!(job.looks_quoted()?);
-        job.cut_exactly()?;
+        job.cut_exactly(&Interrupt::never())?;
     }
 }
 
@@ -232,7 +232,7 @@ proptest! {
     fn exact_chunks_hold_all_records_and_no_part_of_one(text in csv_text(), bytes in 1u64..50) {
         let file = file(text.as_bytes());
         let mut job = open(&file, bytes, &request(&[], &[])).unwrap();
-        job.cut_exactly().unwrap();
+        job.cut_exactly(&Interrupt::never()).unwrap();
         let mut scanner = job.scanner();
         let (mut position, mut rows) = (job.plan().header_end(), 0);
         for chunk in job.chunks().iter() {
@@ -342,7 +342,7 @@ fn a_file_that_is_cut_short_meanwhile_is_an_error() {
 fn a_worker_sees_the_job_that_the_leader_planned() {
     let file = file(b"k,v\n\"a\nb\",1\nb,2\n");
     let mut job = open(&file, 4, &request(&["k"], &["v"])).unwrap();
-    job.cut_exactly().unwrap();
+    job.cut_exactly(&Interrupt::never()).unwrap();
     let edges: Vec<_> =
         job.chunks().iter().map(|chunk| chunk.start).chain([job.plan().file_bytes()]).collect();
     let worker = Job::attach(&job.plan().encode(), Some(edges.clone())).unwrap();
