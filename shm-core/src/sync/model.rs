@@ -163,7 +163,6 @@ struct Sites {
 // loom runs all threads of a model on the calling one, so these belong to one test.
 thread_local! {
     static SITES: RefCell<Option<Sites>> = const { RefCell::new(None) };
-    static SHADOWED: Cell<bool> = const { Cell::new(true) };
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -209,18 +208,6 @@ pub(crate) fn order(at: &'static Location<'static>, argument: u8, order: Orderin
 pub(crate) fn fence_order(at: &'static Location<'static>, order: Ordering) -> Option<Ordering> {
     let site = Site { file: at.file(), line: at.line(), column: at.column(), argument: FENCE };
     look_up(site, order)
-}
-
-pub(crate) fn shadowed() -> bool {
-    SHADOWED.with(Cell::get)
-}
-
-/// Runs `f` with loom as it is, without the shadow words: only to show what they are for.
-pub fn without_shadow<R>(f: impl FnOnce() -> R) -> R {
-    SHADOWED.with(|s| s.set(false));
-    let end = catch_unwind(AssertUnwindSafe(f));
-    SHADOWED.with(|s| s.set(true));
-    end.unwrap_or_else(|payload| resume_unwind(payload))
 }
 
 /// Runs `model` once as written; then, for each ordering met in a file whose path contains one of
