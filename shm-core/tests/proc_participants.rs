@@ -219,12 +219,16 @@ fn the_slot_of_a_dead_one_is_cleaned_up_once_and_used_again() {
 }
 
 #[test]
-fn a_cleanup_that_panics_leaves_the_slot_to_the_next_reaper() {
+fn a_cleanup_that_panics_keeps_the_slot_until_its_process_ends() {
     let world = world(2);
     let (mut child, id) = world.member_child(0);
     child.kill();
-    let reap = || world.table.reap(|_| std::panic::resume_unwind(Box::new("half-way")));
-    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reap)).is_err());
+    let mut reaper = Child::fork(|| {
+        let reap = || world.table.reap(|_| std::panic::resume_unwind(Box::new("half-way")));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(reap)).is_err());
+        assert_eq!(world.table.reap(|_| ()), 0, "half cleaned up, and still ours");
+    });
+    assert_eq!(reaper.wait(), 0);
     assert_eq!(world.table.reap(|dead| assert_eq!(dead, id)), 1);
 }
 
