@@ -75,8 +75,8 @@ impl Kept {
         }
     }
 
-    /// Unmaps them in a forked child, which must not wait for a lock that a thread of its parent had:
-    /// where one had it, they stay mapped.
+    /// Unmaps them in a forked child, which must not wait for a lock that a thread of its parent
+    /// had: where one had it, they stay mapped.
     pub(crate) fn release_in_child(&self) {
         let list = self.0.try_lock().ok().and_then(|mut list| list.take());
         drop(list);

@@ -78,8 +78,8 @@ impl Objects for System {
         }
     }
 
-    /// Whatever the table still lists first, so that the control segment, which says where they are,
-    /// goes last. Then what the table does not know of: temporary names of killed creators.
+    /// Whatever the table still lists first, so that the control segment, which says where they
+    /// are, goes last. Then what the table does not know of: temporary names of killed creators.
     fn remove_domain(&self) {
         for handle in self.control.leftovers() {
             self.remove(handle);
