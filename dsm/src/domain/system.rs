@@ -37,14 +37,25 @@ impl System {
     }
 
     /// Removes what earlier domains of this name left whose control segment is lost.
+    ///
+    /// Not if ours is the lost one: a later domain is made only after our name is gone, so what was
+    /// listed before we saw that we still have it belongs to no later domain.
     pub(super) fn remove_orphans(&self) -> Result<(), BackendError> {
-        let mine = self.segment_prefix();
-        for name in backend::list(&self.place, &format!("shm.{}.", self.domain))? {
-            if !name.starts_with(&mine) && name != control_name(&self.domain) {
+        let (mine, control) = (self.segment_prefix(), control_name(&self.domain));
+        let mut names = backend::list(&self.place, &format!("shm.{}.", self.domain))?;
+        names.retain(|name| !name.starts_with(&mine) && *name != control);
+        if !names.is_empty() && self.is_found()? {
+            for name in names {
                 self.remove_named(&name);
             }
         }
         Ok(())
+    }
+
+    /// Whether the control segment's name leads to ours.
+    fn is_found(&self) -> Result<bool, BackendError> {
+        let found = backend::open(&self.place, &control_name(&self.domain))?;
+        Ok(found.is_some_and(|found| found.identity() == self.object.identity()))
     }
 
     /// Whether it is gone. A failure leaves an object behind, which is worth a warning.

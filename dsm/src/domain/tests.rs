@@ -392,6 +392,21 @@ fn orphans_of_a_lost_domain_are_removed_by_the_next() {
     drop((segment, lost));
 }
 
+/// A creator whose control segment is removed by hand before he cleans up.
+#[test]
+fn who_lost_the_name_removes_nothing_of_his_successors() {
+    let bench = Bench::new("successor");
+    let lost = bench.open();
+    std::fs::remove_file(bench.control_path()).unwrap();
+    lost.presence.system.remove_orphans().unwrap();
+    let successor = bench.open();
+    let segment = successor.create_segment(1).unwrap();
+    lost.presence.system.remove_orphans().unwrap();
+    assert_eq!(bench.files(), 2);
+    drop((segment, successor, lost));
+    assert_eq!(bench.files(), 0);
+}
+
 /// The last one out, killed after it has closed the domain and before it removes anything.
 struct Killed;
 
