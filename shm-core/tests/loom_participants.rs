@@ -382,7 +382,6 @@ fn every_ordering_matters() {
         model::check(sleeper_of_a_slot_used_again);
         model::every_death(|fuel, deaths| two_joiners(Bug::None, fuel, deaths));
     });
-    // All but the Release of `Taken::drop`: a clean-up that panics cannot be told from a death here.
     assert_eq!(found, 12);
 }
 

@@ -60,8 +60,7 @@ impl Presence {
         let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
         let (place, nonce) = (object.place().clone(), sizes.nonce);
         let system = System { place, domain: name(), nonce, object, control };
-        // Before joining, which may be refused (no seat, another namespace): it would stay for
-        // ever.
+        // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
         }
