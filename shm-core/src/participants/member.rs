@@ -68,7 +68,8 @@ pub enum JoinError {
     },
     /// `/proc` does not say who we are.
     #[error(
-        "cannot tell from /proc who this process is: {0}; mount it, or free a descriptor (ulimit -n)"
+        "cannot tell from /proc who this process is: {0}; mount it, or raise the limit on open \
+         files (ulimit -n)"
     )]
     Proc(io::Error),
     /// No thread for the life word.
