@@ -137,7 +137,7 @@ impl WorkCursor {
             return Ok(Claim::Finished);
         }
         let mine = Piece::claimed_by(me.id()).bits();
-        for index in self.from_hint() {
+        for index in self.hint_first() {
             let free = Piece::FREE.bits();
             // Only the piece's number passes with this word; the work lies in private memory.
             let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -153,7 +153,7 @@ impl WorkCursor {
     }
 
     /// All pieces once, beginning at the hint.
-    fn from_hint(&self) -> impl Iterator<Item = usize> {
+    fn hint_first(&self) -> impl Iterator<Item = usize> {
         let hint = self.shared.hint.load(Ordering::Relaxed);
         let (count, hint) = (self.pieces.len(), hint.min(self.count()) as usize);
         (hint..count).chain(0..hint)
@@ -218,7 +218,7 @@ impl WorkCursor {
     fn something_free(&self) -> bool {
         // The fence in `prepare` orders this: what was given back before the last notification is
         // seen here, and what comes back later notifies.
-        self.from_hint()
+        self.hint_first()
             .any(|index| self.pieces[index].load(Ordering::Relaxed) == Piece::FREE.bits())
     }
 }

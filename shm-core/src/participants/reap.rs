@@ -11,8 +11,9 @@ impl Table {
     ///
     /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is
     /// not in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where
-    /// it panics, the slot stays in this process's hands until the process ends. A member's own other slots are not looked
-    /// at, and from another pid namespace, or without `/proc`, nothing is reaped.
+    /// it panics, the slot stays in this process's hands until the process ends. A member's own
+    /// other slots are not looked at, and from another pid namespace, or without `/proc`, nothing
+    /// is reaped.
     ///
     /// # If a process dies here
     /// The slot it was reaping names it, and the next reaper cleans up from the beginning.
