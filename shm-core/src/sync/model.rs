@@ -227,7 +227,8 @@ pub(crate) fn fence_order(at: &'static Location<'static>, order: Ordering) -> Op
 ///
 /// `model` calls [`check`] or [`every_death`]. An `AcqRel` is tried as `Acquire` and as `Release`,
 /// a fence is taken away, a `SeqCst` one also tried as `AcqRel`, anything else becomes `Relaxed`.
-/// Any failure counts, as the model passes as written; it is printed. Returns the number of weakenings found.
+/// Any failure counts, as the model passes as written; it is printed. Returns the number of
+/// weakenings found.
 ///
 /// # Panics
 /// Where the model fails as written, where no site was met, and where a weakening goes unnoticed.
