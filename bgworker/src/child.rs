@@ -6,7 +6,8 @@ use rustix::process::{
 use shm_core::process::ProcessId;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// How a worker ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -40,19 +41,25 @@ impl fmt::Display for Exit {
 #[derive(Debug)]
 pub(crate) struct Child {
     id: ProcessId,
-    pidfd: OwnedFd,
+    /// Readable once the process is dead.
+    pidfd: Arc<OwnedFd>,
 }
 
 impl Child {
     /// `pid` is a child nobody has waited for yet, so the number cannot mean another process.
     pub(crate) fn watch(pid: u32) -> io::Result<Child> {
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        let pidfd = Arc::new(pidfd_open(raw, PidfdFlags::empty())?);
         Ok(Child { id: ProcessId::of(pid)?, pidfd })
     }
 
     pub(crate) fn id(&self) -> ProcessId {
         self.id
+    }
+
+    /// Readable once the process is dead.
+    pub(crate) fn death(&self) -> &Arc<OwnedFd> {
+        &self.pidfd
     }
 
     /// Whether the signal was sent: not to one who is dead, or no longer ours to signal.
@@ -71,12 +78,5 @@ impl Child {
         };
         let code = status.exit_status().map(Exit::Code);
         Some(code.or(status.terminating_signal().map(Exit::Signal)).unwrap_or(Exit::Unknown))
-    }
-}
-
-/// Readable once the process is dead.
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
     }
 }

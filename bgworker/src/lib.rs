@@ -29,6 +29,7 @@
 //! | --- | --- |
 //! | a worker, in any way | the supervisor wakes at once (pidfd), takes the exit status, so that no zombie is left, and restarts it by its policy; the others go on |
 //! | a worker stopped (`SIGSTOP`) or hung | it is no death; [`stop`](Supervisor::stop), [`shutdown`](Supervisor::shutdown) and dropping the supervisor kill it |
+//! | a worker stopped before its program began | only who called [`spawn`](Supervisor::spawn) for it waits; after [`start_timeout`](SupervisorConfig::start_timeout) it is killed and has failed to start |
 //! | the leader, in any way | each worker's watching thread wakes at once (pidfd); [`LEAVE_GRACE`] later the worker is gone, even from a busy loop; one that was stopped is continued by the kernel (`PR_SET_PDEATHSIG`) so that it can leave |
 //! | the leader, before its worker looked for it | [`Worker::from_env`] finds a dead process, or another one that was given its pid (start time), and ends the process |
 //! | the thread that called [`spawn`](Supervisor::spawn) | nothing; this is why `PR_SET_PDEATHSIG` only continues workers and does not end them: it fires when the *thread* dies that forked, not at all if it died before the call, and it can only send a signal |
@@ -51,6 +52,8 @@ mod child; // a child process, held until its exit status is taken
 mod spec; // what the leader says of a worker
 
 mod handover; // how that gets there
+
+mod image; // what a forked child executes
 
 mod spawn; // starting one process
 

@@ -1,15 +1,20 @@
-//! Starting one worker process.
+//! Starting one worker process, without waiting for it.
+//!
+//! `Command::spawn` waits until the child executes its program, for ever if the child is stopped
+//! before, and does not say which process it waits for. Here `fork` says so at once, and what
+//! becomes of the `exec` is told by a pipe that the supervisor polls: see [`Exec`].
 use crate::child::Child;
 use crate::handover::Handover;
-use crate::spec::{NAME_BYTES_MAX, Output, Program, WorkerSpec};
-use rustix::process::Signal;
+use crate::image::Image;
+use crate::spec::{NAME_BYTES_MAX, WorkerSpec};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use shm_core::process::{Forked, ProcessId};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Why a worker could not be started.
@@ -19,7 +24,7 @@ pub enum SpawnError {
     /// The name is empty, too long, or holds a NUL.
     #[error("worker name {0:?}: give it 1 to {NAME_BYTES_MAX} bytes without a NUL")]
     Name(String),
-    /// The system does not start the program.
+    /// The system does not start the program, or not in time (`TimedOut`).
     #[error("cannot start worker program {}: {source}; {}", program.display(), remedy(source))]
     Start {
         /// The program.
@@ -50,6 +55,7 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::WouldBlock => "raise the limit on processes (ulimit -u, cgroup pids.max)",
         io::ErrorKind::ArgumentListTooLong => "shorten the arguments and the environment",
         io::ErrorKind::InvalidInput => "arguments and environment must not hold a NUL",
+        io::ErrorKind::TimedOut => "look for what stops it or keeps its file from being read",
         _ => "try the program by hand",
     }
 }
@@ -59,105 +65,77 @@ pub(crate) fn check_name(name: &str) -> Result<(), SpawnError> {
     if good { Ok(()) } else { Err(SpawnError::Name(name.to_string())) }
 }
 
-/// Starts `spec` for the `attempt`th time.
-pub(crate) fn start(
-    spec: &WorkerSpec,
-    attempt: u32,
-    leader: ProcessId,
-) -> Result<Child, SpawnError> {
-    let mut command = program(&spec.program);
-    let failed = |source, command: &Command| {
-        let program = PathBuf::from(command.get_program());
-        SpawnError::Start { program, source }
-    };
-    describe(&mut command, spec, attempt, leader).map_err(|error| failed(error, &command))?;
-    let mut child = command.spawn().map_err(|error| failed(error, &command))?;
-    Child::watch(child.id()).map_err(|error| {
-        // Both fail only when the child is gone already.
-        let _ = child.kill();
-        let _ = child.wait();
-        SpawnError::Watch(error)
-    })
+/// A process forked for a worker, which has not begun its program yet, as far as we know.
+#[derive(Debug)]
+pub(crate) struct Forking {
+    pub(crate) child: Arc<Child>,
+    pub(crate) exec: Arc<OwnedFd>,
+    program: PathBuf,
 }
 
-fn describe(
-    command: &mut Command,
+/// What became of the `exec`.
+#[derive(Debug)]
+pub(crate) enum Exec {
+    Pending,
+    /// The program runs; or the process died on the way to it, which its exit status will tell.
+    Done,
+    Refused(io::Error),
+}
+
+impl Forking {
+    /// Reads the pipe, of which the process alone has the other end: an `exec` closes it, and so
+    /// does a death; a refusal is written to it.
+    pub(crate) fn look(&self) -> Exec {
+        let mut errno = [0; 4];
+        match rustix::io::read(&*self.exec, &mut errno) {
+            Ok(0) => Exec::Done,
+            Ok(_) => Exec::Refused(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+            Err(_) => Exec::Pending,
+        }
+    }
+
+    pub(crate) fn failed(self, source: io::Error) -> SpawnError {
+        SpawnError::Start { program: self.program, source }
+    }
+}
+
+/// Forks a process for `spec`, for the `attempt`th time. Does not wait for it.
+pub(crate) fn fork(
     spec: &WorkerSpec,
     attempt: u32,
     leader: ProcessId,
-) -> io::Result<()> {
+) -> Result<Forking, SpawnError> {
+    let program = crate::image::program_path(&spec.program);
     let fds: Vec<RawFd> = spec.inherit.fds.iter().map(|fd| fd.as_raw_fd()).collect();
     let (name, argument) = (spec.name.clone(), spec.argument);
     let handover = Handover { leader, name, argument, attempt, fds };
-    command
-        .args(&spec.args)
-        .envs(spec.inherit.env.iter().cloned())
-        .envs(spec.env.iter().cloned())
-        .envs(handover.to_env())
-        .stdin(Stdio::null())
-        .stdout(stdio(&spec.stdout)?)
-        .stderr(stdio(&spec.stderr)?)
-        // The terminal sends Ctrl-C to the leader's group; the leader ends its workers.
-        .process_group(0);
-    prepare_child(command, handover.fds);
-    Ok(())
-}
-
-fn program(program: &Program) -> Command {
-    match program {
-        Program::Path(path) => Command::new(path),
-        Program::This => {
-            // The link is the running executable itself, not the file that now has its name.
-            let mut command = Command::new("/proc/self/exe");
-            if let Some(own) = std::env::args_os().next() {
-                command.arg0(own);
-            }
-            command
-        }
-    }
-}
-
-fn stdio(output: &Output) -> io::Result<Stdio> {
-    Ok(match output {
-        Output::Inherit => Stdio::inherit(),
-        Output::Null => Stdio::null(),
-        Output::To(fd) => fd.try_clone()?.into(),
-    })
-}
-
-/// What the child does between `fork` and `exec`: it makes `fds` survive, here and not in the
-/// leader, so that no other program started meanwhile gets them; and it drops what it would
-/// otherwise inherit of the leader's treatment of signals.
-fn prepare_child(command: &mut Command, fds: Vec<RawFd>) {
-    let prepare = move || {
-        for fd in &fds {
-            // SAFETY: a plain system call.
-            if unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // If the leader dies while this worker is stopped, it must run to see it. Harmless else.
-        rustix::process::set_parent_process_death_signal(Some(Signal::CONT))?;
-        sane_signals()
+    let prepared = Image::new(spec, &program, handover)
+        .and_then(|image| Ok((image, pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?)));
+    let (image, (exec, refusal)) = match prepared {
+        Ok(prepared) => prepared,
+        Err(source) => return Err(SpawnError::Start { program, source }),
     };
-    // SAFETY: `prepare` makes system calls only, each async-signal-safe; it neither allocates nor
-    // takes a lock.
-    unsafe { command.pre_exec(prepare) };
-}
-
-fn sane_signals() -> io::Result<()> {
-    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGCHLD] {
-        // SAFETY: the default action runs no code of ours.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
+    // SAFETY: until it ends or executes its program, the child only runs `Image::become_it`, which
+    // makes system calls and neither allocates nor takes a lock.
+    match unsafe { libc::fork() } {
+        -1 => Err(SpawnError::Start { program, source: io::Error::last_os_error() }),
+        0 => image.become_it(&refusal),
+        pid => {
+            // Held by us any longer, it would hide the child's end.
+            drop(refusal);
+            let child = watch(pid)?;
+            Ok(Forking { child: Arc::new(child), exec: Arc::new(exec), program })
         }
     }
-    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `none` is writable, and of the type asked for.
-    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-    // SAFETY: `none` was filled just now; the old mask is not asked for.
-    match unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+}
+
+fn watch(pid: i32) -> Result<Child, SpawnError> {
+    Child::watch(pid.cast_unsigned()).map_err(|error| {
+        if let Some(pid) = Pid::from_raw(pid) {
+            // Both fail only when the child is gone already.
+            let _ = kill_process(pid, Signal::KILL);
+            while matches!(waitpid(Some(pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+        }
+        SpawnError::Watch(error)
+    })
 }

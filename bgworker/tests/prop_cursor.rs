@@ -1,14 +1,22 @@
-//! Any sequence of claims, completions and releases agrees with a plain vector of states.
+//! Any sequence of claims, completions and releases agrees with a plain vector of states, whatever
+//! somebody writes into the hint meanwhile. A forked child claims nothing.
+#![cfg(not(shm_loom))]
 use bgworker::cursor::{Claim, CursorError, PIECES_MAX, WorkCursor};
 use proptest::prelude::*;
 use shm_core::mapping::Mapping;
-use shm_core::participants::ParticipantId;
+use shm_core::participants::{Member, ParticipantId, Table};
+use shm_core::process::Forked;
+use std::sync::{Arc, LazyLock};
+
+/// Where the hint lies in a cursor.
+const HINT_AT: u64 = 24;
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
     Claim(u32),
     Complete { piece: u64, worker: u32 },
     Release(u32),
+    Scribble(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,14 +28,33 @@ enum Piece {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        4 => (1..4u32).prop_map(Op::Claim),
-        3 => (0..12u64, 1..4u32).prop_map(|(piece, worker)| Op::Complete { piece, worker }),
-        1 => (1..4u32).prop_map(Op::Release),
+        4 => (0..3u32).prop_map(Op::Claim),
+        3 => (0..12u64, 0..3u32).prop_map(|(piece, worker)| Op::Complete { piece, worker }),
+        1 => (0..3u32).prop_map(Op::Release),
+        1 => prop_oneof![0..12u64, any::<u64>()].prop_map(Op::Scribble),
     ]
 }
 
+/// Three seats of this process.
+static MEMBERS: LazyLock<[Arc<Member>; 3]> = LazyLock::new(|| {
+    let mapping = Mapping::heap(Table::bytes_for(3) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 3) }.unwrap();
+    std::array::from_fn(|_| table.join().unwrap())
+});
+
+fn member(n: u32) -> &'static Member {
+    &MEMBERS[n as usize]
+}
+
 fn worker(n: u32) -> ParticipantId {
-    ParticipantId::from_bits(n << 22 | 1).unwrap()
+    member(n).id()
+}
+
+fn write(mapping: &Mapping, at: u64, word: u64) {
+    let address = mapping.region().at::<u64>(at).unwrap();
+    // SAFETY: aligned, in bounds, and only this thread has the mapping.
+    unsafe { address.write(word) };
 }
 
 proptest! {
@@ -42,11 +69,15 @@ proptest! {
         for op in ops {
             match op {
                 Op::Claim(n) => {
-                    let first = plain.iter().position(|p| *p == Piece::Free);
-                    let expected = first.map_or(Claim::NothingFree, |i| Claim::Piece(i as u64));
-                    prop_assert_eq!(cursor.claim(worker(n)), expected);
-                    if let Some(i) = first {
-                        plain[i] = Piece::Held(n);
+                    match cursor.claim(member(n)).unwrap() {
+                        Claim::Piece(index) => {
+                            let piece = &mut plain[index as usize];
+                            prop_assert_eq!(std::mem::replace(piece, Piece::Held(n)), Piece::Free);
+                        }
+                        other => {
+                            prop_assert_eq!(other, Claim::NothingFree);
+                            prop_assert!(!plain.contains(&Piece::Free));
+                        }
                     }
                 }
                 Op::Complete { piece, worker: n } => {
@@ -61,26 +92,23 @@ proptest! {
                     let back = held.map(|p| *p = Piece::Free).count() as u64;
                     prop_assert_eq!(cursor.release(worker(n)), back);
                 }
+                Op::Scribble(hint) => write(&mapping, HINT_AT, hint),
             }
         }
         cursor.finish();
-        prop_assert_eq!(cursor.claim(worker(1)), Claim::Finished);
+        prop_assert_eq!(cursor.claim(member(1)), Ok(Claim::Finished));
     }
 
     #[test]
     fn any_words_are_a_cursor_or_an_error(words in proptest::collection::vec(any::<u64>(), 64)) {
         let mapping = Mapping::heap(512);
         for (index, word) in words.iter().enumerate() {
-            let at = mapping.region().at::<u64>(index as u64 * 8).unwrap();
-            // SAFETY: aligned, in bounds, and nobody else has the mapping.
-            unsafe { at.write(*word) };
+            write(&mapping, index as u64 * 8, *word);
         }
-        let magic = mapping.region().at::<u64>(0).unwrap();
         prop_assert_eq!(WorkCursor::attach(&mapping, 0).unwrap_err(), CursorError::NotACursor);
-        // SAFETY: as above.
-        unsafe { magic.write(u64::from_le_bytes(*b"shmkwork")) };
+        write(&mapping, 0, u64::from_le_bytes(*b"shmkwork"));
         if let Ok(cursor) = WorkCursor::attach(&mapping, 0) {
-            cursor.claim(worker(1));
+            cursor.claim(member(1)).unwrap();
             cursor.release(worker(1));
             cursor.complete(3, worker(1));
         }
@@ -93,4 +121,37 @@ fn too_many_pieces_are_refused() {
     // SAFETY: nobody else has the mapping.
     let made = unsafe { WorkCursor::create(&mapping, 0, PIECES_MAX + 1) };
     assert_eq!(made.unwrap_err(), CursorError::TooMany { count: PIECES_MAX + 1 });
+}
+
+#[test]
+fn pieces_are_claimed_in_order_and_a_lost_hint_loses_none() {
+    let mapping = Mapping::heap(WorkCursor::bytes_for(4) as usize);
+    // SAFETY: nobody else has the mapping.
+    let cursor = unsafe { WorkCursor::create(&mapping, 0, 4) }.unwrap();
+    for (hint, expected) in [(None, 0), (None, 1), (Some(u64::MAX), 2), (Some(4), 3)] {
+        if let Some(hint) = hint {
+            write(&mapping, HINT_AT, hint);
+        }
+        assert_eq!(cursor.claim(member(0)), Ok(Claim::Piece(expected)));
+    }
+    assert_eq!(cursor.claim(member(0)), Ok(Claim::NothingFree));
+}
+
+#[test]
+fn a_forked_child_claims_nothing() {
+    let mapping = Mapping::heap(WorkCursor::bytes_for(1) as usize);
+    // SAFETY: nobody else has the mapping.
+    let cursor = unsafe { WorkCursor::create(&mapping, 0, 1) }.unwrap();
+    let member = member(0);
+    // SAFETY: the child makes one call, which takes no lock, and ends.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let refused = cursor.claim(member) == Err(Forked);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(i32::from(!refused)) };
+    }
+    let mut status = -1;
+    // SAFETY: our child, and a status of ours.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert_eq!(status, 0);
 }

@@ -28,8 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// After a `fork`, the child's copy unmaps and does nothing else: it detaches nobody, and runs no
-/// callbacks.
+/// After a `fork`, the child's copy unmaps and does nothing else: it detaches nobody, runs no
+/// callbacks, takes none, and pins nothing.
 #[derive(Clone, Debug)]
 pub struct Segment {
     attachment: Arc<Attachment>,
@@ -75,8 +75,8 @@ impl Kept {
         }
     }
 
-    /// Unmaps them in a forked child, which must not wait for a lock that a thread of its parent had:
-    /// where one had it, they stay mapped.
+    /// Unmaps them in a forked child, which must not wait for a lock that a thread of its parent
+    /// had: where one had it, they stay mapped.
     pub(crate) fn release_in_child(&self) {
         let list = self.0.try_lock().ok().and_then(|mut list| list.take());
         drop(list);
@@ -144,6 +144,9 @@ impl Segment {
     /// Keeps the attachment until the [`Domain`](crate::Domain) is dropped, whatever becomes of
     /// `self`. Twice is as once.
     pub fn pin_mapping(&self) {
+        if self.is_copy() {
+            return;
+        }
         if let Some(kept) = lock(&self.attachment.kept.0).as_mut()
             && !kept.iter().any(|kept| Arc::ptr_eq(kept, &self.attachment))
         {
@@ -153,6 +156,9 @@ impl Segment {
 
     /// Takes that back: the attachment ends with the last `Segment`.
     pub fn unpin_mapping(&self) {
+        if self.is_copy() {
+            return;
+        }
         if let Some(kept) = lock(&self.attachment.kept.0).as_mut() {
             kept.retain(|kept| !Arc::ptr_eq(kept, &self.attachment));
         }
@@ -163,6 +169,9 @@ impl Segment {
     /// The newest runs first. One that panics is reported and the next one runs. It must not hold
     /// this segment, which would then never be dropped.
     pub fn on_detach(&self, callback: impl FnOnce(SegmentHandle) + Send + 'static) -> CallbackId {
+        if self.is_copy() {
+            return CallbackId(0);
+        }
         let mut callbacks = lock(&self.attachment.callbacks);
         callbacks.made += 1;
         let id = CallbackId(callbacks.made);
@@ -172,6 +181,9 @@ impl Segment {
 
     /// Takes a callback back; `false` where it is not there any more.
     pub fn cancel_on_detach(&self, id: CallbackId) -> bool {
+        if self.is_copy() {
+            return false;
+        }
         let mut callbacks = lock(&self.attachment.callbacks);
         let found = callbacks.list.iter().position(|(other, _)| *other == id);
         let cancelled = found.map(|at| callbacks.list.remove(at));
@@ -182,7 +194,15 @@ impl Segment {
     /// Forgets all callbacks without running or dropping them. A forked child, which must not act
     /// for its parent, does so by itself.
     pub fn reset_on_detach(&self) {
-        std::mem::forget(std::mem::take(&mut lock(&self.attachment.callbacks).list));
+        if !self.is_copy() {
+            std::mem::forget(std::mem::take(&mut lock(&self.attachment.callbacks).list));
+        }
+    }
+
+    /// Whether this is a forked child's, which must not wait for a lock that a thread of its parent
+    /// may have had.
+    fn is_copy(&self) -> bool {
+        self.attachment.guard.check().is_err()
     }
 }
 
@@ -223,4 +243,41 @@ impl fmt::Debug for Attachment {
 /// What a panic in a callback left half done is a list of callbacks: as good as before.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::{Domain, DomainConfig};
+
+    /// Both locks are held when it forks: by another thread, as far as the child is concerned.
+    #[test]
+    fn a_forked_child_waits_for_no_lock() {
+        let config =
+            DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("forked_locks") };
+        let domain = Domain::open(config).unwrap();
+        let segment = domain.create_segment(1).unwrap();
+        let id = segment.on_detach(|_| ());
+        let locks = (lock(&segment.attachment.callbacks), lock(&segment.attachment.kept.0));
+        // SAFETY: the child calls what takes no lock, and `_exit`.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: ends the child should it wait.
+            unsafe { libc::alarm(10) };
+            segment.pin_mapping();
+            segment.unpin_mapping();
+            segment.on_detach(|_| ());
+            let cancelled = segment.cancel_on_detach(id);
+            segment.reset_on_detach();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(cancelled)) };
+        }
+        let mut status = 0;
+        // SAFETY: our own child, and a place for its status.
+        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+        assert_eq!(status, 0, "it waited for a lock (14), or took a callback back (256)");
+        drop(locks);
+        assert!(segment.cancel_on_detach(id));
+    }
 }

@@ -30,6 +30,10 @@ pub const CHUNK_ALIGN: u64 = 64;
 /// The largest alignment: a page, as that is all that every mapping promises.
 pub const CHUNK_ALIGN_MAX: u64 = 4096;
 
+/// Rounds in which others may allocate before us. Among honest processes nobody loses so many in a
+/// row; one that overwrites the word without end shall not hold us up without end.
+const ROUNDS_MAX: u32 = 1 << 20;
+
 /// "shm-toc" and the version of the layout.
 const LAYOUT: u64 = u64::from_le_bytes(*b"shm-toc\x01");
 
@@ -350,9 +354,9 @@ impl Toc {
         if !align.is_power_of_two() || align > CHUNK_ALIGN_MAX {
             return Err(TocError::Alignment { align });
         }
-        let align = align.max(CHUNK_ALIGN);
-        loop {
-            let allocated = self.header.allocated.load(Ordering::Relaxed);
+        let (align, relaxed) = (align.max(CHUNK_ALIGN), Ordering::Relaxed);
+        let mut allocated = self.header.allocated.load(relaxed);
+        for _ in 0..ROUNDS_MAX {
             let free = self.free_after(allocated)?;
             let full = TocError::Full { size, free };
             let padded = size.checked_next_multiple_of(CHUNK_ALIGN).ok_or(full)?;
@@ -362,11 +366,13 @@ impl Toc {
             if start < self.head {
                 return Err(full);
             }
-            let (then, relaxed) = (self.total - start, Ordering::Relaxed);
-            if self.header.allocated.compare_exchange(allocated, then, relaxed, relaxed).is_ok() {
-                return Ok(start);
+            let then = self.total - start;
+            match self.header.allocated.compare_exchange(allocated, then, relaxed, relaxed) {
+                Ok(_) => return Ok(start),
+                Err(now) => allocated = now,
             }
         }
+        Err(TocError::Corrupt { what: "allocated", value: allocated })
     }
 
     /// Bytes left for chunks.

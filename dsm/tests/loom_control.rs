@@ -10,6 +10,7 @@ use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 const SIZE: u64 = 4096;
 /// Participant slots of A, B and C.
@@ -37,6 +38,8 @@ struct World {
     system: Mapped<System>,
     raw: Raw,
     bug: Option<Bug>,
+    /// The next removal fails. No word of the model: only who destroys the segment looks.
+    stuck: Arc<Mutex<bool>>,
 }
 
 /// Planted bugs, in variants of the verbs that stand at the foot of this file.
@@ -53,7 +56,10 @@ enum Bug {
 }
 
 impl Objects for World {
-    fn remove(&self, handle: SegmentHandle) {
+    fn remove(&self, handle: SegmentHandle) -> bool {
+        if std::mem::take(&mut *self.stuck.lock().unwrap()) {
+            return false;
+        }
         let handle = handle.to_bits();
         for mapped in &self.system.mapped {
             assert_ne!(mapped.load(Ordering::Relaxed), handle, "destroyed while attached");
@@ -67,6 +73,7 @@ impl Objects for World {
                 self.system.destroyed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        true
     }
 
     fn remove_domain(&self) {
@@ -112,7 +119,7 @@ impl World {
         let system = System { object, mapped, destroyed, domain_removed, inside };
         // SAFETY: nobody else has the mapping yet; the table ends before.
         let system = unsafe { Mapped::place(&mapping, 2048, system) }.unwrap();
-        World { control, system, raw: Raw::new(&mapping), bug }
+        World { control, system, raw: Raw::new(&mapping), bug, stuck: Arc::default() }
     }
 
     fn actor(&self, who: usize) -> Actor<'_, World> {
@@ -224,6 +231,30 @@ fn two_detach(fuel: u32, deaths: &Deaths, bug: Option<Bug>) {
     world.assert_empty(2);
 }
 
+/// As `two_detach`, and the object will not go the first time: who could not remove it, or his
+/// reaper, tries again.
+fn a_stuck_object(fuel: u32, deaths: &Deaths) {
+    let world = World::new();
+    let handle = world.create(A).unwrap();
+    *world.stuck.lock().unwrap() = true;
+    let b = mortal(&world, fuel, deaths, move |world| {
+        world.attach_and_detach(B, handle);
+        world.actor(B).retry();
+    });
+    world.detach(A, handle);
+    let died = b.join().unwrap();
+    let gone = world.system.object.load(Ordering::Relaxed) == 0;
+    let known = world.control.leftovers() == [handle];
+    assert!(gone || known, "an object is left over that nobody knows of");
+    world.actor(A).retry();
+    if died {
+        // Where a reaper fails, it is the last one out of the domain who tries again.
+        *world.stuck.lock().unwrap() = false;
+        world.leave(B);
+    }
+    world.assert_empty(2);
+}
+
 /// B comes with the handle of a segment that A destroys, and of whose slot A makes another use.
 fn a_stale_handle(fuel: u32, deaths: &Deaths, bug: Option<Bug>) {
     let world = World::with(bug);
@@ -326,6 +357,74 @@ fn a_pinned_domain(fuel: u32, deaths: &Deaths) {
     world.assert_closed();
 }
 
+/// B has died in the domain, alone in a segment. An outsider reaps it, or dies doing so, while A
+/// leaves and then C comes.
+fn an_outsider_reaps(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A) && world.enter(B));
+    world.create(B).unwrap();
+    world.unmap(B);
+    world.system.inside[B].store(0, Ordering::Relaxed);
+    let b = mortal(&world, fuel, deaths, |world| world.actor(B).clean_up());
+    world.leave(A);
+    if world.enter(C) {
+        world.leave(C);
+    }
+    if b.join().unwrap() {
+        world.actor(B).clean_up();
+    }
+    world.assert_closed();
+}
+
+/// One without a seat closes the domain, or dies, while A leaves and then C comes.
+fn one_closes(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A));
+    let b = mortal(&world, fuel, deaths, |world| {
+        if world.control.close_if_empty() {
+            world.remove_domain();
+        }
+    });
+    world.leave(A);
+    if world.enter(C) {
+        world.leave(C);
+    }
+    let died = b.join().unwrap();
+    assert!(!world.enter(B), "somebody closed it");
+    if died {
+        // Who comes to a closed one.
+        world.remove_domain();
+    }
+    assert!(world.system.domain_removed.load(Ordering::Relaxed) > 0);
+}
+
+/// B, the creator, detaches and leaves, or dies, while A attaches, pins, and leaves: the pin holds.
+fn a_pin_is_kept(fuel: u32, deaths: &Deaths) {
+    let world = World::closing(None);
+    assert!(world.enter(A) && world.enter(B));
+    let handle = world.create(B).unwrap();
+    let b = mortal(&world, fuel, deaths, move |world| {
+        world.detach(B, handle);
+        world.leave(B);
+    });
+    let pinned = world.attach(A, handle);
+    if pinned {
+        world.control.pin(handle).unwrap();
+        world.detach(A, handle);
+    }
+    world.leave(A);
+    if b.join().unwrap() {
+        world.leave(B);
+    }
+    if pinned {
+        assert!(world.control.is_alive(handle), "a pin was lost");
+        assert!(world.enter(C));
+        world.actor(C).unpin(handle).unwrap();
+        world.leave(C);
+    }
+    world.assert_closed();
+}
+
 /// Two destroy one segment and nobody dies: it happens once.
 fn three_detach() {
     let world = World::new();
@@ -351,6 +450,11 @@ fn sweep(name: &str, scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'st
 #[test]
 fn one_of_two_that_detach_may_die_anywhere() {
     sweep("two_detach", |fuel, deaths| two_detach(fuel, deaths, None));
+}
+
+#[test]
+fn an_object_that_will_not_go_is_not_lost() {
+    sweep("a_stuck_object", a_stuck_object);
 }
 
 #[test]
@@ -384,6 +488,21 @@ fn one_that_unpins_and_leaves_may_die_anywhere() {
 }
 
 #[test]
+fn an_outsider_that_reaps_may_die_anywhere() {
+    sweep("an_outsider_reaps", an_outsider_reaps);
+}
+
+#[test]
+fn one_that_closes_may_die_anywhere() {
+    sweep("one_closes", one_closes);
+}
+
+#[test]
+fn a_pin_outlives_whoever_dies() {
+    sweep("a_pin_is_kept", a_pin_is_kept);
+}
+
+#[test]
 fn three_that_detach_destroy_it_once() {
     println!("three_detach: {:?}", model::check(three_detach));
 }
@@ -391,13 +510,14 @@ fn three_that_detach_destroy_it_once() {
 #[test]
 fn every_ordering_matters() {
     let nobody = Deaths::default();
-    model::every_ordering_matters(&["control/"], || {
+    let found = model::every_ordering_matters(&["dsm/src/control/"], || {
         let (one, two, three) = (nobody.clone(), nobody.clone(), nobody.clone());
         model::check(move || two_detach(u32::MAX, &one, None));
         model::check(move || a_creator(u32::MAX, &two, None));
         model::check(move || a_stale_handle(u32::MAX, &three, None));
         model::check(three_detach);
     });
+    assert_eq!(found, 6, "the state's two AcqRel each way, and the set");
 }
 
 /// The words of the one slot, for the planted bugs.
@@ -417,7 +537,7 @@ fn bit(who: usize) -> u64 {
 }
 
 impl Raw {
-    fn new(mapping: &std::sync::Arc<Mapping>) -> Raw {
+    fn new(mapping: &Arc<Mapping>) -> Raw {
         let word = size_of::<AtomicU64>() as u64;
         let at = |index| Mapped::new(mapping, 64 + index * word).unwrap();
         // Two slots, the segment's and the domain's; then their sets.
@@ -476,32 +596,16 @@ impl Raw {
     }
 }
 
-/// Whether `model` fails, and with that message: it shall not be for another reason.
-fn finds(message: &str, model: impl Fn()) {
-    let said = std::cell::RefCell::new(String::new());
-    let failed = model::fails(|| {
-        let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(&model));
-        if let Err(payload) = end {
-            let text = payload.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string()));
-            *said.borrow_mut() = text.unwrap_or_default();
-            std::panic::resume_unwind(payload);
-        }
-    });
-    let said = said.into_inner();
-    assert!(failed && said.contains(message), "expected {message:?}, and it said {said:?}");
-}
-
 #[test]
 fn finds_an_attacher_that_does_not_move_the_epoch() {
-    finds("destroyed", || {
+    model::finds("attached to a segment that has been destroyed", || {
         model::check(|| two_detach(u32::MAX, &Deaths::default(), Some(Bug::AttachWithoutEpoch)));
     });
 }
 
 #[test]
 fn finds_a_failed_attacher_that_does_not_look() {
-    finds("an object is left over", || {
+    model::finds("an object is left over", || {
         let bug = Some(Bug::FailedAttachDoesNotLook);
         model::check(move || a_stale_handle(u32::MAX, &Deaths::default(), bug));
     });
@@ -509,14 +613,14 @@ fn finds_a_failed_attacher_that_does_not_look() {
 
 #[test]
 fn finds_two_that_each_think_the_other_is_left() {
-    finds("an object is left over", || {
+    model::finds("an object is left over", || {
         model::check(|| two_detach(u32::MAX, &Deaths::default(), Some(Bug::DetachLoads)));
     });
 }
 
 #[test]
 fn finds_a_claim_without_an_owner() {
-    finds("the slot is left over", || {
+    model::finds("the slot is left over", || {
         model::every_death(|fuel, deaths| a_creator(fuel, deaths, Some(Bug::ClaimWithoutOwner)));
     });
 }

@@ -75,11 +75,16 @@ fn one_key(fuel: u32, deaths: &Deaths, order: Order) {
     assert_eq!(toc.entries().unwrap(), [(KEY, won)], "a key stands in one place");
 }
 
-/// A table that is being made is whole, or is not there.
-fn attaching() {
+/// A table that is being made is whole, or is not there, and its creator may die at any access.
+fn attaching(fuel: u32, deaths: &Deaths) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::place(&mapping, 1).unwrap();
-    let creator = loom::thread::spawn(move || toc.publish(MAGIC));
+    let deaths = deaths.clone();
+    let creator = loom::thread::spawn(move || {
+        if model::mortal(fuel, || toc.publish(MAGIC)).is_none() {
+            deaths.died();
+        }
+    });
     match Toc::attach(&mapping, MAGIC) {
         Ok(toc) => assert!(toc.free_space().unwrap() > 3000),
         Err(TocError::Magic { found: 0, .. }) => {}
@@ -88,32 +93,51 @@ fn attaching() {
     creator.join().unwrap();
 }
 
-/// Two allocate at once: the chunks do not overlap.
-fn allocating() {
+/// Two allocate at once, one of them may die at any access: the chunks do not overlap, and a death
+/// costs one chunk at most.
+fn allocating(fuel: u32, deaths: &Deaths) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::create(&mapping, MAGIC, 1).unwrap();
-    let theirs = toc.clone();
-    let other = loom::thread::spawn(move || theirs.allocate(64).unwrap());
+    let free = toc.free_space().unwrap();
+    let (theirs, deaths) = (toc.clone(), deaths.clone());
+    let mortal = loom::thread::spawn(move || {
+        let end = model::mortal(fuel, || theirs.allocate(64).unwrap());
+        if end.is_none() {
+            deaths.died();
+        }
+        end
+    });
     let mine = toc.allocate(64).unwrap();
-    assert!(mine.abs_diff(other.join().unwrap()) >= 64);
+    let theirs = mortal.join().unwrap();
+    assert!(theirs.is_none_or(|offset| mine.abs_diff(offset) >= 64), "chunks overlap");
+    assert!(free - toc.free_space().unwrap() <= 128);
 }
 
-#[test]
-fn an_inserter_may_die_anywhere() {
-    let tried = model::every_death(|fuel, deaths| one_key(fuel, deaths, Order::WriteThenInsert));
-    println!("toc: {tried:?}");
+fn sweep(name: &str, scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static) {
+    let tried = model::every_death(scenario);
+    println!("toc, {name}: {tried:?}");
     assert!(tried.deaths > 0);
 }
 
 #[test]
-fn chunks_never_overlap() {
-    model::check(allocating);
+fn an_inserter_may_die_anywhere() {
+    sweep("insert", |fuel, deaths| one_key(fuel, deaths, Order::WriteThenInsert));
+}
+
+#[test]
+fn a_creator_may_die_anywhere() {
+    sweep("publish", attaching);
+}
+
+#[test]
+fn one_of_two_that_allocate_may_die_anywhere() {
+    sweep("allocate", allocating);
 }
 
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["toc.rs"], || {
-        model::check(attaching);
+        model::check(|| attaching(u32::MAX, &Deaths::default()));
         model::check(|| one_key(u32::MAX, &Deaths::default(), Order::WriteThenInsert));
     });
     assert_eq!(found, 4);
@@ -122,9 +146,9 @@ fn every_ordering_matters() {
 /// Planted bug: the entry is published before its contents.
 #[test]
 fn finds_a_value_published_too_early() {
-    assert!(model::fails(|| {
+    model::finds("found before it was written", || {
         model::check(|| one_key(u32::MAX, &Deaths::default(), Order::InsertThenWrite));
-    }));
+    });
 }
 
 /// Planted bug: the inserter looks for its key first and then claims an entry of its own.
@@ -137,7 +161,7 @@ fn finds_a_key_in_two_places() {
             let _ = words.iter().find(|word| word.compare_exchange(0, key, ok, err).is_ok());
         }
     }
-    assert!(model::fails(|| {
+    model::finds("a key stands in one place", || {
         model::check(|| {
             let mapping = Mapping::heap(4096);
             let place = |offset| {
@@ -152,5 +176,5 @@ fn finds_a_key_in_two_places() {
             let places = words.iter().filter(|word| word.load(Ordering::Relaxed) == KEY).count();
             assert_eq!(places, 1, "a key stands in one place");
         });
-    }));
+    });
 }

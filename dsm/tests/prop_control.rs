@@ -20,8 +20,9 @@ const PLACES: [u32; 3] = [0, 65, 127];
 struct System(RefCell<BTreeSet<SegmentHandle>>);
 
 impl Objects for System {
-    fn remove(&self, handle: SegmentHandle) {
+    fn remove(&self, handle: SegmentHandle) -> bool {
         assert!(self.0.borrow_mut().remove(&handle), "{handle} is removed twice");
+        true
     }
 
     fn remove_domain(&self) {
@@ -201,7 +202,10 @@ fn pin_error(why: Refused, handle: SegmentHandle) -> PinError {
 struct Anything;
 
 impl Objects for Anything {
-    fn remove(&self, _: SegmentHandle) {}
+    fn remove(&self, _: SegmentHandle) -> bool {
+        true
+    }
+
     fn remove_domain(&self) {}
 }
 
@@ -284,8 +288,9 @@ fn a_domain_is_closed_by_who_has_no_seat_only_if_nobody_has() {
 struct Forgiving<'a>(&'a System);
 
 impl Objects for Forgiving<'_> {
-    fn remove(&self, handle: SegmentHandle) {
+    fn remove(&self, handle: SegmentHandle) -> bool {
         self.0.0.borrow_mut().remove(&handle);
+        true
     }
 
     fn remove_domain(&self) {

@@ -22,8 +22,9 @@ const THREADS: u32 = 4;
 struct System(Mutex<BTreeSet<SegmentHandle>>);
 
 impl Objects for System {
-    fn remove(&self, handle: SegmentHandle) {
+    fn remove(&self, handle: SegmentHandle) -> bool {
         assert!(self.0.lock().unwrap().remove(&handle), "{handle} is removed twice");
+        true
     }
 
     fn remove_domain(&self) {

@@ -55,6 +55,35 @@ fn scenario(fuel: u32, deaths: &Deaths) {
     notifier.join().unwrap();
 }
 
+/// A sleeper that may die at any access, beside one that lives and trusts the wake-up alone.
+fn a_sleeper_dies(fuel: u32, deaths: &Deaths) {
+    let shared = shared();
+    let (theirs, deaths) = (shared.clone(), deaths.clone());
+    let mortal = loom::thread::spawn(move || {
+        if model::mortal(fuel, || sleep(&theirs)).is_none() {
+            deaths.died();
+        }
+    });
+    let theirs = shared.clone();
+    let notifier = loom::thread::spawn(move || {
+        theirs.full.store(1, Ordering::Relaxed);
+        theirs.event.notify();
+    });
+    sleep(&shared);
+    mortal.join().unwrap();
+    notifier.join().unwrap();
+}
+
+fn sleep(shared: &Shared) {
+    loop {
+        let ticket = shared.event.prepare();
+        if shared.full.load(Ordering::Relaxed) == 1 {
+            break;
+        }
+        shared.event.wait(ticket, None);
+    }
+}
+
 /// Nobody dies, and the sleeper trusts the wake-up alone.
 fn alone() {
     let shared = shared();
@@ -63,13 +92,7 @@ fn alone() {
         theirs.full.store(1, Ordering::Relaxed);
         theirs.event.notify();
     });
-    loop {
-        let ticket = shared.event.prepare();
-        if shared.full.load(Ordering::Relaxed) == 1 {
-            break;
-        }
-        shared.event.wait(ticket, None);
-    }
+    sleep(&shared);
     notifier.join().unwrap();
 }
 
@@ -81,20 +104,28 @@ fn a_notifier_may_die_anywhere() {
 }
 
 #[test]
+fn a_sleeper_may_die_anywhere() {
+    let tried = model::every_death(a_sleeper_dies);
+    println!("event, sleeper: {tried:?}");
+    assert!(tried.deaths > 0);
+}
+
+#[test]
 fn both_fences_matter() {
-    model::every_ordering_matters(&["event.rs"], || {
+    let found = model::every_ordering_matters(&["src/event.rs"], || {
         model::check(alone);
     });
+    assert_eq!(found, 4, "each as AcqRel, and taken away");
 }
 
 /// Planted bug: the sleeper looks first and announces itself afterwards.
 #[test]
 fn finds_a_sleeper_that_does_not_look_again() {
-    assert!(model::fails(|| {
+    model::finds("deadlock", || {
         model::check(|| {
             let shared = shared();
             let theirs = shared.clone();
-            loom::thread::spawn(move || {
+            let notifier = loom::thread::spawn(move || {
                 theirs.full.store(1, Ordering::Relaxed);
                 theirs.event.notify();
             });
@@ -102,8 +133,9 @@ fn finds_a_sleeper_that_does_not_look_again() {
                 let ticket = shared.event.prepare();
                 shared.event.wait(ticket, None);
             }
+            notifier.join().unwrap();
         });
-    }));
+    });
 }
 
 /// One notifier may die; the sleeper waits for the other one, which lives, and for nobody's life.
@@ -119,13 +151,7 @@ fn one_of_two_notifiers_dies(fuel: u32, deaths: &Deaths) {
         second.full.store(1, Ordering::Relaxed);
         second.event.notify();
     });
-    loop {
-        let ticket = shared.event.prepare();
-        if shared.full.load(Ordering::Relaxed) == 1 {
-            break;
-        }
-        shared.event.wait(ticket, None);
-    }
+    sleep(&shared);
     mortal.join().unwrap();
     living.join().unwrap();
 }

@@ -240,10 +240,11 @@ fn a_cancelled_message_is_not_received() {
 
 #[test]
 fn every_ordering_matters() {
-    model::every_ordering_matters(&["stream/"], || {
+    let found = model::every_ordering_matters(&["shm-mq/src/stream/"], || {
         model::check(|| sender_dies(8, TWO)(FOR_EVER, &Deaths::default()));
         model::check(comes_and_goes);
     });
+    assert_eq!(found, 8, "written, read, owner and state, each end");
 }
 
 /// A mistake in a stream of one word.
@@ -307,15 +308,19 @@ fn small(bug: Bug) {
         yield_now();
     }
     sending.join().unwrap();
-    assert_eq!(received, 2);
+    assert_eq!(received, 2, "a message is lost");
 }
 
 #[test]
 fn planted_bugs_are_found() {
     model::check(|| small(Bug::None));
-    for bug in [Bug::PublishedRelaxed, Bug::NoSecondLook, Bug::GivenBackEarly] {
-        assert!(model::fails(|| {
+    for (bug, reason) in [
+        (Bug::PublishedRelaxed, "Causality violation"),
+        (Bug::NoSecondLook, "a message is lost"),
+        (Bug::GivenBackEarly, "Causality violation"),
+    ] {
+        model::finds(reason, || {
             model::check(move || small(bug));
-        }));
+        });
     }
 }

@@ -10,25 +10,26 @@
 //!     +----- release (leader) ----+    once the worker is dead and its results are drained
 //! ```
 //!
-//! Beside the pieces stands a hint {epoch, index}: below `index` nothing is free, as far as its
-//! writer knew. A worker that finds the piece at the hint taken moves the hint on; the leader that
-//! gives a piece back moves it down, *with a new epoch*, always, so that a worker which looked at
-//! that piece before cannot move the hint past it.
+//! Beside the pieces stands a hint: where to look for a free one first. It is never believed: a
+//! claim that finds nothing from there to the end looks at all pieces before it says so. Hence it
+//! may be stale, lost or anybody's nonsense, and no claim has to be ordered with it; the word of
+//! the piece is the whole truth. Wake-ups are the event count's affair.
 //!
 //! What a death leaves: a worker before its claim, nothing; after it, a piece that names the dead
-//! worker, which [`release`](WorkCursor::release) finds; between claim and hint, a hint that others
-//! move on. The leader's death ends the job, and its workers notice by its life word.
+//! worker, which [`release`](WorkCursor::release) finds. The leader's death ends the job, and its
+//! workers notice by its life word.
 mod shared;
 
-use shared::{Hint, Piece, Shared};
+use shared::{Piece, Shared};
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{self, ParticipantId, Watch};
+use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// At most so many pieces in one cursor: the hint has 32 bits for their number.
+/// At most so many pieces in one cursor: a claim that finds none has looked at them all.
 pub const PIECES_MAX: u64 = 1 << 24;
 
 /// Why a cursor could not be made or attached.
@@ -123,39 +124,39 @@ impl WorkCursor {
 
     /// Claims a free piece for `me`: lock-free, and one compare-and-swap in the common case.
     ///
+    /// Where it says [`Claim::NothingFree`] it has looked at every piece.
+    ///
+    /// # Errors
+    /// [`Forked`]: the seat is the parent's, whose pieces a child must not take.
+    ///
     /// # If a process dies here
     /// It holds the piece or not, by one word; the leader gives back what it held.
-    pub fn claim(&self, me: ParticipantId) -> Claim {
-        // Each round either ends or moves the hint on; when the leader gives pieces back meanwhile,
-        // or a peer scribbles, the caller simply asks again.
-        for _ in 0..=self.pieces.len() {
-            if self.shared.is_finished() {
-                return Claim::Finished;
-            }
-            // Pairs with the Release in `lower_hint`: a hint that was moved down comes with the
-            // piece that was given back.
-            let hint = Hint::from_bits(self.shared.hint.load(Ordering::Acquire));
-            let Some(piece) = self.pieces.get(hint.index as usize) else {
-                return Claim::NothingFree;
-            };
-            let (free, mine) = (Piece::FREE.bits(), Piece::claimed_by(me).bits());
+    pub fn claim(&self, me: &Member) -> Result<Claim, Forked> {
+        me.check_fork()?;
+        if self.shared.is_finished() {
+            return Ok(Claim::Finished);
+        }
+        let mine = Piece::claimed_by(me.id()).bits();
+        for index in self.hint_first() {
+            let free = Piece::FREE.bits();
             // Only the piece's number passes with this word; the work lies in private memory.
             let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-            let won = piece.load(Ordering::Relaxed) == free
-                && piece.compare_exchange(free, mine, ok, err).is_ok();
-            self.move_hint(hint);
-            if won {
-                return Claim::Piece(u64::from(hint.index));
+            let piece = &self.pieces[index];
+            if piece.load(Ordering::Relaxed) == free
+                && piece.compare_exchange(free, mine, ok, err).is_ok()
+            {
+                self.shared.hint.store(index as u64 + 1, Ordering::Relaxed);
+                return Ok(Claim::Piece(index as u64));
             }
         }
-        Claim::NothingFree
+        Ok(Claim::NothingFree)
     }
 
-    /// Moves the hint past the piece at it, unless somebody has moved it: losing is harmless.
-    fn move_hint(&self, seen: Hint) {
-        let next = Hint { epoch: seen.epoch, index: seen.index + 1 }.bits();
-        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-        let _ = self.shared.hint.compare_exchange(seen.bits(), next, ok, err);
+    /// All pieces once, beginning at the hint.
+    fn hint_first(&self) -> impl Iterator<Item = usize> {
+        let hint = self.shared.hint.load(Ordering::Relaxed);
+        let (count, hint) = (self.pieces.len(), hint.min(self.count()) as usize);
+        (hint..count).chain(0..hint)
     }
 
     /// Leader: `index` is complete, as done by `worker`. Says whether it counts: `false` where the
@@ -182,34 +183,15 @@ impl WorkCursor {
             let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
             if piece.compare_exchange(claimed, Piece::FREE.bits(), ok, err).is_ok() {
                 back += 1;
-                lowest.get_or_insert(index as u32);
+                lowest.get_or_insert(index as u64);
             }
         }
         if let Some(lowest) = lowest {
-            self.lower_hint(lowest);
+            let hint = self.shared.hint.load(Ordering::Relaxed).min(lowest);
+            self.shared.hint.store(hint, Ordering::Relaxed);
             self.shared.work.notify();
         }
         back
-    }
-
-    /// A new epoch, always: a worker that saw the piece taken must not move the hint past it.
-    fn lower_hint(&self, index: u32) {
-        let mut seen = Hint::from_bits(self.shared.hint.load(Ordering::Relaxed));
-        loop {
-            let next =
-                Hint { epoch: seen.epoch.wrapping_add(1), index: index.min(seen.index) }.bits();
-            // Release pairs with the Acquire in `claim`: the piece before the hint that leads to
-            // it.
-            match self.shared.hint.compare_exchange(
-                seen.bits(),
-                next,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(now) => seen = Hint::from_bits(now),
-            }
-        }
     }
 
     /// Leader: the job is over, done or called off; everyone's next claim says so.
@@ -234,9 +216,10 @@ impl WorkCursor {
     }
 
     fn something_free(&self) -> bool {
-        // The fence in `prepare` orders this; the claim that follows looks properly.
-        let hint = Hint::from_bits(self.shared.hint.load(Ordering::Relaxed));
-        (hint.index as usize) < self.pieces.len()
+        // The fence in `prepare` orders this: what was given back before the last notification is
+        // seen here, and what comes back later notifies.
+        self.hint_first()
+            .any(|index| self.pieces[index].load(Ordering::Relaxed) == Piece::FREE.bits())
     }
 }
 

@@ -12,7 +12,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"shmkwork");
 /// | field | written by | read by | order, staleness |
 /// | --- | --- | --- | --- |
 /// | `magic`, `count` | the leader, before the place is published | all, once, at attach | checked there, private from then on |
-/// | `hint` | workers upward, the leader downward with a new epoch | all | stale is harmless: a worker only looks at a wrong piece first |
+/// | `hint` | who claims or gives back, the last one wins | all | Relaxed; stale or wrong is harmless: it is only where a claim begins to look |
 /// | `finished` | the leader, once | all | Relaxed; `work` wakes who sleeps |
 /// | `work` | who sleeps, and the leader | | an event count |
 /// | a piece | by compare-and-swap: free to claimed by a worker, claimed to done or free by the leader | all | the word is the whole truth |
@@ -42,7 +42,7 @@ impl Shared {
             count: AtomicU64::new(count),
             finished: AtomicU32::new(0),
             work: EventCount::new(),
-            hint: AtomicU64::new(Hint { epoch: 0, index: 0 }.bits()),
+            hint: AtomicU64::new(0),
         }
     }
 
@@ -57,23 +57,6 @@ impl Shared {
 
     pub(super) fn finish(&self) {
         self.finished.store(1, Ordering::Relaxed);
-    }
-}
-
-/// Where to look for a free piece first: bits 0..32 the index, 32..64 the epoch.
-#[derive(Clone, Copy)]
-pub(super) struct Hint {
-    pub(super) epoch: u32,
-    pub(super) index: u32,
-}
-
-impl Hint {
-    pub(super) const fn from_bits(bits: u64) -> Hint {
-        Hint { epoch: (bits >> 32) as u32, index: bits as u32 }
-    }
-
-    pub(super) const fn bits(self) -> u64 {
-        (self.epoch as u64) << 32 | self.index as u64
     }
 }
 

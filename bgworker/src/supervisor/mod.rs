@@ -1,14 +1,15 @@
 //! The leader's side.
 //!
-//! One thread, `shm-supervisor`, sleeps in `poll` on the pidfd of each worker and on an eventfd,
-//! the bell, rung when somebody changed what there is to wait for. It alone takes exit statuses and
-//! restarts; the rest is done under one lock by whoever asks.
+//! One thread, `shm-supervisor`, sleeps in `poll` on a descriptor of each worker (the pipe that
+//! tells of its `exec`, then its pidfd) and on an eventfd, the bell, rung when somebody changed
+//! what there is to wait for. It alone takes exit statuses and restarts; the rest is done under one
+//! lock by whoever asks. Nobody waits for a process while holding the lock.
 mod events;
 mod state;
 
 pub use events::Event;
 
-use crate::child::{Child, Exit};
+use crate::child::Exit;
 use crate::spawn::SpawnError;
 use crate::spec::WorkerSpec;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -27,12 +28,15 @@ use std::time::{Duration, Instant};
 pub struct SupervisorConfig {
     /// How many events are kept for a leader that does not ask.
     pub events_max: usize,
+    /// How long a new process may take until it executes its program: it is killed then, and has
+    /// failed to start.
+    pub start_timeout: Duration,
 }
 
 impl Default for SupervisorConfig {
-    /// 1024 events.
+    /// 1024 events, 30 s.
     fn default() -> SupervisorConfig {
-        SupervisorConfig { events_max: 1024 }
+        SupervisorConfig { events_max: 1024, start_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -54,7 +58,7 @@ pub enum State {
     Started(ProcessId),
     /// This process was told to stop and is not dead yet.
     Stopping(ProcessId),
-    /// It waits for its next attempt.
+    /// Its process does not execute its program yet, or it waits for its next attempt.
     NotYetStarted,
     /// It is dead and will not be restarted.
     Stopped,
@@ -119,9 +123,9 @@ impl Supervisor {
     /// Starts a supervisor without workers.
     ///
     /// # Errors
-    /// Whatever the system says to a new thread or a new descriptor.
+    /// Whatever the system says to a new thread, a new descriptor or a look at `/proc`.
     pub fn start(config: SupervisorConfig) -> io::Result<Supervisor> {
-        let workers = Mutex::new(Workers::new(ProcessId::me(), config.events_max));
+        let workers = Mutex::new(Workers::new(ProcessId::try_me()?, config));
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let shared =
             Arc::new(Shared { leader: ForkGuard::new(), workers, happened: Condvar::new(), bell });
@@ -137,13 +141,20 @@ impl Supervisor {
     /// See [`SpawnError`]; no worker is left then.
     ///
     /// # If a process dies here
-    /// The worker, at any instruction of its life: [`Event::Ended`] follows. The leader, before
-    /// the worker looked for it: [`Worker::from_env`](crate::Worker::from_env) finds it dead.
+    /// The worker, at any instruction of its life: [`Event::Ended`] follows. One that is stopped
+    /// before its program begins is killed after [`SupervisorConfig::start_timeout`]; meanwhile
+    /// all other calls go on. The leader, before the worker looked for it:
+    /// [`Worker::from_env`](crate::Worker::from_env) finds it dead.
     pub fn spawn(&self, spec: WorkerSpec) -> Result<WorkerId, SpawnError> {
         let mut workers = self.shared.lock_unless_forked()?;
         let worker = workers.spawn(spec)?;
-        self.shared.changed(workers);
-        Ok(worker)
+        self.shared.ring();
+        loop {
+            if let Some(started) = workers.first_start_of(worker) {
+                return started.map(|()| worker);
+            }
+            workers = self.shared.wait(workers, None);
+        }
     }
 
     /// The next thing that happened, in order; waits for it until `deadline`, if there is one.
@@ -179,8 +190,8 @@ impl Supervisor {
         self.shared.lock_unless_forked().is_ok_and(|workers| workers.kill(worker))
     }
 
-    /// Ends a worker for good: `SIGTERM`, and `SIGKILL` if it is not dead after `grace`. Does not
-    /// wait; [`Event::Ended`] tells.
+    /// Ends a worker for good: `SIGTERM`, and `SIGKILL` if it is not dead after `grace`, or at once
+    /// if its program has not begun. Does not wait; [`Event::Ended`] tells.
     ///
     /// False: it is stopped already.
     ///
@@ -234,29 +245,26 @@ impl Shared {
     fn watch(&self) {
         let mut workers = self.lock();
         while !workers.finished() {
-            let (children, next_time) = (workers.children(), workers.next_time());
+            let (awaited, next_time) = (workers.awaited(), workers.next_time());
             drop(workers);
-            let dead = self.sleep(&children, next_time);
+            let ready = self.sleep(&awaited, next_time);
             workers = self.lock();
-            dead.into_iter().for_each(|worker| workers.on_death(worker));
+            ready.into_iter().for_each(|worker| workers.on_ready(worker));
             workers.on_time(Instant::now());
             self.happened.notify_all();
         }
     }
 
-    /// Sleeps until a child is dead, the bell rings, or `until`. Returns the dead.
-    fn sleep(&self, children: &[(WorkerId, Arc<Child>)], until: Option<Instant>) -> Vec<WorkerId> {
+    /// Sleeps until a descriptor is ready, the bell rings, or `until`. Returns whose are ready.
+    fn sleep(&self, awaited: &[(WorkerId, Arc<OwnedFd>)], until: Option<Instant>) -> Vec<WorkerId> {
         let mut fds = vec![PollFd::new(&self.bell, PollFlags::IN)];
-        fds.extend(children.iter().map(|(_, child)| PollFd::new(&**child, PollFlags::IN)));
+        fds.extend(awaited.iter().map(|(_, fd)| PollFd::new(&**fd, PollFlags::IN)));
         sleep_until_ready(&mut fds, until);
         // An error means that nobody rang.
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         let ready = fds[1..].iter().map(|fd| !fd.revents().is_empty());
-        children
-            .iter()
-            .zip(ready)
-            .filter_map(|((worker, _), dead)| dead.then_some(*worker))
-            .collect()
+        let workers = awaited.iter().map(|(worker, _)| *worker);
+        workers.zip(ready).filter_map(|(worker, ready)| ready.then_some(worker)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Workers> {

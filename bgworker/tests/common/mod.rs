@@ -1,4 +1,5 @@
 //! Workers for the tests: functions of the test binary, run in processes of their own.
+#![allow(dead_code, reason = "each test file uses its part")]
 use bgworker::{Event, Inheritance, Program, Supervisor, SupervisorConfig, WhenLeaderDies};
 use bgworker::{Worker, WorkerId, WorkerInfo, WorkerSpec};
 use shm_testkit::child;

@@ -168,16 +168,22 @@ impl<'a> Entry<'a> {
     fn fill_under_other_name(&self, size: u64) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
         let filled = self.attach(fd.as_fd(), size).and_then(|object| {
-            let (from, to) = (&self.directory, &self.directory);
-            match linkat(from, &*temporary, to, self.name, AtFlags::empty()) {
-                Ok(()) => Ok(object),
-                Err(Errno::EXIST) => Err(self.taken()),
-                Err(errno) => Err(self.not_made("link", errno)),
-            }
+            self.link(&temporary)?;
+            Ok(object)
         });
         // Linked or not, and gone already only if somebody cleaned up: nothing left to do then.
         let _ = unlinkat(&self.directory, &*temporary, AtFlags::empty());
         filled
+    }
+
+    fn link(&self, temporary: &str) -> Result<(), BackendError> {
+        let (from, to) = (&self.directory, &self.directory);
+        match linkat(from, temporary, to, self.name, AtFlags::empty()) {
+            Ok(()) => Ok(()),
+            // NOENT: somebody who had the name meanwhile has cleaned up around it.
+            Err(Errno::EXIST | Errno::NOENT) => Err(self.taken()),
+            Err(errno) => Err(self.not_made("link", errno)),
+        }
     }
 
     fn other_name(&self) -> Result<(OwnedFd, String), BackendError> {
@@ -321,4 +327,22 @@ impl Drop for Lock<'_> {
 
 fn unusable(path: &Path, reason: &'static str) -> BackendError {
     BackendError::BadDirectory { directory: path.display().to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shm_testkit::unique::TempDir;
+
+    /// The next to make a domain of that name takes it for a dead creator's.
+    #[test]
+    fn a_temporary_name_removed_by_others_means_look_again() {
+        let directory = TempDir::new("temporary");
+        let place = Place::mmap(directory.path());
+        let entry = Entry::new(&place, "name").unwrap();
+        let (_fd, temporary) = entry.other_name().unwrap();
+        unlinkat(&entry.directory, &*temporary, AtFlags::empty()).unwrap();
+        let error = entry.link(&temporary).unwrap_err();
+        assert!(matches!(error, BackendError::AlreadyExists { .. }), "{error}");
+    }
 }

@@ -7,6 +7,11 @@ use shm_core::participants::ParticipantId;
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 
+/// Rounds in which a word may change under us before we give up. Among honest processes each
+/// round that fails is another one's success, and nobody loses so many in a row; but one that
+/// overwrites the word without end shall not hold us up without end.
+const ROUNDS_MAX: u32 = 1 << 20;
+
 /// Why a segment could not be pinned or unpinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -20,6 +25,9 @@ pub enum PinError {
     /// Unpinned without being pinned.
     #[error("segment {0} is not pinned")]
     NotPinned(SegmentHandle),
+    /// Another process overwrites the control segment all the time.
+    #[error("the control segment is corrupt: slot of segment {0}")]
+    Corrupt(SegmentHandle),
     /// In a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
@@ -127,7 +135,10 @@ impl<'a, O: Objects> Actor<'a, O> {
             return false;
         }
         self.set(index);
-        while word.is_alive_as(generation) {
+        for _ in 0..ROUNDS_MAX {
+            if !word.is_alive_as(generation) {
+                break;
+            }
             match change(slot, word, word.next_epoch()) {
                 Ok(()) => return true,
                 Err(now) => word = now,
@@ -153,7 +164,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     /// Takes the pin away, and the segment if nobody is attached.
     ///
     /// # Errors
-    /// [`PinError::Unknown`], [`PinError::NotPinned`].
+    /// [`PinError`].
     ///
     /// # If a process dies here
     /// The reaper looks whether anyone is attached.
@@ -169,7 +180,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     /// Destroys the segment in the slot if it is alive, unpinned, and nobody is attached.
     pub(super) fn destroy_if_last(&self, index: usize) {
         let slot = &self.control.slots[index];
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let word = now(slot);
             if !word.is_alive() || word.is_pinned() || word.generation() == 0 {
                 return;
@@ -183,13 +194,14 @@ impl<'a, O: Objects> Actor<'a, O> {
         }
     }
 
-    /// The slot is moribund in my name: object away, slot free.
+    /// The slot is moribund in my name: object away, slot free. Where the object will not go, the
+    /// slot stays as it is, and names it, until `retry` or `clean_up`.
     pub(super) fn finish(&self, index: usize, generation: u32) {
         let mine = Word::free(generation).moribund(self.me.to_bits());
         if index == self.control.segment_slots() {
             self.objects.remove_domain();
-        } else {
-            self.objects.remove(SegmentHandle::new(index as u32, generation));
+        } else if !self.objects.remove(SegmentHandle::new(index as u32, generation)) {
+            return;
         }
         // It fails only where another process has overwritten our claim.
         let _ = change(&self.control.slots[index], mine, mine.freed());
@@ -213,7 +225,7 @@ impl Control {
     /// Keeps the segment when nobody is attached. For who is in the domain.
     ///
     /// # Errors
-    /// [`PinError::Unknown`], [`PinError::AlreadyPinned`].
+    /// [`PinError`].
     ///
     /// # If a process dies here
     /// It is pinned or it is not.
@@ -232,7 +244,7 @@ impl Control {
     pub fn close_if_empty(&self) -> bool {
         let index = self.segment_slots();
         let slot = &self.slots[index];
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let word = now(slot);
             if !word.is_alive_as(self.domain_generation) || !self.is_unused(index) {
                 return false;
@@ -241,6 +253,7 @@ impl Control {
                 return true;
             }
         }
+        false
     }
 
     fn re_pin(
@@ -250,12 +263,36 @@ impl Control {
     ) -> Result<(), PinError> {
         let slot = self.slot(handle).ok_or(PinError::Unknown(handle))?;
         let mut word = Word(slot.state.load(Ordering::Relaxed));
-        while word.is_alive_as(handle.generation()) {
+        for _ in 0..ROUNDS_MAX {
+            if !word.is_alive_as(handle.generation()) {
+                return Err(PinError::Unknown(handle));
+            }
             match change(slot, word, next(word)?) {
                 Ok(()) => return Ok(()),
                 Err(now) => word = now,
             }
         }
-        Err(PinError::Unknown(handle))
+        Err(PinError::Corrupt(handle))
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use shm_core::mapping::Mapping;
+
+    #[test]
+    fn a_word_that_never_stays_is_given_up() {
+        let mapping = Mapping::heap(Control::bytes_for(1, 1) as usize);
+        // SAFETY: nobody else has the mapping.
+        let control = unsafe { Control::create(&mapping, 0, 1, 1, 1) }.unwrap();
+        let (slot, alive) = (&control.slots[0], Word::free(1).alive());
+        slot.state.store(alive.0, Ordering::Relaxed);
+        let handle = SegmentHandle::new(0, 1);
+        let moved = control.re_pin(handle, |word| {
+            slot.state.store(word.next_epoch().0, Ordering::Relaxed);
+            Ok(word.pinned())
+        });
+        assert_eq!(moved, Err(PinError::Corrupt(handle)));
     }
 }

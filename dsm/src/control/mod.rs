@@ -35,6 +35,7 @@
 //! | attach | its bit | the same |
 //! | detach, after clearing | an empty set on an alive segment | looks whether anyone is in it: in every slot |
 //! | destroying | `moribund`, named; perhaps an object | as in create |
+//! | destroying, and the object would not go | `moribund`, named | as in create; the living owner tries again by itself (`Actor::retry`) |
 //! | unpin | an unpinned segment, perhaps with an empty set | looks |
 //! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
 //!
@@ -64,8 +65,8 @@ pub use life::{Actor, PinError};
 /// What stands behind the slots: the operating system's objects. Tests put their own there.
 pub trait Objects {
     /// Removes the object behind `handle`, which may be gone already. Called by one process at a
-    /// time.
-    fn remove(&self, handle: SegmentHandle);
+    /// time. `false` where it is still there: then this is to be called again.
+    fn remove(&self, handle: SegmentHandle) -> bool;
 
     /// Removes what the table stands in, and whatever it still lists: nobody is in the domain any
     /// more, and nobody will be.

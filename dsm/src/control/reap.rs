@@ -1,6 +1,8 @@
 //! Ending all that a participant has in the table.
 use super::Objects;
 use super::life::{Actor, change, now};
+use super::word::Word;
+use shm_core::sync::Ordering;
 
 impl<O: Objects> Actor<'_, O> {
     /// Ends whatever this participant was doing, and its attachments, that to the domain last.
@@ -16,6 +18,21 @@ impl<O: Objects> Actor<'_, O> {
             self.clear(index);
             self.finish_own(index);
             self.destroy_if_last(index);
+        }
+    }
+
+    /// Tries again to destroy the segments whose objects this participant could not remove when it
+    /// was the last one out (no descriptor was free, say).
+    ///
+    /// # If a process dies here
+    /// The reaper tries again.
+    pub fn retry(&self) {
+        for (index, slot) in self.control.slots.iter().enumerate() {
+            // Ours alone to change, so it needs no order.
+            let word = Word(slot.state.load(Ordering::Relaxed));
+            if word == word.moribund(self.me.to_bits()) && word.generation() != 0 {
+                self.finish(index, word.generation());
+            }
         }
     }
 

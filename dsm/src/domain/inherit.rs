@@ -5,7 +5,7 @@ use super::open::enter_existing;
 use super::{Domain, open};
 use crate::backend::{Backend, memfd};
 use crate::handle::SegmentHandle;
-use rustix::fs::{SealFlags, fcntl_get_seals};
+use rustix::fs::fstat;
 use rustix::io::{FdFlags, fcntl_setfd};
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -19,7 +19,8 @@ use std::sync::OnceLock;
 const DOMAIN: &str = "SHM_DOMAIN";
 const BACKEND: &str = "SHM_DOMAIN_BACKEND";
 const DIRECTORY: &str = "SHM_DOMAIN_DIRECTORY";
-/// `memfd` only: `NUMBER` of the control segment, then `,HANDLE:NUMBER` for each segment.
+/// `memfd` only: the descriptor of the control segment, then `,HANDLE:` and that of each segment. A
+/// descriptor is `NUMBER:DEVICE:INODE`.
 const DESCRIPTORS: &str = "SHM_DOMAIN_FDS";
 
 /// What a child process needs to come into the domain by [`Domain::from_env`].
@@ -79,10 +80,10 @@ impl Domain {
         let mut fds = Vec::new();
         if let Some(control) = self.presence.system.object.fd() {
             let control = control.try_clone_to_owned()?;
-            let mut list = control.as_raw_fd().to_string();
+            let mut list = describe(&control)?;
             fds.push(control);
             for (handle, fd) in self.presence.descriptors()? {
-                list.push_str(&format!(",{handle}:{}", fd.as_raw_fd()));
+                list.push_str(&format!(",{handle}:{}", describe(&fd)?));
                 fds.push(fd);
             }
             env.push((DESCRIPTORS.into(), list.into()));
@@ -171,23 +172,60 @@ fn variable(name: &'static str) -> Result<Option<String>, OpenError> {
     text.map_err(|_| problem(name, "is not text"))
 }
 
+/// A descriptor's number, and what makes sure that it is the one.
+fn describe(fd: &OwnedFd) -> std::io::Result<String> {
+    let stat = fstat(fd)?;
+    Ok(format!("{}:{}:{}", fd.as_raw_fd(), stat.st_dev, stat.st_ino))
+}
+
 /// Takes an inherited descriptor into our care: a copy that is closed on exec, and the number
-/// itself is closed. Only where it is one of ours, for the variable may have come further than the
-/// descriptors.
-fn take(number: &str) -> Result<OwnedFd, OpenError> {
+/// itself is closed. Only where it is the one described, for the variable may have come further
+/// than the descriptors, and the number may stand for another one.
+fn take(described: &str) -> Result<OwnedFd, OpenError> {
     let gone = || problem(DESCRIPTORS, "names descriptors that this process does not have");
+    let (number, _) = described.split_once(':').ok_or(malformed())?;
     let number: RawFd = number.parse().map_err(|_| malformed())?;
     if number < 0 {
         return Err(malformed());
     }
-    // SAFETY: borrowed for the next two calls, which fail where it is not open.
+    // SAFETY: borrowed for the next three calls, which fail where it is not open.
     let inherited = unsafe { BorrowedFd::borrow_raw(number) };
-    if !fcntl_get_seals(inherited).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+    let copy = inherited.try_clone_to_owned().map_err(|_| gone())?;
+    let stat = fstat(&copy).map_err(|_| gone())?;
+    if described != format!("{number}:{}:{}", stat.st_dev, stat.st_ino) {
         return Err(gone());
     }
-    let copy = inherited.try_clone_to_owned().map_err(|_| gone())?;
-    // SAFETY: it was made for us, by the parent that named it, and is a memfd; nobody else in this
-    // process knows of it.
+    // SAFETY: it was made for us, by the parent that named it, and leads to what he named; nobody
+    // else in this process knows of it.
     drop(unsafe { OwnedFd::from_raw_fd(number) });
     Ok(copy)
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use crate::backend::{self, Place};
+    use std::os::fd::IntoRawFd;
+
+    fn memfd() -> OwnedFd {
+        let object = backend::create(&Place::new(Backend::Memfd), "taken", 1).unwrap();
+        object.fd().unwrap().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn only_the_descriptor_described_is_taken() {
+        let (ours, other) = (memfd(), memfd());
+        let described = describe(&ours).unwrap();
+        let (_, object) = described.split_once(':').unwrap();
+        let elsewhere = format!("{}:{object}", other.as_raw_fd());
+        assert!(take(&elsewhere).is_err(), "another sealed memfd of this process");
+        assert!(fstat(&other).is_ok(), "it is open still");
+        for nonsense in ["", "-1:0:0", "x:0:0", &ours.as_raw_fd().to_string()] {
+            assert!(take(nonsense).is_err(), "{nonsense}");
+        }
+        let number = ours.into_raw_fd();
+        let taken = take(&described).unwrap();
+        assert_ne!(taken.as_raw_fd(), number);
+        assert!(describe(&taken).unwrap().ends_with(object));
+    }
 }

@@ -129,18 +129,16 @@ impl Domain {
     /// Takes a segment's pin away, attached or not; where nobody is attached, it is destroyed.
     ///
     /// # Errors
-    /// [`PinError::Unknown`], [`PinError::NotPinned`].
+    /// [`PinError`].
     ///
     /// # If a process dies here
     /// Who cleans up after it destroys the segment, if nobody is attached.
     pub fn unpin(&self, handle: SegmentHandle) -> Result<(), PinError> {
-        self.presence.member.check_fork()?;
-        let system = &self.presence.system;
-        system.control.actor(self.presence.member.id(), system).unpin(handle)
+        self.presence.unpin(handle)
     }
 
     /// Finishes what dead processes left; how many there were. Opening, and whoever finds no room,
-    /// does so too.
+    /// does so too. Tries again to remove segments that this process could not remove.
     ///
     /// # If a process dies here
     /// The next one to reap begins anew.

@@ -4,14 +4,14 @@ use super::error::{AttachError, CreateError, OpenError};
 use super::shared::Sizes;
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, Object, memfd};
-use crate::control::{Control, Objects};
+use crate::control::{Actor, Control, Objects, PinError};
 use crate::handle::SegmentHandle;
 use crate::segment::{Attachment, Kept, Segment};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, Table};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Names to try for a new segment, should some be taken.
 const NAMES_MAX: u32 = 16;
@@ -25,6 +25,8 @@ pub(super) struct Presence {
     segments_max: u32,
     /// The threads of this process share one bit in each set, so one at a time sets and clears it.
     mine: Mutex<Mine>,
+    /// Something has been mapped or unmapped.
+    settled: Condvar,
 }
 
 /// What this process has of the domain.
@@ -58,7 +60,7 @@ impl Presence {
         let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
         let (place, nonce) = (object.place().clone(), sizes.nonce);
         let system = System { place, domain: name(), nonce, object, control };
-        // Before joining, which may be refused (no seat, another namespace): it would stay for ever.
+        // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
         }
@@ -74,17 +76,25 @@ impl Presence {
             return Ok(Arrival::Closed(system));
         }
         table.reap(|dead| system.clean_up(dead));
-        let (kept, mine) = (Arc::new(Kept::new()), Mutex::default());
+        let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
-        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine }))
+        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine, settled }))
     }
 
     pub(super) fn control(&self) -> &Control {
         &self.system.control
     }
 
+    /// Finishes what the dead left, and what we could not remove ourselves.
     pub(super) fn reap(&self) -> usize {
-        self.table.reap(|dead| self.system.clean_up(dead))
+        let dead = self.table.reap(|dead| self.system.clean_up(dead));
+        let _mine = self.lock();
+        self.actor().retry();
+        dead
+    }
+
+    fn actor(&self) -> Actor<'_, System> {
+        self.control().actor(self.member.id(), &self.system)
     }
 
     fn lock(&self) -> MutexGuard<'_, Mine> {
@@ -115,18 +125,27 @@ impl Presence {
     fn claim(&self) -> Result<SegmentHandle, CreateError> {
         let claim = || {
             let mut mine = self.lock();
-            let handle = self.control().actor(self.member.id(), &self.system).claim()?;
+            let handle = self.actor().claim()?;
             mine.held.insert(handle.slot(), Held::nothing_yet(handle));
             Some(handle)
         };
         let full = CreateError::Full { segments: self.segments_max };
-        claim().or_else(|| (self.reap() > 0).then(claim).flatten()).ok_or(full)
+        let reap_and_claim = || {
+            self.reap();
+            claim()
+        };
+        claim().or_else(reap_and_claim).ok_or(full)
     }
 
     fn abandon(&self, handle: SegmentHandle) {
         let mut mine = self.lock();
-        self.control().actor(self.member.id(), &self.system).abandon(handle);
+        self.actor().abandon(handle);
+        self.let_go(&mut mine, handle);
+    }
+
+    fn let_go(&self, mine: &mut Mine, handle: SegmentHandle) {
         mine.held.remove(&handle.slot());
+        self.settled.notify_all();
     }
 
     fn publish(
@@ -134,7 +153,7 @@ impl Presence {
         handle: SegmentHandle,
         object: Object,
     ) -> Result<Segment, CreateError> {
-        let actor = self.control().actor(self.member.id(), &self.system);
+        let actor = self.actor();
         let published = {
             let _mine = self.lock();
             actor.publish(handle, object.len())
@@ -142,7 +161,7 @@ impl Presence {
         if !published {
             // Not by our name: the slot is somebody else's now.
             let _ = object.remove_exact();
-            self.lock().held.remove(&handle.slot());
+            self.let_go(&mut self.lock(), handle);
             return Err(CreateError::Corrupt(handle));
         }
         Ok(self.hold(handle, object))
@@ -154,23 +173,29 @@ impl Presence {
     ) -> Result<Option<Segment>, AttachError> {
         self.member.check_fork()?;
         let mut mine = self.lock();
-        if let Some(held) = mine.held.get(&handle.slot()).cloned() {
-            // What is upgraded below may come to `detach` when it is dropped, which takes the lock.
-            drop(mine);
+        while let Some(held) = mine.held.get(&handle.slot()) {
             if held.handle != handle {
                 // Another segment is in the slot, so this one is gone.
                 return Ok(None);
             }
-            let unheld = held.attachment.upgrade().is_none();
-            return match held.mapping.upgrade().filter(|_| unheld) {
-                Some(mapping) => match self.segment(handle, mapping) {
-                    Ok(segment) => Ok(Some(segment)),
-                    Err(_theirs) => Err(AttachError::AlreadyAttached(handle)),
-                },
-                None => Err(AttachError::AlreadyAttached(handle)),
-            };
+            if held.attachment.strong_count() > 0 {
+                return Err(AttachError::AlreadyAttached(handle));
+            }
+            let mapping = held.mapping.clone();
+            if mapping.strong_count() == 0 {
+                // Another thread of ours is at it; it calls no code but ours and the system's.
+                mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            // What is upgraded may come to `detach` when it is dropped, which takes the lock.
+            drop(mine);
+            if let Some(mapping) = mapping.upgrade() {
+                let again = self.segment(handle, mapping);
+                return again.map(Some).map_err(|_theirs| AttachError::AlreadyAttached(handle));
+            }
+            mine = self.lock();
         }
-        let size = self.control().actor(self.member.id(), &self.system).attach(handle);
+        let size = self.actor().attach(handle);
         let Some(size) = size else {
             mine.sweep(self.control());
             return Ok(None);
@@ -236,6 +261,7 @@ impl Presence {
             return Err(theirs);
         }
         mine.held.insert(handle.slot(), Held { handle, mapping: held, attachment });
+        self.settled.notify_all();
         Ok(segment)
     }
 
@@ -245,9 +271,15 @@ impl Presence {
             return;
         }
         let mut mine = self.lock();
-        self.control().actor(self.member.id(), &self.system).detach(handle);
-        mine.held.remove(&handle.slot());
+        self.actor().detach(handle);
+        self.let_go(&mut mine, handle);
         mine.sweep(self.control());
+    }
+
+    pub(super) fn unpin(&self, handle: SegmentHandle) -> Result<(), PinError> {
+        self.member.check_fork()?;
+        let _mine = self.lock();
+        self.actor().unpin(handle)
     }
 
     pub(super) fn find(&self, handle: SegmentHandle) -> Option<Segment> {
@@ -261,9 +293,10 @@ impl Presence {
         })
     }
 
-    /// Keeps the descriptor of a memfd segment, for attaching and for handing it on.
+    /// Keeps the descriptor of a memfd segment, for attaching and for handing it on. One that we
+    /// have stays: it may be in use, and of the other we know only what its sender says.
     pub(super) fn learn(&self, handle: SegmentHandle, fd: OwnedFd) {
-        self.lock().descriptors.insert(handle, fd);
+        self.lock().descriptors.entry(handle).or_insert(fd);
     }
 
     /// A copy of the descriptor of a memfd segment, if we have it.
@@ -305,5 +338,62 @@ impl Drop for Presence {
             self.reap();
             self.system.clean_up(self.member.id());
         }
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use crate::domain::Domain;
+    use std::thread;
+    use std::time::Duration;
+
+    fn domain(name: &str) -> Domain {
+        let backend = Some(Backend::Memfd);
+        Domain::open(DomainConfig { backend, ..DomainConfig::new(name) }).unwrap()
+    }
+
+    /// What another thread's `attach` answers that came before `settle`.
+    fn attach_before(
+        domain: &Domain,
+        handle: SegmentHandle,
+        settle: impl FnOnce(),
+    ) -> Result<Option<Segment>, AttachError> {
+        thread::scope(|scope| {
+            let attach = scope.spawn(|| domain.attach(handle));
+            thread::sleep(Duration::from_millis(50));
+            assert!(!attach.is_finished(), "it does not wait");
+            settle();
+            attach.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn attaching_waits_while_it_is_being_mapped() {
+        let domain = domain("being_mapped");
+        let presence = &domain.presence;
+        let handle = presence.claim().unwrap();
+        let name = presence.system.segment_name(handle);
+        let object = backend::create(&presence.system.place, &name, 1).unwrap();
+        let mut segment = None;
+        let answer = attach_before(&domain, handle, || {
+            segment = Some(presence.publish(handle, object).unwrap());
+        });
+        assert!(matches!(answer, Err(AttachError::AlreadyAttached(_))));
+        assert!(domain.find_mapping(handle).is_some());
+    }
+
+    #[test]
+    fn attaching_waits_while_it_is_being_unmapped() {
+        let domain = domain("being_unmapped");
+        let segment = domain.create_segment(1).unwrap();
+        let handle = segment.handle();
+        segment.pin().unwrap();
+        // As the first half of `unmap`.
+        let held = Held::nothing_yet(handle);
+        let held = domain.presence.lock().held.insert(handle.slot(), held);
+        let answer = attach_before(&domain, handle, || drop((segment, held)));
+        assert!(answer.unwrap().is_some(), "attached anew");
+        domain.destroy().unwrap();
     }
 }

@@ -1,8 +1,11 @@
 //! The operating system's objects behind a domain, and their names.
-use crate::backend::{self, BackendError, Object, Place};
+use crate::backend::{self, Backend, BackendError, Object, POSIX_DIRECTORY, Place};
 use crate::control::{Control, Objects};
 use crate::handle::SegmentHandle;
 use shm_core::participants::ParticipantId;
+use std::fmt::Display;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 /// `shm.NAME.control`: what a domain is found by.
 pub(super) fn control_name(domain: &str) -> String {
@@ -34,40 +37,78 @@ impl System {
     }
 
     /// Removes what earlier domains of this name left whose control segment is lost.
+    ///
+    /// Not if ours is the lost one: a later domain is made only after our name is gone, so what was
+    /// listed before we saw that we still have it belongs to no later domain.
     pub(super) fn remove_orphans(&self) -> Result<(), BackendError> {
-        let mine = self.segment_prefix();
-        for name in backend::list(&self.place, &format!("shm.{}.", self.domain))? {
-            if !name.starts_with(&mine) && name != control_name(&self.domain) {
+        let (mine, control) = (self.segment_prefix(), control_name(&self.domain));
+        let mut names = backend::list(&self.place, &format!("shm.{}.", self.domain))?;
+        names.retain(|name| !name.starts_with(&mine) && *name != control);
+        if !names.is_empty() && self.is_found()? {
+            for name in names {
                 self.remove_named(&name);
             }
         }
         Ok(())
     }
 
-    /// A failure leaves an object behind, which is worth a warning and nothing more.
-    fn remove_named(&self, name: &str) {
-        if let Err(error) = backend::remove(&self.place, name) {
-            tracing::warn!(name, %error, "cannot remove shared memory");
+    /// Whether the control segment's name leads to ours.
+    fn is_found(&self) -> Result<bool, BackendError> {
+        let found = backend::open(&self.place, &control_name(&self.domain))?;
+        Ok(found.is_some_and(|found| found.identity() == self.object.identity()))
+    }
+
+    /// Whether it is gone. A failure leaves an object behind, which is worth a warning.
+    fn remove_named(&self, name: &str) -> bool {
+        let removed = backend::remove(&self.place, name);
+        removed.inspect_err(|error| warn_of(name, error)).is_ok()
+    }
+
+    /// The file of a segment of this domain, where segments are files.
+    fn segment_file(&self, name: &str) -> Option<PathBuf> {
+        match self.place.backend {
+            Backend::Posix => Some(Path::new(POSIX_DIRECTORY).join(name)),
+            Backend::Mmap => Some(self.place.directory.join(name)),
+            _ => None,
         }
     }
 }
 
 impl Objects for System {
-    fn remove(&self, handle: SegmentHandle) {
-        self.remove_named(&self.segment_name(handle));
+    fn remove(&self, handle: SegmentHandle) -> bool {
+        let name = self.segment_name(handle);
+        let Some(file) = self.segment_file(&name) else { return self.remove_named(&name) };
+        // No other object ever bears this name, so we need no lock, and thus no descriptor: there
+        // may be none left.
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                warn_of(&name, &error);
+                false
+            }
+            _ => true,
+        }
     }
 
-    /// Whatever the table still lists first, so that the control segment, which says where they are,
-    /// goes last. Then what the table does not know of: objects that could not be removed at the time
-    /// (no descriptor free), temporary names of killed creators.
+    /// Whatever the table still lists first, so that the control segment, which says where they
+    /// are, goes last. Then what the table does not know of: temporary names of killed creators.
     fn remove_domain(&self) {
-        self.control.leftovers().into_iter().for_each(|handle| self.remove(handle));
+        for handle in self.control.leftovers() {
+            self.remove(handle);
+        }
         match backend::list(&self.place, &self.segment_prefix()) {
-            Ok(names) => names.iter().for_each(|name| self.remove_named(name)),
+            Ok(names) => {
+                for name in names {
+                    self.remove_named(&name);
+                }
+            }
             Err(error) => tracing::warn!(domain = self.domain, %error, "cannot list segments"),
         }
         if let Err(error) = self.object.remove_exact() {
             tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
         }
     }
+}
+
+fn warn_of(name: &str, error: impl Display) {
+    tracing::warn!(name, %error, "cannot remove shared memory");
 }

@@ -222,7 +222,32 @@ fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
     assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
 }
 
-/// As one that could not be removed, or a killed creator's where files cannot be nameless.
+/// A directory has taken the place of its file.
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_its_slot_until_it_can() {
+    let bench = Bench::new("stuck");
+    let config = DomainConfig { segments_max: Some(1), ..bench.config.clone() };
+    let domain = Domain::open(config).unwrap();
+    let leftovers = || domain.presence.control().leftovers();
+    let destroy_in_vain = |segment: Segment| {
+        let handle = segment.handle();
+        let path = bench.directory.path().join(domain.presence.system.segment_name(handle));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        drop(segment);
+        assert_eq!(leftovers(), [handle]);
+        path
+    };
+    let path = destroy_in_vain(domain.create_segment(1).unwrap());
+    assert!(matches!(domain.create_segment(1), Err(CreateError::Full { .. })));
+    std::fs::remove_dir(path).unwrap();
+    let path = destroy_in_vain(domain.create_segment(1).unwrap());
+    std::fs::remove_dir(path).unwrap();
+    domain.reap();
+    assert!(leftovers().is_empty());
+}
+
+/// A killed creator's, where files cannot be nameless.
 #[test]
 fn what_bears_a_domains_name_goes_with_it() {
     let bench = Bench::new("strays");
@@ -367,11 +392,28 @@ fn orphans_of_a_lost_domain_are_removed_by_the_next() {
     drop((segment, lost));
 }
 
+/// A creator whose control segment is removed by hand before he cleans up.
+#[test]
+fn who_lost_the_name_removes_nothing_of_his_successors() {
+    let bench = Bench::new("successor");
+    let lost = bench.open();
+    std::fs::remove_file(bench.control_path()).unwrap();
+    lost.presence.system.remove_orphans().unwrap();
+    let successor = bench.open();
+    let segment = successor.create_segment(1).unwrap();
+    lost.presence.system.remove_orphans().unwrap();
+    assert_eq!(bench.files(), 2);
+    drop((segment, successor, lost));
+    assert_eq!(bench.files(), 0);
+}
+
 /// The last one out, killed after it has closed the domain and before it removes anything.
 struct Killed;
 
 impl Objects for Killed {
-    fn remove(&self, _: SegmentHandle) {}
+    fn remove(&self, _: SegmentHandle) -> bool {
+        true
+    }
     fn remove_domain(&self) {}
 }
 
@@ -465,6 +507,27 @@ fn waiting_for_ever_is_possible() {
     let bench = Bench::new("for_ever");
     let config = DomainConfig { open_timeout: Duration::MAX, ..bench.config.clone() };
     Domain::open(config).unwrap();
+}
+
+#[test]
+fn what_is_received_replaces_no_descriptor() {
+    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("receives") };
+    let domain = Domain::open(config).unwrap();
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut send = |handle: SegmentHandle, object: &backend::Object| {
+        std::io::Write::write_all(&mut theirs, &handle.to_bits().to_le_bytes()).unwrap();
+        backend::memfd::send_fd(&theirs, object).unwrap();
+    };
+    let known = || {
+        let fd = domain.presence.descriptor(handle).unwrap().unwrap();
+        backend::memfd::open_fd(fd).unwrap().identity()
+    };
+    let (before, other) = (known(), backend::create(&Place::new(Backend::Memfd), "x", 1).unwrap());
+    send(handle, &other);
+    assert_eq!(domain.receive(&ours).unwrap(), handle);
+    assert_eq!(known(), before);
 }
 
 #[test]

@@ -67,7 +67,10 @@ pub enum JoinError {
         table: Namespaces,
     },
     /// `/proc` does not say who we are.
-    #[error("cannot tell who this process is: {0}")]
+    #[error(
+        "cannot tell from /proc who this process is: {0}; \
+         mount it, or free a descriptor (ulimit -n)"
+    )]
     Proc(io::Error),
     /// No thread for the life word.
     #[error(
@@ -123,7 +126,7 @@ impl Table {
         }
         // Whoever attached may not have been told where it lives, or have been our parent.
         let table = self.at_home();
-        let process = ProcessId::me();
+        let process = ProcessId::try_me().map_err(JoinError::Proc)?;
         let joining = Claim::new(Seat::Joining, process);
         let index = match self.take_free(joining) {
             Some(index) => index,

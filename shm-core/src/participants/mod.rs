@@ -43,7 +43,8 @@
 //! sleeper if `WAITERS` is set. Hence sleepers set `WAITERS` first, and the one who wakes passes it
 //! on to all. It may be killed before it has: so every sleep on life words ends after a second and
 //! the sleeper asks the kernel itself. That second is the net under a rare double death, and under
-//! somebody's scribbling on the word; it is not how deaths are normally noticed.
+//! somebody's scribbling on the word; it is not how deaths are normally noticed. Those who never
+//! sleep have their own: [`Watch::is_dead`] asks the kernel every 100 ms, whatever the word says.
 //!
 //! The mark is a hint, never the verdict: it appears when the keeper thread ends, and then another
 //! thread of the dying process may still be executing, or the process may have called `exec`, which
@@ -65,6 +66,8 @@ mod id;
 mod keeper;
 mod member;
 mod reap;
+#[cfg_attr(shm_loom, path = "recheck_modelled.rs")]
+mod recheck;
 mod shared;
 mod table;
 mod watch;

@@ -1,8 +1,8 @@
 //! Cleaning up after the dead.
+use super::Table;
 use super::claim::{Claim, Seat};
 use super::id::{Generation, ParticipantId};
 use super::shared::Slot;
-use super::{Table, model_unwinds};
 use crate::process::{Liveness, ProcessId};
 use crate::sync::Ordering;
 
@@ -11,13 +11,14 @@ impl Table {
     ///
     /// While `cleanup` runs for a participant no other process cleans up after it, and its slot is
     /// not in use. Where an earlier reaper died, `cleanup` runs again: it must be idempotent. Where
-    /// it panics, the slot is left to the next reaper. A member's own other slots are not looked
-    /// at, and from another pid namespace nothing is reaped.
+    /// it panics, the slot stays in this process's hands until the process ends. A member's own
+    /// other slots are not looked at, and from another pid namespace, or without `/proc`, nothing
+    /// is reaped.
     ///
     /// # If a process dies here
     /// The slot it was reaping names it, and the next reaper cleans up from the beginning.
     pub fn reap(&self, mut cleanup: impl FnMut(ParticipantId)) -> usize {
-        let me = ProcessId::me();
+        let Ok(me) = ProcessId::try_me() else { return 0 };
         (0..self.capacity()).filter(|index| self.reap_slot(*index, me, &mut cleanup)).count()
     }
 
@@ -34,47 +35,21 @@ impl Table {
         if owner == me || self.certify(owner) != Liveness::Dead {
             return false;
         }
-        let Some(taken) = Taken::take(slot, dead, Claim::new(Seat::Reaping, me)) else {
+        let mine = Claim::new(Seat::Reaping, me);
+        if !take(slot, dead, mine) {
             return false;
-        };
+        }
         let generation = Generation::from_word(slot.generation.load(Ordering::Relaxed));
         cleanup(ParticipantId::new(index, generation));
-        taken.free();
+        slot.vacate(mine);
         true
     }
 }
 
-/// A dead one's slot while we clean up; dropped, it is the dead one's again.
-struct Taken<'a> {
-    slot: &'a Slot,
-    dead: Claim,
-    mine: Claim,
-}
-
-impl<'a> Taken<'a> {
-    /// The claim names exactly one process, which is dead and does not come back: if the word is
-    /// still that, the slot is still the dead one's.
-    fn take(slot: &'a Slot, dead: Claim, mine: Claim) -> Option<Taken<'a>> {
-        let (from, to) = (dead.to_bits(), mine.to_bits());
-        // Pairs with the Acquire in `Table::liveness`: who sees it being reaped knows what we know.
-        slot.claim.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).ok()?;
-        Some(Taken { slot, dead, mine })
-    }
-
-    fn free(self) {
-        self.slot.vacate(self.mine);
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        if model_unwinds() {
-            return;
-        }
-        let (from, to) = (self.mine.to_bits(), self.dead.to_bits());
-        // Pairs with the Acquire in `Table::liveness`, as in `take`.
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        let _ = self.slot.claim.compare_exchange(from, to, ok, err);
-    }
+/// The claim names exactly one process, which is dead and does not come back: if the word is still
+/// that, the slot is still the dead one's.
+fn take(slot: &Slot, dead: Claim, mine: Claim) -> bool {
+    let (from, to) = (dead.to_bits(), mine.to_bits());
+    // Pairs with the Acquire in `Table::liveness`: who sees it being reaped knows what we know.
+    slot.claim.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok()
 }

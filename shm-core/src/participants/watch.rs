@@ -3,6 +3,7 @@ use super::Table;
 use super::claim::{Claim, Seat};
 use super::id::ParticipantId;
 use super::member::Waiting;
+use super::recheck::Recheck;
 use super::shared::{Life, Slot};
 use crate::event::{EventCount, Ticket};
 use crate::futex::{Futex, WAIT_WORDS_MAX, Wake};
@@ -28,6 +29,8 @@ pub struct Watch {
     waiting: Waiting,
     /// Set once the peer was found dead: it stays so.
     gone: OnceLock<()>,
+    /// The net under a mark that is missing, for those who only ask and never sleep.
+    recheck: Recheck,
 }
 
 /// What there is to sleep on.
@@ -46,7 +49,8 @@ impl Watch {
             let here = slot.is_still(peer) && claim.seat() == Seat::Live;
             claim.process().filter(|_| here)
         });
-        Watch { table: table.clone(), peer, process, waiting, gone: OnceLock::new() }
+        let (gone, recheck) = (OnceLock::new(), Recheck::new());
+        Watch { table: table.clone(), peer, process, waiting, gone, recheck }
     }
 
     /// Who is watched.
@@ -54,13 +58,20 @@ impl Watch {
         self.peer
     }
 
+    /// Its process, if it was attached when the watch was made.
+    pub fn process(&self) -> Option<ProcessId> {
+        self.process
+    }
+
     /// Whether the peer will never act again under its id: its process is dead, or it has left.
     ///
-    /// Never guessed, and what the peer did last is visible to the caller. A few loads while the
-    /// life word is held and unmarked.
+    /// Never guessed, and what the peer did last is visible to the caller. A few loads and a look
+    /// at a coarse clock while the life word is held and unmarked; ten times a second the kernel is
+    /// asked all the same, for the mark may be missing.
     pub fn is_dead(&self) -> bool {
         let Some(slot) = self.slot() else { return true };
-        !self.life(slot).is_some_and(Life::is_held) && self.is_proved_dead()
+        let trusted = self.life(slot).is_some_and(Life::is_held) && !self.recheck.is_due();
+        !trusted && self.is_proved_dead()
     }
 
     /// The peer's life word; `None` where the slot is not the peer's any more.

@@ -59,10 +59,20 @@ fn my_stat() -> io::Result<Stat> {
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
-pub(super) fn me() -> ProcessId {
-    let start = my_stat().map_or(0, |stat| stat.start_ticks);
-    let pid = std::process::id();
-    ProcessId::new(pid, start).expect("the kernel's pids are below 2^22")
+/// Read once per process, where the system can wipe a page on fork: `/proc` may be out of reach
+/// for a moment, or for good, later.
+pub(super) fn me() -> io::Result<ProcessId> {
+    let known = wiped_on_fork().map(|page| &page.me);
+    if let Some(me) = known.and_then(|me| ProcessId::from_bits(me.load(Ordering::Relaxed))) {
+        return Ok(me);
+    }
+    let stat = my_stat()?;
+    let me = ProcessId::new(stat.pid, stat.start_ticks).ok_or(io::ErrorKind::InvalidData)?;
+    if let Some(known) = known {
+        // Whoever else is here finds the same.
+        known.store(me.to_bits(), Ordering::Relaxed);
+    }
+    Ok(me)
 }
 
 pub(super) fn of(pid: u32) -> io::Result<ProcessId> {
@@ -194,7 +204,13 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// The address of a page with one `AtomicU64` that reads 0 in a forked child; 0: not made yet.
+/// What reads 0 in a forked child.
+struct Wiped {
+    token: AtomicU64,
+    me: AtomicU64,
+}
+
+/// The address of a page with a [`Wiped`]; 0: not made yet.
 static WIPED: AtomicU64 = AtomicU64::new(0);
 /// In place of an address: this system cannot wipe a page on fork.
 const CANNOT_WIPE: u64 = 1;
@@ -206,21 +222,28 @@ static TOKENS: AtomicU64 = AtomicU64::new(0);
 /// No lock is taken: a child forked in the middle of another thread's call is not stuck with it.
 #[inline]
 pub fn generation() -> u64 {
+    let Some(Wiped { token, .. }) = wiped_on_fork() else {
+        return u64::from(std::process::id());
+    };
+    match token.load(Ordering::Relaxed) {
+        0 => new_token(token),
+        token => token,
+    }
+}
+
+#[inline]
+fn wiped_on_fork() -> Option<&'static Wiped> {
     // Pairs with the Release in `make_page`: the mapping before its address.
     match WIPED.load(Ordering::Acquire) {
-        CANNOT_WIPE => u64::from(std::process::id()),
+        CANNOT_WIPE => None,
         0 => {
             make_page();
-            generation()
+            wiped_on_fork()
         }
         address => {
-            let page = std::ptr::with_exposed_provenance::<AtomicU64>(address as usize);
+            let page = std::ptr::with_exposed_provenance::<Wiped>(address as usize);
             // SAFETY: `make_page` mapped it for ever and published it with Release.
-            let word = unsafe { &*page };
-            match word.load(Ordering::Relaxed) {
-                0 => new_token(word),
-                token => token,
-            }
+            Some(unsafe { &*page })
         }
     }
 }
@@ -246,7 +269,7 @@ fn make_page() {
         unsafe { madvise(*page, len, Advice::LinuxWipeOnFork) }.is_ok()
     });
     let address = made.map_or(CANNOT_WIPE, |page| page.expose_provenance() as u64);
-    // Pairs with the Acquire in `generation`: the mapping before its address.
+    // Pairs with the Acquire in `wiped_on_fork`: the mapping before its address.
     let won = WIPED.compare_exchange(0, address, Ordering::Release, Ordering::Relaxed).is_ok();
     if let (Ok(page), true) = (page, made.is_none() || !won) {
         // SAFETY: our page, which nobody else has heard of.

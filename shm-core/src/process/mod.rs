@@ -57,8 +57,21 @@ impl ProcessId {
     /// Bits that [`to_bits`](ProcessId::to_bits) may set: the two topmost are free for a state.
     pub const BITS: u32 = PID_BITS + START_BITS;
 
-    /// The calling process. Its start time is 0 where `/proc` does not show it.
+    /// The calling process. Its start time is 0 where `/proc` does not show it: what others are to
+    /// clean up after its death is taken by its [`try_me`](ProcessId::try_me).
     pub fn me() -> ProcessId {
+        ProcessId::try_me().unwrap_or_else(|_| {
+            ProcessId::new(std::process::id(), 0).expect("the kernel's pids are below 2^22")
+        })
+    }
+
+    /// The calling process, by its whole name. Read from `/proc` once; a forked child reads its
+    /// own.
+    ///
+    /// # Errors
+    /// What reading `/proc/self/stat` gives, or `Unsupported` where `/proc` counts other pids than
+    /// ours.
+    pub fn try_me() -> std::io::Result<ProcessId> {
         kernel::me()
     }
 

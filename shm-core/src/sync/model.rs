@@ -128,11 +128,22 @@ pub fn check_bounded(bound: Option<usize>, scenario: impl Fn() + Send + Sync + '
 /// # Panics
 /// Where an execution does.
 pub fn every_death(scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static) -> Tried {
+    every_death_bounded(Some(preemption_bound()), scenario)
+}
+
+/// The same, with at most `bound` preemptions an execution (`None`: any number).
+///
+/// # Panics
+/// Where an execution does.
+pub fn every_death_bounded(
+    bound: Option<usize>,
+    scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static,
+) -> Tried {
     let mut tried = Tried::default();
     for fuel in 0.. {
         let deaths = Deaths::default();
         let (run, seen) = (scenario.clone(), deaths.clone());
-        tried.executions += check(move || run(fuel, &seen)).executions;
+        tried.executions += check_bounded(bound, move || run(fuel, &seen)).executions;
         let died = deaths.0.load(Relaxed);
         tried.deaths += died;
         if died == 0 {
@@ -163,7 +174,6 @@ struct Sites {
 // loom runs all threads of a model on the calling one, so these belong to one test.
 thread_local! {
     static SITES: RefCell<Option<Sites>> = const { RefCell::new(None) };
-    static SHADOWED: Cell<bool> = const { Cell::new(true) };
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -181,6 +191,7 @@ fn name(order: Ordering) -> &'static str {
 fn weaker(order: &str, fence: bool) -> Vec<Option<Ordering>> {
     match (order, fence) {
         ("AcqRel", _) => vec![Some(Ordering::Acquire), Some(Ordering::Release)],
+        ("SeqCst", true) => vec![Some(Ordering::AcqRel), None],
         (_, true) => vec![None],
         (_, false) => vec![Some(Ordering::Relaxed)],
     }
@@ -211,23 +222,13 @@ pub(crate) fn fence_order(at: &'static Location<'static>, order: Ordering) -> Op
     look_up(site, order)
 }
 
-pub(crate) fn shadowed() -> bool {
-    SHADOWED.with(Cell::get)
-}
-
-/// Runs `f` with loom as it is, without the shadow words: only to show what they are for.
-pub fn without_shadow<R>(f: impl FnOnce() -> R) -> R {
-    SHADOWED.with(|s| s.set(false));
-    let end = catch_unwind(AssertUnwindSafe(f));
-    SHADOWED.with(|s| s.set(true));
-    end.unwrap_or_else(|payload| resume_unwind(payload))
-}
-
 /// Runs `model` once as written; then, for each ordering met in a file whose path contains one of
 /// `files`, once with that ordering weakened, and expects a failure each time.
 ///
 /// `model` calls [`check`] or [`every_death`]. An `AcqRel` is tried as `Acquire` and as `Release`,
-/// a fence is taken away, anything else becomes `Relaxed`. Returns the number of weakenings found.
+/// a fence is taken away, a `SeqCst` one also tried as `AcqRel`, anything else becomes `Relaxed`.
+/// Any failure counts, as the model passes as written; it is printed. Returns the number of
+/// weakenings found.
 ///
 /// # Panics
 /// Where the model fails as written, where no site was met, and where a weakening goes unnoticed.
@@ -242,16 +243,19 @@ pub fn every_ordering_matters(files: &[&str], model: impl Fn()) -> usize {
     for (site, order) in met {
         for instead in weaker(order, site.argument == FENCE) {
             SITES.set(Some(Sites { met: BTreeMap::new(), weakened: Some((site, instead)) }));
-            let noticed = fails(&model);
+            let noticed = failure(&model);
             SITES.set(None);
-            if noticed {
-                found += 1;
-                continue;
-            }
             let to = instead.map_or("nothing", name);
             let which = if site.argument == 1 { " (failure ordering)" } else { "" };
             let Site { file, line, column, .. } = site;
-            unnoticed.push(format!("{file}:{line}:{column} {order} -> {to}{which}"));
+            let change = format!("{file}:{line}:{column} {order} -> {to}{which}");
+            match noticed {
+                Some(why) => {
+                    found += 1;
+                    println!("{change}: {}", in_short(&why));
+                }
+                None => unnoticed.push(change),
+            }
         }
     }
     println!("orderings weakened and found out: {found}");
@@ -259,10 +263,23 @@ pub fn every_ordering_matters(files: &[&str], model: impl Fn()) -> usize {
     found
 }
 
-/// Whether `model` fails; its panic is not printed.
+/// Runs `model`, which has a planted bug, and requires that the bug is what it fails of: that the
+/// message of the panic contains `reason`.
 ///
-/// For planted bugs: `assert!(fails(|| model_with(Bug::PublishRelaxed)))`.
-pub fn fails(model: impl Fn()) -> bool {
+/// `finds("found before it was written", || model_with(Bug::PublishRelaxed))`. loom's own words are
+/// "deadlock" and "Causality violation".
+///
+/// # Panics
+/// Where `model` passes, and where it fails of something else.
+#[track_caller]
+pub fn finds(reason: &str, model: impl Fn()) {
+    let found = failure(model).expect("the planted bug went unnoticed");
+    assert!(found.contains(reason), "expected {reason:?}, and it failed of {found:?}");
+    println!("found: {}", in_short(&found));
+}
+
+/// What `model` panics with, which is not printed; `None` where it passes.
+fn failure(model: impl Fn()) -> Option<String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let loud = std::panic::take_hook();
@@ -275,5 +292,13 @@ pub fn fails(model: impl Fn()) -> bool {
     QUIET.set(true);
     let end = catch_unwind(AssertUnwindSafe(model));
     QUIET.set(false);
-    end.is_err()
+    let payload = end.err()?;
+    let message = payload.downcast_ref::<String>().cloned();
+    let message = message.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string()));
+    Some(message.unwrap_or_default())
+}
+
+/// The first line of a panic's message that says something.
+fn in_short(message: &str) -> &str {
+    message.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no message")
 }

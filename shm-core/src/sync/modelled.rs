@@ -11,7 +11,7 @@ macro_rules! modelled_atomic {
         /// loom 0.7.2 remembers one last access per object, so that a thread's own load hides
         /// another thread's earlier read from it and interleavings are skipped. A relaxed
         /// read-modify-write of the shadow before each load and store orders them all and
-        /// synchronizes nothing.
+        /// synchronizes nothing. `tests/loom_blind_spot.rs` shows both.
         #[derive(Debug)]
         pub struct $name {
             word: loom::sync::atomic::$inner,
@@ -31,9 +31,7 @@ macro_rules! modelled_atomic {
             }
 
             fn touch(&self) {
-                if model::shadowed() {
-                    self.shadow.fetch_add(0, Ordering::Relaxed);
-                }
+                self.shadow.fetch_add(0, Ordering::Relaxed);
             }
 
             /// As core's.

@@ -55,6 +55,12 @@ impl World {
         self.board.words[index].load(Ordering::Acquire)
     }
 
+    /// The life word of `id`, which only its keeper and the kernel should write.
+    pub(crate) fn life(&self, id: ParticipantId) -> Mapped<AtomicU32> {
+        let slots_at = Table::bytes_for(id.slot());
+        Mapped::new(&self.mapping, slots_at + 12).unwrap()
+    }
+
     pub(crate) fn set(&self, index: usize, value: u32) {
         self.board.words[index].store(value, Ordering::Release);
         self.board.event.notify();

@@ -32,7 +32,7 @@
 //!
 //! | dies after | the other side |
 //! | --- | --- |
-//! | naming itself, before opening | learns of the death: a role is never taken over |
+//! | naming itself, before opening | learns of the death: a role is never taken over. (One that only left its seat has `Detached`) |
 //! | copying bytes, before `written` | sees nothing of them |
 //! | `written`, before the wake-up | is woken by the death instead, and finds the message |
 //! | a fragment that is not the last | discards it, then `PeerDied` |

@@ -133,16 +133,27 @@ impl Peer {
     }
 
     fn look(&mut self) -> Option<Missing> {
-        // Death first, then the flag: who detached and died afterwards has detached.
-        let died = self.has_died();
+        // The end first, then the flag: who detached and died afterwards has detached.
+        let gone = self.is_gone();
         // Pairs with the Release in `detach`: the sender's last `written`.
-        if self.shared.role(self.side).state.load(Ordering::Acquire) == DETACHED {
-            return Some(Missing::Detached);
+        match self.shared.role(self.side).state.load(Ordering::Acquire) {
+            DETACHED => Some(Missing::Detached),
+            // A handle keeps its process's seat: an open one is left by death only.
+            OPEN => gone.then_some(Missing::Died),
+            _ => gone.then(|| self.how_it_ended()),
         }
-        died.then_some(Missing::Died)
     }
 
-    fn has_died(&mut self) -> bool {
+    /// One that has never opened its handle may have died, or left its seat and live on.
+    fn how_it_ended(&self) -> Missing {
+        let process = self.watch.as_ref().map_or(self.expected, Watch::process);
+        match process.map(ProcessId::liveness) {
+            Some(Liveness::Alive) => Missing::Detached,
+            _ => Missing::Died,
+        }
+    }
+
+    fn is_gone(&mut self) -> bool {
         // "Has the expected process died?" before "has it ever attached?": in the other order one
         // that attaches and dies in between would count as dead without having been looked at.
         let expected_died =

@@ -61,16 +61,16 @@ impl From<Missing> for SendError {
 }
 
 /// What is left to send of one message.
-struct Outgoing<'m> {
+pub(super) struct Outgoing<'m> {
     piece: &'m [u8],
     pieces: &'m [&'m [u8]],
-    left: usize,
+    pub(super) left: usize,
     begun: bool,
 }
 
 impl<'m> Outgoing<'m> {
     #[inline]
-    fn new(piece: &'m [u8], pieces: &'m [&'m [u8]]) -> Result<Outgoing<'m>, SendError> {
+    pub(super) fn new(piece: &'m [u8], pieces: &'m [&'m [u8]]) -> Result<Outgoing<'m>, SendError> {
         let len = pieces.iter().fold(piece.len(), |sum, piece| sum.saturating_add(piece.len()));
         if len > MESSAGE_BYTES_MAX {
             return Err(SendError::TooLong { len });
@@ -321,7 +321,7 @@ impl Sender {
     ) -> Result<(), SendError> {
         let mut pause = Pause::new(deadline);
         loop {
-            match self.advance(&mut message) {
+            match self.advance(&mut message, deadline) {
                 Err(SendError::WouldBlock) => {}
                 end => return end,
             }
@@ -332,9 +332,18 @@ impl Sender {
     }
 
     /// Writes and publishes what there is room for: at least the whole rest, or half the ring.
-    fn advance(&mut self, message: &mut Outgoing<'_>) -> Result<(), SendError> {
+    ///
+    /// The deadline counts between fragments, lest a quick receiver keep a long message going.
+    pub(super) fn advance(
+        &mut self,
+        message: &mut Outgoing<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<(), SendError> {
         self.usable()?;
         while !message.is_done() {
+            if message.begun && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return Err(SendError::TimedOut);
+            }
             let half = (self.ring.bytes() / 2).next_multiple_of(WORD);
             if !self.has_room(frame_bytes(message.left).min(half))? {
                 return Err(self.would_block());
@@ -466,7 +475,7 @@ impl Sending<'_> {
     /// # Errors
     /// [`SendError::WouldBlock`]: call again; otherwise as [`Sender::send`].
     pub fn poll(&mut self) -> Result<(), SendError> {
-        self.sender.advance(&mut self.outgoing)
+        self.sender.advance(&mut self.outgoing, None)
     }
 
     /// Bytes of the message that are not in the ring yet.

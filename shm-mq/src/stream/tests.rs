@@ -1,5 +1,6 @@
 //! Facts about one stream, in one process: roles, ends, limits, and nonsense in shared memory.
 use super::frame::Header;
+use super::sender::Outgoing;
 use super::*;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::participants::Table;
@@ -315,4 +316,32 @@ fn a_peer_that_is_nobody_has_died() {
     world.stream.shared.sender.owner.store(u32::MAX, Ordering::Relaxed);
     let mut receiver = world.stream.receiver(&world.other).unwrap();
     assert_eq!(receiver.recv().unwrap_err(), RecvError::PeerDied);
+}
+
+#[test]
+fn a_named_peer_that_leaves_without_having_come_has_detached() {
+    let World { stream, me, other, .. } = world(64);
+    stream.set_sender(me.id()).unwrap();
+    let mut receiver = stream.receiver(&other).unwrap();
+    assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    drop(me);
+    assert_eq!(receiver.recv().unwrap_err(), RecvError::Detached);
+    assert_eq!(receiver.try_recv().unwrap_err(), RecvError::Detached, "it stays so");
+}
+
+#[test]
+fn the_deadline_counts_though_there_is_always_room() {
+    let (mut sender, mut receiver) = world(64).ends();
+    let message = vec![7; 256];
+    let mut sending = Outgoing::new(&message, &[]).unwrap();
+    let passed = Some(Instant::now());
+    // The receiver makes room each time before the sender looks.
+    for _ in 0..2 {
+        let end = sender.advance(&mut sending, None);
+        assert_eq!(end, Err(SendError::WouldBlock));
+        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    }
+    let left = sending.left;
+    assert_eq!(sender.advance(&mut sending, passed), Err(SendError::TimedOut));
+    assert_eq!(sending.left, left, "not a fragment more");
 }

@@ -23,10 +23,20 @@ pub(super) fn declared(name: &str) -> (usize, String) {
 /// Runs the function this process was started for, if `table` has it, and exits. Returns in any
 /// other process.
 ///
-/// [`children!`](crate::children) calls it before `main`; a program with a `main` of its own may
-/// call it there.
+/// For a program with a `main` of its own, which calls it there;
+/// [`children!`](crate::children) does the same before `main`.
 pub fn main_if_child(table: &'static [(&'static str, Main)]) {
+    declare(table);
+    enter_if_child(table);
+}
+
+/// Adds the functions of one [`children!`](crate::children).
+pub fn declare(table: &'static [(&'static str, Main)]) {
     known().extend(table.iter().map(|(name, _)| name));
+}
+
+/// Runs the function this process was started for, if `table` has it, and exits.
+pub fn enter_if_child(table: &'static [(&'static str, Main)]) {
     let mut args = std::env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned());
     let Some(first) = args.next() else { return };
     let Some(wanted) = first.strip_prefix(FLAG) else { return };

@@ -30,6 +30,8 @@ mod inside;
 mod parent;
 
 pub use inside::{Main, main_if_child, parent_says, tell_parent};
+#[doc(hidden)]
+pub use inside::{declare, enter_if_child};
 pub use parent::{Child, Exit, Setup, command};
 
 /// First argument of a child: this and the function's name. The test harness refuses it.
@@ -44,11 +46,19 @@ const FLAG: &str = "--shm-testkit-child=";
 macro_rules! children {
     ($($function:ident),+ $(,)?) => {
         const _: () = {
-            extern "C" fn enter() {
-                $crate::child::main_if_child(
-                    &[$((stringify!($function), $function as $crate::child::Main)),+],
-                );
+            const TABLE: &[(&str, $crate::child::Main)] =
+                &[$((stringify!($function), $function as $crate::child::Main)),+];
+            extern "C" fn declare() {
+                $crate::child::declare(TABLE);
             }
+            extern "C" fn enter() {
+                $crate::child::enter_if_child(TABLE);
+            }
+            // Entries with a number come first: a child sees the tables of all modules, whichever
+            // of them the linker put first. (The standard library's own entry has number 99.)
+            #[used]
+            #[unsafe(link_section = ".init_array.01000")]
+            static DECLARE: extern "C" fn() = declare;
             #[used]
             #[unsafe(link_section = ".init_array")]
             static ENTER: extern "C" fn() = enter;

@@ -206,8 +206,8 @@ impl<'a> Run<'a> {
             Some(State::Started(process)) => receiver.expect_peer(process),
             // It has died already, perhaps with a chunk; what it sent of it goes with the queue.
             _ => {
-                let worker_was = stream.status().sender.owner;
-                let _ = self.sender.send(Report::Ended { lane, worker: worker_was });
+                let gone = stream.status().sender.owner;
+                let _ = self.sender.send(Report::Ended { lane, worker: gone });
                 return Ok(worker);
             }
         }

@@ -37,7 +37,7 @@ pub fn run(worker: &Worker) -> Result<(), AggError> {
     let watch = member.watch(leader);
     let mut work = Work { scan, sender, out: Vec::new() };
     while !worker.should_stop() {
-        match board.cursor.claim(member.id()) {
+        match board.cursor.claim(member).map_err(internal)? {
             Claim::Finished => break,
             Claim::NothingFree if watch.is_dead() => break,
             Claim::NothingFree => _ = board.cursor.wait_for_work(&watch, None),
@@ -66,26 +66,31 @@ struct Work<'a> {
 impl Work<'_> {
     /// Scans a chunk and tells the leader; `false` where nobody listens any more.
     fn chunk(&mut self, index: u64) -> Result<bool, AggError> {
-        match &mut self.scan {
-            Err(error) => message::encode_fault(index, error, &mut self.out),
-            Ok((job, scanner)) => {
-                let chunk = job.chunks().get(index);
-                let chunk =
-                    chunk.ok_or_else(|| internal("the cursor has more pieces than the file"))?;
-                let mut groups = job.no_groups();
-                match scanner.scan(chunk, &mut groups) {
-                    Ok(Scan::Done(stats)) => {
-                        message::encode_done(index, &stats, &groups, &mut self.out);
-                    }
-                    Ok(Scan::Quoted) => message::encode_quoted(&mut self.out),
-                    Err(error) => message::encode_fault(index, &error, &mut self.out),
-                }
-            }
-        }
+        self.encode(index)?;
         match self.sender.send(&self.out) {
             Ok(()) => Ok(true),
             Err(SendError::Detached | SendError::PeerDied) => Ok(false),
             Err(error) => Err(internal(error)),
         }
+    }
+
+    /// The message on a chunk, scanned.
+    fn encode(&mut self, index: u64) -> Result<(), AggError> {
+        let (job, scanner) = match &mut self.scan {
+            Ok((job, scanner)) => (*job, scanner),
+            Err(error) => {
+                message::encode_fault(index, error, &mut self.out);
+                return Ok(());
+            }
+        };
+        let chunk = job.chunks().get(index);
+        let chunk = chunk.ok_or_else(|| internal("the cursor has more pieces than the file"))?;
+        let mut groups = job.no_groups();
+        match scanner.scan(chunk, &mut groups) {
+            Ok(Scan::Done(stats)) => message::encode_done(index, &stats, &groups, &mut self.out),
+            Ok(Scan::Quoted) => message::encode_quoted(&mut self.out),
+            Err(error) => message::encode_fault(index, &error, &mut self.out),
+        }
+        Ok(())
     }
 }

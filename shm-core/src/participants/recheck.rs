@@ -1,0 +1,34 @@
+//! When to ask the kernel about a peer although its life word looks held.
+use crate::sync::{AtomicU64, Ordering};
+
+/// In nanoseconds.
+const EVERY: u64 = 100_000_000;
+
+/// The threads of one process that ask one watch share it. Relaxed: that two of them ask the kernel
+/// at once is harmless.
+#[derive(Debug)]
+pub(super) struct Recheck {
+    /// By the coarse clock, which is read without a system call; at first 0: long ago.
+    last: AtomicU64,
+}
+
+impl Recheck {
+    pub(super) fn new() -> Recheck {
+        Recheck { last: AtomicU64::new(0) }
+    }
+
+    /// At most once in 100 ms, and the first time.
+    pub(super) fn is_due(&self) -> bool {
+        let now = now();
+        let due = now.saturating_sub(self.last.load(Ordering::Relaxed)) >= EVERY;
+        if due {
+            self.last.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
