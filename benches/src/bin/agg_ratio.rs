@@ -6,8 +6,8 @@
 //!
 //! The three are run in turn, round by round, so that whatever else the machine does meets them
 //! alike, and each figure is the median over the rounds of the ratio *within* a round. The time of
-//! a run is from before the domain is opened until the answer is merged, so it includes starting
-//! the worker processes.
+//! a run is from before the domain is opened until the workers have ended, so it includes starting
+//! and ending their processes.
 use std::io;
 use std::path::Path;
 use std::process::Command;
