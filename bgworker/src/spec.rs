@@ -92,6 +92,13 @@ pub struct Inheritance {
     pub fds: Vec<Arc<OwnedFd>>,
 }
 
+impl From<dsm::Inheritance> for Inheritance {
+    /// What brings the worker into a domain, by [`dsm::Domain::from_env`].
+    fn from(domain: dsm::Inheritance) -> Inheritance {
+        Inheritance { env: domain.env, fds: domain.fds.into_iter().map(Arc::new).collect() }
+    }
+}
+
 /// Whether a worker that ended is started again. One told to stop never is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Restart {

@@ -363,11 +363,9 @@ fn no_thread(error: std::io::Error) -> AggError {
 
 /// What a worker inherits: the way into the domain, and the name of the segment.
 fn inheritance(domain: &Domain, segment: &Segment) -> Result<Inheritance, AggError> {
-    let dsm::Inheritance { mut env, fds } = domain.inheritance().map_err(|error| {
-        environment(format!("no descriptor for the workers: {error}; raise the limit (ulimit -n)"))
-    })?;
-    env.push((SEGMENT_VARIABLE.into(), segment.handle().to_string().into()));
-    Ok(Inheritance { env, fds: fds.into_iter().map(Arc::new).collect() })
+    let mut inherit = Inheritance::from(domain.inheritance().map_err(environment)?);
+    inherit.env.push((SEGMENT_VARIABLE.into(), segment.handle().to_string().into()));
+    Ok(inherit)
 }
 
 impl Tally {
