@@ -363,7 +363,10 @@ fn no_thread(error: std::io::Error) -> AggError {
 
 /// What a worker inherits: the way into the domain, and the name of the segment.
 fn inheritance(domain: &Domain, segment: &Segment) -> Result<Inheritance, AggError> {
-    let mut inherit = Inheritance::from(domain.inheritance().map_err(environment)?);
+    let domain = domain.inheritance().map_err(|error| {
+        environment(format!("no descriptor for the workers: {error}; raise the limit (ulimit -n)"))
+    })?;
+    let mut inherit = Inheritance::from(domain);
     inherit.env.push((SEGMENT_VARIABLE.into(), segment.handle().to_string().into()));
     Ok(inherit)
 }
