@@ -9,10 +9,10 @@ use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model as process;
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, Ordering, yield_now};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::{OneMapping, Receiver, RecvError, SendError, Sender, Stream};
+use shm_testkit::model::{self, Deaths};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -65,10 +65,10 @@ impl<T: OneMapping> World<T> {
         fuel: u32,
         deaths: &Deaths,
         send: impl FnOnce(Sender<T>) + 'static,
-    ) -> loom::thread::JoinHandle<()> {
+    ) -> model::thread::JoinHandle<()> {
         let (stream, me, table) = (self.stream.clone(), self.sender.clone(), self.table.clone());
         let deaths = deaths.clone();
-        loom::thread::spawn(move || {
+        model::thread::spawn(move || {
             let id = process::become_process(SENDER);
             if model::mortal(fuel, || send(stream.sender(&me).unwrap())).is_none() {
                 deaths.died();
@@ -83,10 +83,10 @@ impl<T: OneMapping> World<T> {
         fuel: u32,
         deaths: &Deaths,
         receive: impl FnOnce(Receiver<T>) + 'static,
-    ) -> loom::thread::JoinHandle<()> {
+    ) -> model::thread::JoinHandle<()> {
         let (stream, me, table) = (self.stream.clone(), self.receiver.clone(), self.table.clone());
         let deaths = deaths.clone();
-        loom::thread::spawn(move || {
+        model::thread::spawn(move || {
             let id = process::become_process(RECEIVER);
             if model::mortal(fuel, || receive(stream.receiver(&me).unwrap())).is_none() {
                 deaths.died();
@@ -172,7 +172,7 @@ fn comes_and_goes<T: OneMapping>() {
     let stream = stream.with_peers::<T>();
     let receiver = table.join().unwrap();
     let (theirs, their_table) = (stream.clone(), table.clone());
-    let sending = loom::thread::spawn(move || {
+    let sending = model::thread::spawn(move || {
         process::become_process(SENDER);
         let me = their_table.join().unwrap();
         theirs.sender(&me).unwrap().push(b"1").unwrap();
@@ -226,14 +226,14 @@ fn scribbled<T: OneMapping>(nonsense: u64) {
     process::become_process(RECEIVER);
     let receiver = table.join().unwrap();
     let (theirs, me) = (stream.clone().with_peers::<T>(), sender.clone());
-    let sending = loom::thread::spawn(move || {
+    let sending = model::thread::spawn(move || {
         process::become_process(SENDER);
         let mut sender = theirs.sender(&me).unwrap();
         // The receiver leaves where it finds nonsense.
         assert!(matches!(sender.send(b"1"), Ok(()) | Err(SendError::Detached)));
         assert!(matches!(sender.send(b"2"), Ok(()) | Err(SendError::Detached)));
     });
-    let scribbling = loom::thread::spawn(move || word.store(nonsense));
+    let scribbling = model::thread::spawn(move || word.store(nonsense));
     let mut receiver = stream.with_peers::<T>().receiver(&receiver).unwrap();
     let mut received = 0;
     let end = loop {
@@ -358,7 +358,7 @@ fn small(bug: Bug, relaxed_words: bool) {
     };
     let shared = shared.unwrap();
     let theirs = shared.clone();
-    let sending = loom::thread::spawn(move || {
+    let sending = model::thread::spawn(move || {
         for sent in 0..2 {
             while theirs.read.load(Ordering::Acquire) < sent {
                 yield_now();
