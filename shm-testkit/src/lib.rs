@@ -1,4 +1,5 @@
-//! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models.
+//! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models, and
+//! memory that lies.
 //!
 //! It depends on no other crate of this workspace, so that any of them, and any user, can test
 //! with it. Linux with glibc. A helper that is used wrongly, or that waits in vain, panics: that
@@ -8,6 +9,9 @@
 
 // Runs a function of the same test binary in a child process.
 pub mod child;
+
+// Guard pages, lies, and the thread that tells them: is a structure safe from a bad peer?
+pub mod liar;
 
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
