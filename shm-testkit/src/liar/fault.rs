@@ -68,23 +68,30 @@ pub(super) fn report_faults() {
     });
 }
 
-/// Says what it knows and puts the former handler back, for which the instruction faults again.
+/// Says what it knows and lets the instruction fault again: for good where it touched a guard page,
+/// and otherwise for the former handler.
 extern "C" fn on_fault(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel's record of this fault.
     let info = unsafe { &*info };
     // SAFETY: a fault has an address.
     let address = unsafe { info.si_addr() } as usize;
     let mut line = Line { bytes: [0; 256], len: 0 };
-    describe(&mut line, address);
+    let is_guard = describe(&mut line, address);
     // SAFETY: the bytes of `line`; write may be called by a handler.
     unsafe { libc::write(2, line.bytes.as_ptr().cast(), line.len) };
+    if is_guard {
+        // SAFETY: a valid disposition.
+        unsafe { libc::signal(libc::SIGSEGV, libc::SIG_DFL) };
+        return;
+    }
     let before = &raw const BEFORE;
     // SAFETY: filled in before this handler could run.
     unsafe { libc::sigaction(libc::SIGSEGV, before.cast(), std::ptr::null_mut()) };
 }
 
-/// Formatting integers and strings into a buffer allocates nothing and takes no lock.
-fn describe(line: &mut Line, address: usize) {
+/// Whether it is near a block. Formatting integers and strings into a buffer allocates nothing and
+/// takes no lock.
+fn describe(line: &mut Line, address: usize) -> bool {
     let _ = line.write_str("\nliar: ");
     if let Some((name, what, seed)) = CALLING.get() {
         let _ = write!(line, "{name}: `{what}` with SHM_SEED={seed}: ");
@@ -108,6 +115,7 @@ fn describe(line: &mut Line, address: usize) {
         }
         None => writeln!(line, "access to {address:#x}, near no block"),
     };
+    guarding.is_some()
 }
 
 struct Line {
