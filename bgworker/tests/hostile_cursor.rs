@@ -116,12 +116,12 @@ fn a_cursor_that_changes_all_the_time_is_used_or_refused() {
         let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
         let liar = liar(seed, &images, &members[0]).restoring();
         let scribbler = Scribbler::start(block.outside(), liar);
-        for _ in 0..20 {
+        scribbler.meanwhile(400, || {
             attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        }
+        });
         trials.add(scribbler.stop());
         trials.check(seed, "cursor", block.is_intact(), "wrote beside the cursor");
     }
-    assert!(attached > 100, "attached {attached}");
+    assert!(attached > 30, "attached {attached}");
     trials.finish();
 }

@@ -93,15 +93,15 @@ fn a_table_of_lies_is_read_or_refused() {
 fn a_table_that_changes_all_the_time_is_read_or_refused() {
     let (trials, images) = (Trials::new("toc, meanwhile", LIMIT), images());
     let mut attached = 0;
-    for seed in trials.seeds(100) {
+    for seed in trials.seeds(60) {
         let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
         let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        for _ in 0..20 {
+        scribbler.meanwhile(400, || {
             attached += u32::from(use_it(&trials, seed, &mapping));
-        }
+        });
         trials.add(scribbler.stop());
         trials.check(seed, "toc", block.is_intact(), "wrote beside the mapping");
     }
-    assert!(attached > 100, "attached {attached}");
+    assert!(attached > 30, "attached {attached}");
     trials.finish();
 }

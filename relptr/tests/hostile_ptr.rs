@@ -1,5 +1,5 @@
-//! Relative pointers that lie, in a region flush with a guard page: whatever their bits, before they
-//! are followed and meanwhile, each is followed to a place inside the region or refused.
+//! Relative pointers that lie, in a region flush with a guard page: whatever their bits, before
+//! they are followed and meanwhile, each leads to a place inside the region or is refused.
 #![cfg(not(shm_loom))]
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use relptr::{
@@ -144,9 +144,7 @@ fn bits_that_change_all_the_time_are_followed_inside_or_refused() {
     for seed in trials.seeds(40) {
         let block = Guarded::holding(&image(), Edge::of(seed));
         let scribbler = Scribbler::start(block.outside(), liar(seed).restoring());
-        for _ in 0..5 {
-            use_it(&trials, seed, &block);
-        }
+        scribbler.meanwhile(400, || use_it(&trials, seed, &block));
         trials.add(scribbler.stop());
     }
     trials.finish();

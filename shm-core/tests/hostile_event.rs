@@ -62,9 +62,7 @@ fn an_event_that_changes_all_the_time_hangs_nobody() {
         let bytes = at(seed) as usize..at(seed) as usize + 4;
         let liar = Liar::new(seed, &[0; BYTES]).about(bytes).with_values(&VALUES);
         let scribbler = Scribbler::start(block.outside(), liar);
-        for _ in 0..20 {
-            use_it(&trials, seed, &event, &futex);
-        }
+        scribbler.meanwhile(20_000, || use_it(&trials, seed, &event, &futex));
         trials.add(scribbler.stop());
     }
     trials.finish();

@@ -1,5 +1,5 @@
-//! A header that lies, before it is opened and while it is: each `open` ends by its deadline with an
-//! answer or an error, and touches nothing but the header's 64 bytes.
+//! A header that lies, before it is opened and while it is: each `open` ends by its deadline, with
+//! an answer or an error, and touches nothing but the header's 64 bytes.
 #![cfg(not(shm_loom))]
 mod hostile_common;
 
@@ -69,11 +69,13 @@ fn a_header_that_changes_all_the_time_is_opened_or_refused() {
         let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
         let header = Mapped::<Header>::new(&mapping, 0).unwrap();
         let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        for round in 0..50 {
+        let mut round = 0;
+        scribbler.meanwhile(3000, || {
+            round += 1;
             // One who waits, and one who looks once.
             let deadline = if round % 5 == 0 { soon() } else { Instant::now() };
             let _ = trials.call(seed, "open", || open(&header, round % 2 == 0, deadline));
-        }
+        });
         trials.add(scribbler.stop());
         trials.check(seed, "open", block.is_intact(), "wrote beside the header");
     }

@@ -112,15 +112,15 @@ fn a_table_that_changes_all_the_time_is_used_or_refused() {
     for seed in trials.seeds(60) {
         let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
         let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        for _ in 0..5 {
-            let Some(table) = attach(&trials, seed, &mapping) else { continue };
+        scribbler.meanwhile(1000, || {
+            let Some(table) = attach(&trials, seed, &mapping) else { return };
             look(&trials, seed, &table);
             if let Some(member) = join(&trials, seed, &table) {
                 joined += 1;
                 sit(&trials, seed, &member);
                 trials.call(seed, "leave", || drop(member));
             }
-        }
+        });
         trials.add(scribbler.stop());
         trials.check(seed, "table", block.is_intact(), "wrote beside the table");
     }

@@ -37,12 +37,18 @@ fn lie_to(bug: Bug, seeds: u64) {
         let ring = Ring::attach_at(&mapping, 0, CAPACITY, bug).unwrap();
         trials.tell(&block.outside(), &mut liar, 1 + seed % 3);
         let scribbler = (seed % 4 == 3).then(|| Scribbler::start(block.outside(), liar));
-        for value in 0..6 {
-            trials.call(seed, "push", || ring.push(9, value));
-            trials.call(seed, "pop", || ring.pop());
-            trials.call(seed, "pop_waiting", || ring.pop_waiting(Some(soon())));
+        let use_it = || {
+            for value in 0..6 {
+                trials.call(seed, "push", || ring.push(9, value));
+                trials.call(seed, "pop", || ring.pop());
+                trials.call(seed, "pop_waiting", || ring.pop_waiting(Some(soon())));
+            }
+            trials.call(seed, "reap", || ring.reap(7));
+        };
+        match &scribbler {
+            Some(scribbler) => scribbler.meanwhile(200, use_it),
+            None => use_it(),
         }
-        trials.call(seed, "reap", || ring.reap(7));
         trials.add(scribbler.map_or(0, Scribbler::stop));
         trials.check(seed, "ring", block.is_intact(), "wrote beside the ring");
     }

@@ -48,9 +48,9 @@
 //!     trials.call(seed, "read", || sum.read());
 //!
 //!     let scribbler = Scribbler::start(block.outside(), liar);
-//!     for _ in 0..10 {
+//!     scribbler.meanwhile(100, || {
 //!         trials.call(seed, "read while it changes", || sum.read());
-//!     }
+//!     });
 //!     trials.add(scribbler.stop());
 //! }
 //! trials.finish(); // prints what was tried; panics where there is a finding
