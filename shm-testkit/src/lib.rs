@@ -9,6 +9,9 @@
 // Runs a function of the same test binary in a child process.
 pub mod child;
 
+// Every error at every system call, full disks, limits, sandboxes.
+pub mod fault;
+
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
 
