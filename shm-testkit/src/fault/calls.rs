@@ -72,7 +72,8 @@ const KINDS: &[Kind] = &[
     kind(libc::SYS_ppoll, "ppoll", &[EINTR, ENOMEM]),
     kind(libc::SYS_kill, "kill", &[EPERM]),
     kind(libc::SYS_prlimit64, "prlimit64", &[]),
-    kind(libc::SYS_getrandom, "getrandom", &[EINTR, ENOSYS]),
+    // Where it is missing, the standard library opens a file once and for all.
+    kind(libc::SYS_getrandom, "getrandom", &[EINTR]),
     kind(libc::SYS_membarrier, "membarrier", &[ENOSYS, EPERM, ENOMEM]),
     kind(libc::SYS_sendmsg, "sendmsg", &[EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EINTR]),
     kind(libc::SYS_recvmsg, "recvmsg", &[ECONNRESET, ENOMEM, EINTR]),
