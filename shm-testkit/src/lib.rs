@@ -12,6 +12,9 @@ pub mod child;
 // Every error at every system call, full disks, limits, sandboxes.
 pub mod fault;
 
+// Kills a process at every instruction of an operation, and has the survivors checked.
+pub mod killpoint;
+
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
 
