@@ -60,7 +60,8 @@ const KINDS: &[Kind] = &[
     kind(libc::SYS_madvise, "madvise", &[ENOMEM, EAGAIN, EFAULT, EINVAL, EIO]),
     kind(libc::SYS_shmget, "shmget", &[ENOSPC, ENOMEM, EACCES, EPERM, EINVAL, ENFILE, ENOSYS]),
     kind(libc::SYS_shmat, "shmat", &[ENOMEM, EACCES]),
-    kind(libc::SYS_shmdt, "shmdt", &[ENOMEM]),
+    // The kernel does not tell where it lacks memory to unmap.
+    kind(libc::SYS_shmdt, "shmdt", &[]),
     kind(libc::SYS_shmctl, "shmctl", &[EACCES, EPERM, ENOMEM]),
     kind(libc::SYS_clone3, "clone3", &[EAGAIN, ENOMEM, EPERM, ENOSYS]),
     kind(libc::SYS_clone, "clone", &[EAGAIN, ENOMEM, EPERM]),

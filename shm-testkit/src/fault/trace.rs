@@ -8,6 +8,7 @@
 use super::calls::Call;
 use super::trial::{Ended, Forked};
 use super::{NotRun, errno_name};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
@@ -102,7 +103,8 @@ struct Thread {
     calls: Vec<Call>,
     /// The error to answer with at the end of the call it is in.
     answer: Option<i32>,
-    interrupted: u32,
+    /// By number of the call, how often in a row it was interrupted.
+    interrupted: BTreeMap<libc::c_long, u32>,
 }
 
 struct Tracer {
@@ -146,7 +148,7 @@ impl Tracer {
     }
 
     fn meet(&mut self, id: libc::pid_t) -> Result<(), NotRun> {
-        let thread = Thread { id, calls: Vec::new(), answer: None, interrupted: 0 };
+        let thread = Thread { id, calls: Vec::new(), answer: None, interrupted: BTreeMap::new() };
         self.threads.push(thread);
         let options =
             libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
@@ -210,13 +212,10 @@ impl Tracer {
                 ((here || later) && alike).then_some(errno)
             }
             Plan::Storm { times } => {
-                let thread = &mut self.threads[index];
-                if call.is_interruptible() && thread.interrupted < times {
-                    thread.interrupted += 1;
-                    return Some(libc::EINTR);
-                }
-                thread.interrupted = 0;
-                None
+                let interrupted = self.threads[index].interrupted.entry(call.number).or_insert(0);
+                let again = call.is_interruptible() && *interrupted < times;
+                *interrupted = if again { *interrupted + 1 } else { 0 };
+                again.then_some(libc::EINTR)
             }
         }
     }

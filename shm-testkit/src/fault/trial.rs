@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Ended {
     pub(super) status: ExitStatus,
+    /// What its process id was.
+    pub pid: u32,
     /// All it wrote to standard error.
     pub stderr: String,
 }
@@ -98,7 +100,7 @@ impl Forked {
         let read = self.stderr.read_exact_at(&mut bytes, 0);
         assert!(read.is_ok(), "its standard error: {read:?}");
         let stderr = String::from_utf8_lossy(&bytes).into_owned();
-        Ended { status: ExitStatus::from_raw(status), stderr }
+        Ended { status: ExitStatus::from_raw(status), pid: self.pid.cast_unsigned(), stderr }
     }
 }
 
