@@ -1,5 +1,5 @@
 //! A domain of its own in a process of its own, and what must be true after a fault.
-use dsm::backend::Backend;
+use dsm::backend::{self, Backend, Place};
 use dsm::{Domain, DomainConfig, Segment, SegmentHandle};
 use shm_testkit::fault::{Footprint, Sweep, storm};
 use shm_testkit::unique::{TempDir, Unique};
@@ -13,7 +13,7 @@ pub(crate) const SIZE: u64 = 10_000;
 pub(crate) struct Scene {
     pub(crate) config: DomainConfig,
     pub(crate) unique: Unique,
-    pub(crate) directory: TempDir,
+    _directory: TempDir,
     /// Before anything was opened.
     empty: Footprint,
 }
@@ -32,11 +32,7 @@ impl Scene {
             open_timeout: Duration::from_secs(1),
             ..DomainConfig::new(unique.name())
         };
-        Scene { config, unique, directory, empty: Footprint::now() }
-    }
-
-    pub(crate) fn is_named(&self) -> bool {
-        self.config.backend != Some(Backend::Memfd)
+        Scene { config, unique, _directory: directory, empty: Footprint::now() }
     }
 
     pub(crate) fn open(&self) -> Domain {
@@ -82,8 +78,14 @@ impl Scene {
         }
     }
 
+    /// What the system did not unmap when it was asked to is unmapped with the next mapping.
+    pub(crate) fn settle() {
+        drop(backend::create(&Place::new(Backend::Memfd), "settles", 1).unwrap());
+    }
+
     /// Whoever comes next finds a domain or makes one, works in it, and leaves nothing.
     pub(crate) fn survivors_go_on(&self) {
+        Scene::settle();
         self.empty.assert_same();
         let domain = self.open();
         domain.reap();
@@ -148,6 +150,7 @@ impl<P, O> Operation<P, O> {
             }
             drop(result);
             if self.holds == Holds::Same {
+                Scene::settle();
                 before.assert_same();
             }
             drop(state);
