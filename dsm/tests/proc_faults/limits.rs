@@ -1,12 +1,12 @@
 //! A whole life in a domain (open, create, share, leave) under each limit, in a file system that
 //! has next to no room, and in sandboxes that forbid a call.
 use crate::on_each_backend;
-use crate::scene::{SIZE, Scene, inherit};
+use crate::scene::{SIZE, Scene, inherit, sweep_up_after};
 use dsm::backend::{self, Backend};
 use dsm::{Domain, Segment};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::fault::{Footprint, Limit, NotRun, forbid, limit, mount_empty, trial, unlimited};
-use shm_testkit::unique::{TempDir, Unique};
+use shm_testkit::unique::TempDir;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -76,6 +76,7 @@ fn until_it_lives(
         let last_words = ["memory allocation of", "Fatal glibc error"];
         if last_words.iter().any(|words| ended.stderr.contains(words)) {
             starved += 1;
+            sweep_up_after(&ended);
             continue;
         }
         let failure = ended.failure();
@@ -212,10 +213,9 @@ fn calls_are_forbidden(args: &[String]) {
     let (mut lives, mut refused) = (Vec::new(), Vec::new());
     for (name, call) in FORBIDDEN {
         for errno in [libc::EPERM, libc::ENOSYS] {
-            let mut unique = Unique::new("forbidden");
             let ended = trial(PATIENCE, || without(backend, *call, errno).unwrap_or_else(skip));
             // What it could not remove for want of the call is removed by us, who have it.
-            unique.watch_process(ended.pid);
+            sweep_up_after(&ended);
             let failure = ended.failure();
             assert!(failure.is_none(), "{backend}, no {name}: {failure:?}\n{}", ended.stderr);
             let list = if ended.stderr.contains("refused: ") { &mut refused } else { &mut lives };

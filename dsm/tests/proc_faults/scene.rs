@@ -1,8 +1,8 @@
 //! A domain of its own in a process of its own, and what must be true after a fault.
-use dsm::backend::{self, Backend, Place};
+use dsm::backend::{self, Backend, POSIX_DIRECTORY, Place};
 use dsm::{Domain, DomainConfig, Segment, SegmentHandle};
-use shm_testkit::fault::{Footprint, Sweep, storm};
-use shm_testkit::unique::{TempDir, Unique};
+use shm_testkit::fault::{Ended, Footprint, Sweep, storm};
+use shm_testkit::unique::{TempDir, Unique, sysv_segments};
 use std::fmt::Display;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
@@ -109,6 +109,24 @@ pub(crate) fn inherit(domain: &Domain) -> Vec<i32> {
         unsafe { std::env::set_var(name, value) };
     }
     inheritance.fds.into_iter().map(IntoRawFd::into_raw_fd).collect()
+}
+
+/// Removes what a trial left that was ended by something other than its own check.
+pub(crate) fn sweep_up_after(ended: &Ended) {
+    for segment in sysv_segments().iter().filter(|segment| segment.creator == ended.pid) {
+        // SAFETY: reads no buffer.
+        unsafe { libc::shmctl(segment.id, libc::IPC_RMID, std::ptr::null_mut()) };
+    }
+    let theirs = format!("shmtest-{}-", ended.pid);
+    for directory in [POSIX_DIRECTORY.into(), std::env::temp_dir()] {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.to_string_lossy().contains(&theirs) {
+                let _ = std::fs::remove_dir_all(&path);
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
 }
 
 /// What an operation may do to what the process holds.
