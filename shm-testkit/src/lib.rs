@@ -20,6 +20,9 @@ pub mod unique;
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
 
+// System calls that fail, namespaces and limits: an operation where the system lets it down.
+pub mod fault;
+
 // Models of structures in shared memory: every interleaving, a death at any access.
 #[cfg(shm_loom)]
 pub mod model;
