@@ -6,7 +6,7 @@ use rustix::fs::{
     fstat, fstatfs, memfd_create, seek,
 };
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
@@ -273,17 +273,33 @@ impl Foreign {
     }
 }
 
+/// Maps `len` bytes between two pages that nobody can touch: an access outside ends this process
+/// and tells nobody anything.
 fn map(fd: BorrowedFd<'_>, len: usize, protection: ProtFlags) -> Result<Arc<Mapping>, Errno> {
+    let page = page_bytes() as usize;
+    let inside = len.checked_next_multiple_of(page).ok_or(Errno::NOMEM)?;
+    let all = inside.checked_add(2 * page).ok_or(Errno::NOMEM)?;
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: no address is asked for, so nothing that is mapped is touched.
-    let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }?;
+    let around = unsafe { mmap_anonymous(ptr::null_mut(), all, ProtFlags::empty(), flags) }?;
+    // SAFETY: inside the range just mapped.
+    let base = unsafe { around.byte_add(page) };
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: it replaces a part of the range just mapped, of which nobody knows.
+    if let Err(errno) = unsafe { mmap(base, len, protection, flags, fd, 0) } {
+        // SAFETY: as above.
+        let _ = unsafe { munmap(around, all) };
+        return Err(errno);
+    }
     let base = NonNull::new(base.cast::<u8>()).expect("the kernel does not choose address 0");
+    let unmap = move |base: NonNull<u8>, _| {
+        // SAFETY: where the range began.
+        let around = unsafe { base.as_ptr().sub(page) };
+        // SAFETY: the whole range made above; the last view of it is gone.
+        let unmapped = unsafe { munmap(around.cast(), all) };
+        debug_assert_eq!(unmapped, Ok(()));
+    };
     // SAFETY: a fresh mapping of `len` bytes, page-aligned, that nobody else in this process knows;
     // one that cannot be written leaves this module by unsafe functions alone.
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
-}
-
-fn unmap(base: NonNull<u8>, len: usize) {
-    // SAFETY: the mapping made in `map`; its last view is gone.
-    let unmapped = unsafe { munmap(base.as_ptr().cast(), len) };
-    debug_assert_eq!(unmapped, Ok(()));
 }
