@@ -153,8 +153,8 @@ pub(super) fn map(
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
 }
 
-/// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An error
-/// where the system cannot tell (before Linux 5.14).
+/// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An
+/// error where the system cannot tell (before Linux 5.14).
 pub(crate) fn is_whole(mapping: &Mapping) -> Result<bool, Errno> {
     let page = rustix::param::page_size();
     let last = mapping.region().base().as_ptr().wrapping_add((mapping.len() - 1) / page * page);

@@ -159,8 +159,8 @@ impl Domain {
         self.presence.table.snapshot()
     }
 
-    /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where it
-    /// was cut off, nothing of this domain works any more, dropping it included: forget it
+    /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where
+    /// it was cut off, nothing of this domain works any more, dropping it included: forget it
     /// (`std::mem::forget`).
     ///
     /// # Errors
