@@ -126,8 +126,9 @@ fn stat_liveness(process: ProcessId) -> Option<Liveness> {
     }
     let gone = stat.start_ticks != process.start_ticks()
         || stat.is_zombie() && {
-            // A thread that calls `exec` becomes the process, and its first thread is thrown away: who
-            // looks at that very moment may see what was thrown away. Whoever looks again does not.
+            // A thread that calls `exec` becomes the process, and its first thread is thrown away:
+            // who looks at that very moment may see what was thrown away. Whoever looks again does
+            // not.
             Stat::of(process.pid()).ok()?.is_zombie()
         };
     Some(if gone { Liveness::Dead } else { Liveness::Alive })

@@ -1,5 +1,5 @@
-//! SIGKILL that was sent is not a death: stores go on to land, made by the kernel in a call that the
-//! killed process was in, or into memory that it still has. After a verdict of death none does.
+//! SIGKILL that was sent is not a death: stores go on to land, made by the kernel in a call that
+//! the killed process was in, or into memory that it still has. After a verdict of death none does.
 use crate::kinds::{ptrace, stop_of};
 use crate::participants_common::{Child, World, shared_mapping, world};
 use crate::{Suspect, in_a_child, member, sleeps_for_ever, with_and_without_pidfd};
