@@ -12,8 +12,9 @@ const WAKING: u32 = 2;
 /// The rest of the word counts wake-ups.
 const ONE: u32 = 4;
 
-/// A word that is never twice the same for so long is written by somebody who should not.
-const WAKE_ROUNDS_MAX: u32 = 1 << 20;
+/// Rounds in which the word may change under a waker. Among honest processes each is a sleeper's or
+/// another waker's success; one that overwrites the word without end shall not hold us up so long.
+const ROUNDS_MAX: u32 = 1 << 20;
 
 /// A place to sleep until somebody says that something changed. 4 bytes in production.
 ///
@@ -104,23 +105,28 @@ impl EventCount {
 
     #[cold]
     fn wake(&self) {
-        let mut word = self.futex.word().load(Ordering::Relaxed);
-        // The word must move (a sleeper that compares now must not sleep) and lose the bit. Other
-        // sleepers and wakers change it now and then; never so often.
+        let waking = self.change(|word| (word & !SLEEPER | WAKING).wrapping_add(ONE));
+        self.futex.wake_all();
+        if let Some(waking) = waking {
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            // Nobody announced itself since: nobody sleeps.
+            let _ = self.futex.word().compare_exchange(waking, waking & !WAKING, ok, err);
+        }
+    }
+
+    /// Makes the word move (a sleeper that compares now must not sleep) and lose the bit: what it
+    /// is then, or `None` where others moved it all the time, and then it has moved just as well.
+    fn change(&self, next: impl Fn(u32) -> u32) -> Option<u32> {
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-        for _ in 0..WAKE_ROUNDS_MAX {
-            let next = (word & !SLEEPER | WAKING).wrapping_add(ONE);
+        let mut word = self.futex.word().load(Ordering::Relaxed);
+        for _ in 0..ROUNDS_MAX {
+            let next = next(word);
             match self.futex.word().compare_exchange(word, next, ok, err) {
-                Ok(_) => {
-                    self.futex.wake_all();
-                    // Nobody announced itself since: nobody sleeps.
-                    let _ = self.futex.word().compare_exchange(next, next & !WAKING, ok, err);
-                    return;
-                }
+                Ok(_) => return Some(next),
                 Err(now) => word = now,
             }
         }
-        self.futex.wake_all();
+        None
     }
 }
 
@@ -181,5 +187,23 @@ impl Announcement {
 impl Default for Announcement {
     fn default() -> Announcement {
         Announcement::new()
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_never_stays_is_given_up() {
+        let event = EventCount::new();
+        let ticket = event.prepare();
+        let changed = event.change(|word| {
+            event.futex.word().store(word.wrapping_add(ONE), Ordering::Relaxed);
+            word | WAKING
+        });
+        assert_eq!(changed, None);
+        event.wait(ticket, None); // it has moved, so nobody sleeps on what it was
+        assert_eq!(event.change(|word| word | WAKING), Some(event.futex.load(Ordering::Relaxed)));
     }
 }

@@ -137,7 +137,8 @@ proptest! {
         prop_assert_eq!(receive_all(receiver), (vec![], end));
         // Nothing was sent: nothing can have been read.
         let free = sender.free_space();
-        let expected = if position == 0 { Err(SendError::Detached) } else { Err(SendError::Corrupt) };
+        let why = if position == 0 { SendError::Detached } else { SendError::Corrupt };
+        let expected = Err(why);
         prop_assert!(free == expected || free == Err(SendError::Detached), "{free:?} {sane}");
     }
 }
