@@ -47,7 +47,6 @@
 //! mapping that it alone can write: see `Sender::<Hostile>::connect`.
 
 mod frame;
-#[cfg(not(shm_loom))]
 mod hostile;
 mod level;
 mod peer;
@@ -59,7 +58,6 @@ mod shared;
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
-#[cfg(not(shm_loom))]
 pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
