@@ -9,6 +9,10 @@
 // Runs a function of the same test binary in a child process.
 pub mod child;
 
+// Under `--cfg shm_explore`: every schedule of a small case, with deaths, stops and lies.
+#[cfg(shm_explore)]
+pub mod explore;
+
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
 
