@@ -25,6 +25,8 @@ pub(super) enum Stop {
     Sleeps,
     /// It waits for somebody else to change something.
     Yields,
+    /// It does nothing more, and keeps what it has.
+    Stays,
     /// It accessed what is no part of the shared memory.
     Outside,
 }
@@ -394,6 +396,14 @@ impl Me {
                 current.said.push(value);
             }
         });
+    }
+
+    /// Does nothing more for as long as it lives, and keeps what it has: destructors run without
+    /// effect, as at a death.
+    pub fn stay(&self) {
+        if is_exploring() {
+            stop(Stop::Stays);
+        }
     }
 
     /// What its earlier actions have said.

@@ -161,7 +161,7 @@ impl<'a> Scenario<'a> {
             lies: 0,
             lingers: false,
             alone_max: 1000,
-            states_max: 5_000_000,
+            states_max: 1_000_000,
             check: Box::new(|_| ()),
             waiting: None,
         }
@@ -201,7 +201,8 @@ impl<'a> Scenario<'a> {
         Scenario { alone_max: accesses, ..self }
     }
 
-    /// Stops after so many states. Five million if not said.
+    /// Stops after so many states; with `SHM_DEEP=1` after twenty times as many. A million if not
+    /// said.
     pub fn states_at_most(self, states: u64) -> Scenario<'a> {
         Scenario { states_max: states, ..self }
     }

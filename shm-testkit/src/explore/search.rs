@@ -2,8 +2,8 @@
 use super::arena::Arenas;
 use super::kernel::{self, Kernel, TIMED_OUT, WOKEN};
 use super::run::{self, Alternatives, Me, Start, Stop, Stopped, Vain};
-use super::scenario::{Check, End, EndOf, Explored, Scenario};
-use super::state::{Life, Position, Seen, State};
+use super::scenario::{Check, End, EndOf, Explored, Scenario, is_deep};
+use super::state::{Life, Seen, State};
 use super::trace::{self, Event};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -67,6 +67,7 @@ pub(super) struct Search<'s, 'a> {
     way: Vec<Visit>,
     explored: Explored,
     memory: RefCell<Vec<u8>>,
+    states_max: u64,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
@@ -78,6 +79,7 @@ impl<'s, 'a> Search<'s, 'a> {
             way: Vec::new(),
             explored: Explored::default(),
             memory: RefCell::default(),
+            states_max: scenario.states_max * if is_deep() { 20 } else { 1 },
         }
     }
 
@@ -128,7 +130,7 @@ impl<'s, 'a> Search<'s, 'a> {
             if !self.seen.is_new(&after) {
                 continue;
             }
-            if self.seen.count() > self.scenario.states_max {
+            if self.seen.count() > self.states_max {
                 self.explored.capped = true;
                 return Ok(());
             }
@@ -361,6 +363,11 @@ impl<'s, 'a> Search<'s, 'a> {
                 let actions = self.scenario.processes[process].actions.len();
                 position.has_ended = position.action == actions;
             }
+            (_, Some(Stop::Stays)) => {
+                (position.settled, position.has_ended) = (position.said.len(), true);
+                position.log.clear();
+                position.vain = Vain::default();
+            }
             (_, Some(Stop::Outside)) => return Err(Failed { what: OUTSIDE.to_owned(), ran }),
             (_, Some(stop)) => position.yields = stop == Stop::Yields,
             (Err(what), None) => return Err(Failed { what, ran }),
@@ -415,7 +422,7 @@ impl<'s, 'a> Search<'s, 'a> {
         let ran = ran.map_err(|failed| self.finding(failed, process, event))?;
         let what = match ran.stop {
             Some(Stop::Spent) => format!("cannot end alone within {most} accesses"),
-            Some(_) if !self.scenario.processes[process].may_wait => {
+            Some(Stop::Sleeps | Stop::Yields) if !self.scenario.processes[process].may_wait => {
                 "cannot end alone: it waits for somebody".to_owned()
             }
             _ => return Ok(()),
@@ -468,28 +475,35 @@ impl<'s, 'a> Search<'s, 'a> {
         self.scenario.processes.get(process).map_or("the check", |process| process.name.as_str())
     }
 
+    /// As `name`, and which of those who are called so.
+    fn numbered(&self, process: usize) -> String {
+        match self.scenario.processes.get(process) {
+            Some(known) => format!("{} {}", process + 1, known.name),
+            None => "the check".to_owned(),
+        }
+    }
+
     /// `last` happened behind the present way, and then the process did what it did.
     fn finding(&self, failed: Failed, process: usize, last: Option<(usize, Event)>) -> Finding {
         let Failed { what, ran } = failed;
-        let way = self.way.iter().filter_map(|visit| visit.event).chain(last);
         let then = ran.events.iter().map(|event| (process, *event));
-        let named = way.chain(then).map(|(process, event)| (self.name(process), event));
         let what = format!("{}: {what}", self.name(process));
-        Finding { what, schedule: trace::schedule(named) }
+        Finding { what, schedule: self.schedule(last.into_iter().chain(then)) }
     }
 
     fn everybody_waits(&self) -> Finding {
-        let waiting = |state: &State| -> String {
-            let waits = |p: &&(usize, &Rc<Position>)| p.1.life != Life::Dead && !p.1.has_ended;
-            let processes = state.processes.iter().enumerate().collect::<Vec<_>>();
-            let names: Vec<&str> =
-                processes.iter().filter(waits).map(|(process, _)| self.name(*process)).collect();
-            names.join(", ")
-        };
-        let who = self.way.last().map(|visit| waiting(&visit.state)).unwrap_or_default();
-        let way = self.way.iter().filter_map(|visit| visit.event);
-        let named = way.map(|(process, event)| (self.name(process), event));
-        Finding { what: format!("everybody waits: {who}"), schedule: trace::schedule(named) }
+        let processes = self.way.last().map(|visit| visit.state.processes.as_slice());
+        let processes = processes.unwrap_or_default().iter().enumerate();
+        let waiting = processes.filter(|(_, p)| p.life != Life::Dead && !p.has_ended);
+        let names: Vec<&str> = waiting.map(|(process, _)| self.name(process)).collect();
+        let what = format!("everybody waits: {}", names.join(", "));
+        Finding { what, schedule: self.schedule(std::iter::empty()) }
+    }
+
+    /// The present way, and what came then.
+    fn schedule(&self, then: impl Iterator<Item = (usize, Event)>) -> String {
+        let way = self.way.iter().filter_map(|visit| visit.event).chain(then);
+        trace::schedule(way.map(|(process, event)| (self.numbered(process), event)))
     }
 }
 

@@ -39,10 +39,10 @@ impl fmt::Display for Event {
 }
 
 /// A schedule, step by step, as it is printed.
-pub(super) fn schedule<'e>(events: impl Iterator<Item = (&'e str, Event)>) -> String {
+pub(super) fn schedule(events: impl Iterator<Item = (String, Event)>) -> String {
     let mut text = String::new();
     for (number, (who, event)) in events.enumerate() {
-        text.push_str(&format!("\n  {:>4}  {who}: {event}", number + 1));
+        text.push_str(&format!("\n    {:>4}  {who}: {event}", number + 1));
     }
     text
 }
