@@ -1,0 +1,182 @@
+//! The work cursor under the explorer: each piece counts once and none is lost, whichever of
+//! several workers die where; who waits for work wakes when some comes back, when all is done, and
+//! when the leader dies.
+//!
+//! Process 1 is the leader.
+#![cfg(shm_explore)]
+use bgworker::cursor::{Claim, WorkCursor};
+use shm_core::ShmSync;
+use shm_core::event::EventCount;
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering::Relaxed, yield_now};
+use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
+use std::sync::Arc;
+
+const COVERS: &[&str] = &[
+    "bgworker::cursor::WorkCursor::claim",
+    "bgworker::cursor::WorkCursor::complete",
+    "bgworker::cursor::WorkCursor::release",
+    "bgworker::cursor::WorkCursor::finish",
+    "bgworker::cursor::WorkCursor::wait_for_work",
+];
+const WORKERS: usize = 2;
+
+/// What each worker has sent: one bit a piece. All zero at first.
+#[repr(C)]
+struct Sent {
+    pieces: [AtomicU64; WORKERS],
+    event: EventCount,
+}
+// SAFETY: atomics only.
+unsafe impl ShmSync for Sent {}
+
+struct World {
+    cursor: WorkCursor,
+    sent: Mapped<Sent>,
+    leader: Arc<Member>,
+    workers: [Arc<Member>; WORKERS],
+}
+
+fn world(pieces: u64) -> World {
+    let table_at = WorkCursor::bytes_for(pieces).next_multiple_of(64);
+    let sent_at = table_at + Table::bytes_for(1 + WORKERS as u32);
+    let mapping = Mapping::heap(sent_at as usize + size_of::<Sent>());
+    // SAFETY: nobody else has the mapping yet.
+    let cursor = unsafe { WorkCursor::create(&mapping, 0, pieces) }.unwrap();
+    // SAFETY: as above, and the cursor ends before.
+    let table = unsafe { Table::create(&mapping, table_at, 1 + WORKERS as u32) }.unwrap();
+    let join = |pid| {
+        kernel::become_process(pid);
+        table.join().unwrap()
+    };
+    let (leader, workers) = (join(1), [join(2), join(3)]);
+    World { cursor, sent: Mapped::new(&mapping, sent_at).unwrap(), leader, workers }
+}
+
+impl World {
+    fn member(&self, me: &Me) -> (usize, &Member) {
+        let worker = me.pid() as usize - 2;
+        (worker, &self.workers[worker])
+    }
+
+    /// Takes what a worker has sent: each piece counts once, and only as its own.
+    fn take(&self, worker: usize, counted: &mut Vec<u64>) {
+        let sent = self.sent.pieces[worker].load(Relaxed);
+        for piece in (0..self.cursor.count()).filter(|piece| sent >> piece & 1 == 1) {
+            if self.cursor.complete(piece, self.workers[worker].id()) {
+                assert!(!counted.contains(&piece), "piece {piece} counts twice");
+                counted.push(piece);
+            }
+        }
+    }
+}
+
+/// Claims pieces and sends them, and waits for work, until the job is over or its leader dead.
+fn worker(world: &World) -> Process<'_> {
+    Process::new("worker", |me| {
+        let (index, member) = world.member(me);
+        let leader = member.watch(world.leader.id());
+        loop {
+            match world.cursor.claim(member).unwrap() {
+                Claim::Piece(piece) => {
+                    world.sent.pieces[index].fetch_or(1 << piece, Relaxed);
+                    world.sent.event.notify();
+                }
+                Claim::NothingFree if leader.is_dead() => return,
+                Claim::NothingFree => drop(world.cursor.wait_for_work(&leader, None)),
+                Claim::Finished => return,
+            }
+        }
+    })
+    .mortal()
+}
+
+/// Counts what was sent, gives back what the dead held, until all is done or nobody is left.
+fn leader(world: &World) -> Process<'_> {
+    Process::new("leader", |me| {
+        let mut counted = Vec::new();
+        let mut dead = [false; WORKERS];
+        while counted.len() < world.cursor.count() as usize && dead != [true; WORKERS] {
+            for worker in 0..WORKERS {
+                let ended = !dead[worker] && kernel::is_dead(worker as u32 + 2);
+                // After its death, so that its last results count.
+                world.take(worker, &mut counted);
+                if ended {
+                    dead[worker] = true;
+                    world.cursor.release(world.workers[worker].id());
+                }
+            }
+            yield_now();
+        }
+        world.cursor.finish();
+        me.say(counted.len() as u64);
+    })
+}
+
+fn scenario<'a>(name: &str) -> Scenario<'a> {
+    Scenario::new("work cursor", name).covers(COVERS)
+}
+
+#[test]
+fn workers_may_die_anywhere() {
+    for (pieces, deaths) in if is_deep() { [(2, 2), (3, 2)] } else { [(1, 2), (2, 1)] } {
+        let world = world(pieces);
+        let scenario = scenario(&format!("{pieces} pieces, {deaths} deaths")).deaths(deaths);
+        let scenario = scenario.process(leader(&world)).process(worker(&world));
+        let scenario = scenario.process(worker(&world)).states_at_most(400_000);
+        let done = |end: &End<'_>| {
+            assert!(end.deaths() == 2 || end.said(0) == [pieces], "{:?}", end.said(0));
+        };
+        scenario.check(done).explore();
+    }
+}
+
+/// The leader dies, and nobody waits for it for ever.
+#[test]
+fn the_leader_may_die_anywhere() {
+    let world = world(1);
+    let scenario = scenario("the leader dies").deaths(1).states_at_most(300_000).lingering();
+    let leader = leader(&world).mortal();
+    scenario.process(leader).process(worker(&world)).process(worker(&world)).explore();
+}
+
+#[test]
+fn a_lie_does_no_harm() {
+    let world = world(2);
+    let lies = if is_deep() { 3 } else { 2 };
+    let works = || {
+        Process::new("worker", |me| {
+            let (_, member) = world.member(me);
+            while let Ok(Claim::Piece(_)) = world.cursor.claim(member) {}
+        })
+        .never_waits()
+    };
+    let leads = Process::new("leader", |_| {
+        for piece in 0..3 {
+            world.cursor.complete(piece, world.workers[0].id());
+        }
+        world.cursor.release(world.workers[1].id());
+        world.cursor.finish();
+    });
+    let scenario = scenario(&format!("{lies} lies")).lies(lies).states_at_most(300_000);
+    scenario.process(leads.never_waits()).process(works()).process(works()).explore();
+}
+
+/// Planted bug: a piece found free is taken by a store.
+#[test]
+fn finds_a_piece_that_two_have() {
+    let mapping = Mapping::heap(8);
+    let piece: Mapped<AtomicU64> = Mapped::new(&mapping, 0).unwrap();
+    let takes = || {
+        Process::new("worker", |me: &Me| {
+            if piece.load(Relaxed) == 0 {
+                piece.store(me.pid().into(), Relaxed);
+                me.say(1);
+            }
+        })
+    };
+    let once = |end: &End<'_>| assert!(end.said(0).len() + end.said(1).len() == 1, "two have it");
+    let scenario = scenario("in short").process(takes()).process(takes()).check(once);
+    finds("two have it", || scenario.explore());
+}
