@@ -1,7 +1,9 @@
 //! The explorer itself, on toys: each kind of edge, and each kind of finding.
 #![cfg(shm_explore)]
 use shm_testkit::explore::kernel::{self, FUTEX_OWNER_DIED, FUTEX_WAITERS, Slept};
-use shm_testkit::explore::{Arena, AtomicU32, AtomicU64, Process, Scenario, finds, yield_now};
+use shm_testkit::explore::{
+    Arena, AtomicU32, AtomicU64, Process, Scenario, finds, is_deep, yield_now,
+};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Words that the toys share. They are leaked: a test makes a handful.
@@ -377,4 +379,30 @@ fn a_cap_stops_it() {
     });
     let explored = Scenario::new("toy", "cap").process(stores).states_at_most(10).explore();
     assert!(explored.capped && explored.states == 10, "{explored}");
+}
+
+#[test]
+fn a_bound_on_interruptions_leaves_out_what_needs_more() {
+    let words = Words::new(1);
+    let word = words.long(0);
+    // It is seen at 2 and at 4: one interruption is not enough.
+    let counts = || {
+        Process::new("counts", move |_| {
+            for value in 1..=5 {
+                word.store(value, Relaxed);
+            }
+        })
+    };
+    let looks = || {
+        Process::new("looks", move |me| {
+            me.say(word.load(Relaxed));
+            me.say(word.load(Relaxed));
+        })
+    };
+    let never = |end: &shm_testkit::explore::End<'_>| assert_ne!(end.said(1), [2, 4], "seen");
+    let scenario = || Scenario::new("toy", "interrupted").process(counts()).process(looks());
+    if !is_deep() {
+        scenario().preemptions_at_most(1).check(never).explore();
+    }
+    finds("seen", || scenario().preemptions_at_most(3).check(never).explore());
 }

@@ -64,5 +64,5 @@ mod trace;
 
 pub use arena::Arena;
 pub use atomic::{AtomicU8, AtomicU32, AtomicU64, fence, place};
-pub use run::{Me, is_exploring, spin_loop, yield_now};
+pub use run::{Me, is_after_a_lie, is_exploring, spin_loop, yield_now};
 pub use scenario::{End, Explored, Process, Scenario, finds, is_deep};

@@ -63,6 +63,8 @@ pub(super) struct Current {
     position: usize,
     /// New accesses it may still make.
     pub(super) spare: u32,
+    /// Somebody was lied to, be it right now.
+    pub(super) lied: bool,
     /// It runs alone: a sleep with a limit ends at once.
     pub(super) alone: bool,
     pub(super) vain: Vain,
@@ -103,6 +105,7 @@ impl Current {
             log: Vec::new(),
             position: 0,
             spare: 0,
+            lied: false,
             alone: false,
             vain: Vain::default(),
             said: Vec::new(),
@@ -222,6 +225,11 @@ pub(super) struct Access {
     pub(super) from: &'static Location<'static>,
 }
 
+/// Whether somebody was lied to: what peers promise each other need not hold any more.
+pub fn is_after_a_lie() -> bool {
+    with(|current| current.mode != Mode::Plain && current.lied)
+}
+
 /// The state of the running process. Not to be called from within itself.
 pub(super) fn with<R>(f: impl FnOnce(&mut Current) -> R) -> R {
     CURRENT.with_borrow_mut(f)
@@ -339,6 +347,7 @@ pub(super) struct Start<'s> {
     pub(super) vain: Vain,
     pub(super) kernel: &'s Kernel,
     pub(super) spare: u32,
+    pub(super) lied: bool,
     pub(super) alone: bool,
     pub(super) choice: usize,
     pub(super) lie: Option<usize>,
@@ -354,6 +363,7 @@ pub(super) fn enter(start: Start<'_>) {
         current.position = 0;
         (current.vain, current.spare, current.alone) = (start.vain, start.spare, start.alone);
         (current.choice, current.lie) = (start.choice, start.lie);
+        current.lied = start.lied || start.lie.is_some();
         current.alternatives = Alternatives::default();
         current.stop = None;
         current.woken.clear();

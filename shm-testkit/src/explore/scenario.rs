@@ -144,6 +144,7 @@ pub struct Scenario<'a> {
     pub(super) lingers: bool,
     pub(super) alone_max: u32,
     pub(super) states_max: u64,
+    pub(super) preemptions: Option<u32>,
     pub(super) check: Check<'a>,
     pub(super) waiting: Option<Check<'a>>,
 }
@@ -162,6 +163,7 @@ impl<'a> Scenario<'a> {
             lingers: false,
             alone_max: 1000,
             states_max: 1_000_000,
+            preemptions: None,
             check: Box::new(|_| ()),
             waiting: None,
         }
@@ -199,6 +201,13 @@ impl<'a> Scenario<'a> {
     /// accesses, if it alone runs; and so must the check. 1000 if not said.
     pub fn alone_at_most(self, accesses: u32) -> Scenario<'a> {
         Scenario { alone_max: accesses, ..self }
+    }
+
+    /// Only schedules in which a process that could go on is interrupted at most so often; with
+    /// `SHM_DEEP=1` twice more. Wherever it dies or falls asleep, others go on for nothing. For
+    /// what is too large to be explored whole: few mistakes need many interruptions.
+    pub fn preemptions_at_most(self, preemptions: u32) -> Scenario<'a> {
+        Scenario { preemptions: Some(preemptions), ..self }
     }
 
     /// Stops after so many states; with `SHM_DEEP=1` after twenty times as many. A million if not

@@ -110,6 +110,7 @@ impl<'s, 'a> Search<'s, 'a> {
             deaths_left: self.scenario.deaths,
             lies_left: self.scenario.lies,
             lied: false,
+            turn: self.scenario.preemptions.map(|most| (0, most + if is_deep() { 2 } else { 0 })),
         }
     }
 
@@ -211,6 +212,7 @@ impl<'s, 'a> Search<'s, 'a> {
                 continue;
             }
             match state.kernel.sleeper(pid) {
+                None if !state.may_act(process) => {}
                 None => edges.push(Edge::Step { process, choice: 0, lie: None }),
                 Some(s) if s.timed && !position.vain.timed_out => {
                     edges.push(Edge::Timeout { process });
@@ -262,6 +264,7 @@ impl<'s, 'a> Search<'s, 'a> {
         lie: Option<usize>,
     ) -> Result<Event, Finding> {
         let memory = state.memory.clone();
+        state.give_turn(process);
         let ran = self.process(state, process, 1, (choice, lie), false);
         let ran = ran.map_err(|failed| self.finding(failed, process, None))?;
         if lie.is_some() {
@@ -337,6 +340,7 @@ impl<'s, 'a> Search<'s, 'a> {
             vain: position.vain,
             kernel: &state.kernel,
             spare,
+            lied: state.lied,
             alone,
             choice,
             lie,
@@ -410,9 +414,7 @@ impl<'s, 'a> Search<'s, 'a> {
         process: usize,
         event: Option<(usize, Event)>,
     ) -> Result<(), Finding> {
-        let position = &state.processes[process];
-        let asleep = state.kernel.sleeper(process as u32 + 1).is_some();
-        if position.life != Life::Lives || position.has_ended || position.yields || asleep {
+        if !state.can_step(process) {
             return Ok(());
         }
         self.explored.solos += 1;
@@ -450,6 +452,7 @@ impl<'s, 'a> Search<'s, 'a> {
             vain: Vain::default(),
             kernel: &state.kernel,
             spare: self.scenario.alone_max,
+            lied: state.lied,
             alone: true,
             choice: 0,
             lie: None,

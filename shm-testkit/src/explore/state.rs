@@ -15,6 +15,8 @@ pub(super) struct State {
     pub(super) deaths_left: u32,
     pub(super) lies_left: u32,
     pub(super) lied: bool,
+    /// Who acted last, and how often it may still be interrupted, where that is bounded.
+    pub(super) turn: Option<(usize, u32)>,
 }
 
 /// Where a process is.
@@ -41,6 +43,30 @@ pub(super) enum Life {
     /// It was killed, and the kernel marks its life words.
     Dying,
     Dead,
+}
+
+impl State {
+    /// Whether the process could make its next access now.
+    pub(super) fn can_step(&self, process: usize) -> bool {
+        let position = &self.processes[process];
+        let asleep = self.kernel.sleeper(process as u32 + 1).is_some();
+        position.life == Life::Lives && !position.has_ended && !position.yields && !asleep
+    }
+
+    /// Whether `process` may act next, where interruptions are bounded.
+    pub(super) fn may_act(&self, process: usize) -> bool {
+        match self.turn {
+            Some((last, 0)) => last == process || !self.can_step(last),
+            _ => true,
+        }
+    }
+
+    /// `process` acts next.
+    pub(super) fn give_turn(&mut self, process: usize) {
+        let Some((last, left)) = self.turn else { return };
+        let interrupts = last != process && self.can_step(last);
+        self.turn = Some((process, left - u32::from(interrupts)));
+    }
 }
 
 impl Position {
@@ -77,9 +103,9 @@ impl Seen {
     /// Whether this is the first time.
     pub(super) fn is_new(&mut self, state: &State) -> bool {
         let mut hasher = Xxh3::new();
-        let State { memory, kernel, processes, deaths_left, lies_left, lied } = state;
+        let State { memory, kernel, processes, deaths_left, lies_left, lied, turn } = state;
         hasher.update(memory);
-        (kernel, processes, deaths_left, lies_left, lied).hash(&mut hasher);
+        (kernel, processes, deaths_left, lies_left, lied, turn).hash(&mut hasher);
         self.hashes.insert(hasher.digest128())
     }
 
