@@ -37,6 +37,12 @@ mod explored {
     // SAFETY: as above.
     unsafe impl ShmSync for AtomicU64 {}
 }
+#[cfg(shm_loom)]
+// SAFETY: a model's stand-in for the atomic integer.
+unsafe impl ShmSync for shm_testkit::model::AtomicU32 {}
+#[cfg(shm_loom)]
+// SAFETY: as above.
+unsafe impl ShmSync for shm_testkit::model::AtomicU64 {}
 // SAFETY: an array of shareable values holds nothing else.
 unsafe impl<T: ShmSync, const N: usize> ShmSync for [T; N] {}
 

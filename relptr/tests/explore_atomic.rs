@@ -129,6 +129,10 @@ impl<'a, H: Head> List<'a, H> {
         let Some(node) = self.pop() else { return };
         let before = node.owner.swap(me.pid().into(), Relaxed);
         assert_eq!(before, 0, "handed out twice");
+        self.give_back(node);
+    }
+
+    fn give_back(&self, node: &Node) {
         node.owner.store(0, Relaxed);
         self.push(node);
     }
@@ -173,7 +177,7 @@ fn a_tagged_free_list_hands_nothing_out_twice() {
     let scenario = scenario("three users of a free list").deaths(if is_deep() { 2 } else { 1 });
     let scenario = scenario.process(user(&list, 1)).process(user(&list, 1));
     let scenario = scenario.process(user(&list, 1)).check(|end| check(&list, end));
-    scenario.states_at_most(400_000).explore();
+    scenario.preemptions_at_most(4).explore();
 }
 
 #[test]
@@ -185,9 +189,7 @@ fn a_tagged_free_list_sees_through_a_node_that_comes_back() {
         for node in two.into_iter().flatten() {
             assert_eq!(node.owner.swap(me.pid().into(), Relaxed), 0, "handed out twice");
         }
-        let [first, second] = two;
-        first.inspect(|node| node.owner.store(0, Relaxed)).map(|node| list.push(node));
-        second.inspect(|node| node.owner.store(0, Relaxed)).map(|node| list.push(node));
+        two.into_iter().flatten().for_each(|node| list.give_back(node));
     });
     let scenario = scenario("one takes two").process(takes_two).process(user(&list, 2)).deaths(1);
     scenario.check(|end| check(&list, end)).explore();
@@ -204,7 +206,7 @@ fn finds_the_untagged_head() {
             assert_eq!(node.owner.swap(me.pid().into(), Relaxed), 0, "handed out twice");
         }
         // The first comes back, and what follows it is another one than before.
-        first.inspect(|node| node.owner.store(0, Relaxed)).map(|node| list.push(node));
+        first.into_iter().for_each(|node| list.give_back(node));
     });
     let scenario = scenario("untagged").process(keeps_one).process(user(&list, 1));
     let scenario = scenario.check(|_| assert_eq!(list.drain(), NODES - 1));

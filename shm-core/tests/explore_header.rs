@@ -87,7 +87,7 @@ fn openers_may_die_anywhere() {
             scenario = scenario.process(opener(&shared, false));
         }
         let scenario = scenario.check(|end| all_agree(&shared, count, end));
-        scenario.states_at_most(400_000).explore();
+        scenario.preemptions_at_most(6).explore();
     }
 }
 

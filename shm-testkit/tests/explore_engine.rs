@@ -6,7 +6,7 @@ use shm_testkit::explore::{
 };
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Words that the toys share. They are leaked: a test makes a handful.
+/// Words that the toys share.
 struct Words {
     arena: Arena,
 }
@@ -16,14 +16,19 @@ impl Words {
         Words { arena: Arena::new(8 * count) }
     }
 
+    fn address(&self, index: usize) -> *mut u64 {
+        // SAFETY: inside of the arena.
+        unsafe { self.arena.base().cast::<u64>().add(index).as_ptr() }
+    }
+
     fn long(&self, index: usize) -> &AtomicU64 {
         // SAFETY: inside of the arena, aligned, and borrowed from it.
-        unsafe { AtomicU64::from_ptr(self.arena.base().cast::<u64>().add(index).as_ptr()) }
+        unsafe { AtomicU64::from_ptr(self.address(index)) }
     }
 
     fn short(&self, index: usize) -> &AtomicU32 {
         // SAFETY: the lower half of a word that nobody uses as a whole.
-        unsafe { AtomicU32::from_ptr(self.arena.base().cast::<u64>().add(index).as_ptr().cast()) }
+        unsafe { AtomicU32::from_ptr(self.address(index).cast()) }
     }
 }
 

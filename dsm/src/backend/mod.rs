@@ -24,7 +24,7 @@ mod file;
 pub mod memfd;
 mod none;
 mod object;
-mod pages;
+pub(crate) mod pages;
 #[cfg(feature = "portable")]
 pub mod portable;
 pub mod sysv;
@@ -103,6 +103,11 @@ impl Backend {
         }
     }
 
+    /// Whether [`list`] finds what nobody remembers.
+    pub(crate) fn can_list(self) -> bool {
+        matches!(self, Backend::Posix | Backend::Mmap)
+    }
+
     /// What [`BACKEND_VARIABLE`] says; the default, [`Backend::Posix`], where it is not set.
     ///
     /// # Errors
@@ -178,11 +183,22 @@ impl Place {
 /// # Ok::<(), BackendError>(())
 /// ```
 pub fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    create_noting(place, name, size, |_| ())
+}
+
+/// As [`create`]; calls `made` with its size as soon as the object bears its name, where it does so
+/// before it is complete (`sysv`).
+pub(crate) fn create_noting(
+    place: &Place,
+    name: &str,
+    size: u64,
+    made: impl FnOnce(u64),
+) -> Result<Object, BackendError> {
     check_name(name)?;
     let size = whole_pages(size)?;
     match place.backend {
         Backend::Posix | Backend::Mmap => file::create(place, name, size),
-        Backend::Sysv => sysv::create(place, name, size),
+        Backend::Sysv => sysv::create_noting(place, name, size, made),
         Backend::Memfd => memfd::create(place, name, size),
         Backend::Portable => portable::create(place, name, size),
         Backend::None => none::create(place, name, size),
@@ -260,10 +276,7 @@ pub fn remove(place: &Place, name: &str) -> Result<bool, BackendError> {
 /// # Errors
 /// [`BackendError::BadDirectory`] where the directory cannot be read.
 pub fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendError> {
-    match place.backend {
-        Backend::Posix | Backend::Mmap => file::list(place, prefix),
-        Backend::Sysv | Backend::Memfd | Backend::Portable | Backend::None => Ok(Vec::new()),
-    }
+    if place.backend.can_list() { file::list(place, prefix) } else { Ok(Vec::new()) }
 }
 
 /// Names are plain file names, so that a name can neither leave its directory nor hide in it.

@@ -38,6 +38,18 @@ impl Word {
     pub unsafe fn set(&self, value: u64) {
         self.word.store(value, Ordering::Relaxed);
     }
+
+    /// Reads the word, whoever writes it meanwhile: `Relaxed`.
+    #[track_caller]
+    pub fn load(&self) -> u64 {
+        self.word.load(Ordering::Relaxed)
+    }
+
+    /// Writes the word, whoever accesses it meanwhile: `Relaxed`.
+    #[track_caller]
+    pub fn store(&self, value: u64) {
+        self.word.store(value, Ordering::Relaxed);
+    }
 }
 
 /// The pieces of `len` bytes at byte `at`: a word's number, the first byte in it, how many bytes.

@@ -202,7 +202,8 @@ pub fn wait(
         if wake == Wake::Woken || peers.iter().any(|peer| peer.is_proved_dead()) {
             return Outcome::Woken;
         }
-        if until == deadline {
+        // Where the sleep was to last until then, the clock need not be asked; a model has none.
+        if until == deadline || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Outcome::TimedOut;
         }
         doubtful_sleep = (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX);
