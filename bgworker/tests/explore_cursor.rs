@@ -8,8 +8,8 @@ use bgworker::cursor::{Claim, WorkCursor};
 use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Table};
-use shm_core::sync::{AtomicU64, Ordering::Relaxed, yield_now};
+use shm_core::participants::{self, Member, Table};
+use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 
@@ -92,14 +92,17 @@ fn worker(world: &World) -> Process<'_> {
     .mortal()
 }
 
-/// Counts what was sent, gives back what the dead held, until all is done or nobody is left.
-fn leader(world: &World) -> Process<'_> {
-    Process::new("leader", |me| {
+/// Counts what was sent, gives back what the dead held, and sleeps until there is more to do: until
+/// all is done or nobody is left.
+fn leader(world: &World, workers: usize) -> Process<'_> {
+    Process::new("leader", move |me| {
+        let watches = [0, 1].map(|worker: usize| world.leader.watch(world.workers[worker].id()));
         let mut counted = Vec::new();
-        let mut dead = [false; WORKERS];
+        let mut dead = [false, workers < 2];
         loop {
+            let ticket = world.sent.event.prepare();
             for (worker, dead) in dead.iter_mut().enumerate() {
-                let ended = !*dead && kernel::is_dead(worker as u32 + 2);
+                let ended = !*dead && watches[worker].is_dead();
                 // After its death, so that its last results count.
                 world.take(worker, &mut counted);
                 if ended {
@@ -110,7 +113,9 @@ fn leader(world: &World) -> Process<'_> {
             if counted.len() as u64 == world.cursor.count() || dead == [true; WORKERS] {
                 break;
             }
-            yield_now();
+            let living = watches.iter().zip(dead).filter(|(_, dead)| !dead);
+            let living: Vec<_> = living.map(|(watch, _)| watch).collect();
+            participants::wait(&world.sent.event, ticket, &living, None);
         }
         world.cursor.finish();
         me.say(counted.len() as u64);
@@ -121,27 +126,41 @@ fn scenario<'a>(name: &str) -> Scenario<'a> {
     Scenario::new("work cursor", name).covers(COVERS)
 }
 
+/// A leader and so many workers, any of whom may die.
+fn workers_die(pieces: u64, workers: usize, deaths: u32, preemptions: u32) {
+    let world = world(pieces);
+    let name = format!("{pieces} pieces, {workers} workers, {deaths} deaths");
+    let mut scenario = scenario(&name).deaths(deaths).process(leader(&world, workers));
+    for _ in 0..workers {
+        scenario = scenario.process(worker(&world));
+    }
+    let done = |end: &End<'_>| {
+        let nobody_is_left = end.deaths() == workers as u32;
+        assert!(nobody_is_left || end.said(0) == [pieces], "{:?}", end.said(0));
+    };
+    scenario.preemptions_at_most(preemptions).check(done).explore();
+}
+
 #[test]
 fn workers_may_die_anywhere() {
-    for (pieces, deaths) in if is_deep() { [(2, 2), (3, 2)] } else { [(1, 2), (2, 1)] } {
-        let world = world(pieces);
-        let scenario = scenario(&format!("{pieces} pieces, {deaths} deaths")).deaths(deaths);
-        let scenario = scenario.process(leader(&world)).process(worker(&world));
-        let scenario = scenario.process(worker(&world)).preemptions_at_most(1);
-        let done = |end: &End<'_>| {
-            assert!(end.deaths() == 2 || end.said(0) == [pieces], "{:?}", end.said(0));
-        };
-        scenario.check(done).explore();
-    }
+    workers_die(2, 1, 1, 4);
+    workers_die(1, 2, 1, 0);
+    workers_die(2, 2, 1, 0);
 }
 
 /// The leader dies, and nobody waits for it for ever.
 #[test]
 fn the_leader_may_die_anywhere() {
-    let world = world(1);
-    let scenario = scenario("the leader dies").deaths(1).preemptions_at_most(1).lingering();
-    let leader = leader(&world).mortal();
-    scenario.process(leader).process(worker(&world)).process(worker(&world)).explore();
+    for (workers, preemptions) in [(1, 2), (2, 0)] {
+        let world = world(1);
+        let scenario = scenario(&format!("the leader of {workers} dies")).deaths(1);
+        let scenario = if workers == 1 { scenario.lingering() } else { scenario };
+        let mut scenario = scenario.process(leader(&world, workers).mortal());
+        for _ in 0..workers {
+            scenario = scenario.process(worker(&world));
+        }
+        scenario.preemptions_at_most(preemptions).explore();
+    }
 }
 
 #[test]

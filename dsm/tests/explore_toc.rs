@@ -104,7 +104,7 @@ fn inserters_may_die_anywhere() {
         scenario = scenario.process(inserter(&world, *key));
     }
     let scenario = scenario.process(reader(&world, &[1])).deaths(deaths);
-    scenario.check(|end| world.check(end, KEYS)).preemptions_at_most(4).explore();
+    scenario.check(|end| world.check(end, KEYS)).preemptions_at_most(3).explore();
 }
 
 #[test]
@@ -153,6 +153,6 @@ fn a_lie_does_no_harm() {
         .never_waits()
     };
     let lies = if is_deep() { 3 } else { 2 };
-    let scenario = scenario(&format!("{lies} lies")).lies(lies).preemptions_at_most(4);
+    let scenario = scenario(&format!("{lies} lies")).lies(lies).preemptions_at_most(3);
     scenario.process(uses(1)).process(uses(1)).explore();
 }

@@ -75,7 +75,8 @@ fn no_sleeper_is_forgotten_whoever_dies() {
     let deaths = if is_deep() { 3 } else { 1 };
     let one = scenario("a sleeper, a notifier, two alarmists").deaths(deaths);
     let one = one.process(sleeper(&shared, 1).mortal()).process(notifier(&shared));
-    one.process(alarmist(&shared)).process(alarmist(&shared)).explore();
+    let one = one.process(alarmist(&shared)).process(alarmist(&shared));
+    one.states_at_most(2_000_000).explore();
 }
 
 /// The notifier may die between its change and its wake-up: who sleeps on its life word too learns

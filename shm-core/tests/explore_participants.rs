@@ -238,7 +238,7 @@ fn who_sleeps_on_a_peer_wakes() {
         let name = if stays { "one sleeps, a peer stays" } else { "one sleeps, a peer leaves" };
         let one = scenario(name).deaths(1).lingering().process(speaks(stays));
         let one = one.process(sleeps()).process(joiner(&world));
-        one.preemptions_at_most(3).explore();
+        one.preemptions_at_most(2).explore();
     }
 }
 
@@ -263,7 +263,7 @@ fn all_who_sleep_on_a_life_word_wake() {
     two.process(sleeps()).process(sleeps()).may_all_wait(all_live).explore();
     let with_reaper = scenario("two sleep, one reaps").deaths(1).process(dies());
     let with_reaper = with_reaper.process(sleeps()).process(sleeps()).process(joiner(&world));
-    with_reaper.may_all_wait(all_live).preemptions_at_most(3).explore();
+    with_reaper.may_all_wait(all_live).preemptions_at_most(2).explore();
 }
 
 #[test]

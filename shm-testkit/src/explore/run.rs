@@ -4,6 +4,7 @@ use super::kernel::{self, Kernel};
 use super::trace::Event;
 use std::cell::RefCell;
 use std::panic::{Location, resume_unwind};
+use std::rc::Rc;
 
 /// What an access does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +62,11 @@ pub(super) struct Current {
     pub(super) log: Vec<u64>,
     /// How much of it has been replayed.
     position: usize,
+    /// Words (of 4 bytes) that somebody changes in this exploration. Loads of all others are no
+    /// steps: they find the same whenever they are made.
+    pub(super) loud: Rc<Vec<bool>>,
+    /// Loads of quiet words that may still be made, and whether they may.
+    quiet_spare: Option<u32>,
     /// New accesses it may still make.
     pub(super) spare: u32,
     /// Somebody was lied to, be it right now.
@@ -80,6 +86,11 @@ pub(super) struct Current {
     /// Ended by `end_process`, before an exploration.
     pub(super) ended: Vec<u32>,
 }
+
+/// Changes are noted by words of so many bytes.
+pub(super) const WORD: usize = 4;
+/// So many loads of quiet words a run may make: enough to end any loop that ends.
+const QUIET_MAX: u32 = 10_000;
 
 /// So many of the newest accesses are kept for a message.
 const EVENTS_MAX: usize = 32;
@@ -104,6 +115,8 @@ impl Current {
             arenas: Arenas::default(),
             log: Vec::new(),
             position: 0,
+            loud: Rc::default(),
+            quiet_spare: None,
             spare: 0,
             lied: false,
             alone: false,
@@ -133,11 +146,31 @@ impl Current {
             return self.halt(Stop::Spent);
         }
         self.spare -= 1;
+        self.note(Event { op, at, from: Some(from), value: 0, lie: false, quiet: false });
+        Turn::New(None)
+    }
+
+    fn note(&mut self, event: Event) {
         if self.events.len() == EVENTS_MAX {
             self.events.remove(0);
         }
-        self.events.push(Event { op, at, from: Some(from), value: 0, lie: false });
-        Turn::New(None)
+        self.events.push(event);
+    }
+
+    /// Whether this is a load that is no step.
+    fn is_quiet(&mut self, access: &Access) -> bool {
+        let Some(spare) = self.quiet_spare.filter(|spare| *spare > 0) else { return false };
+        let is_load = matches!(access.op, "load" | "look again");
+        let is_new = self.position == self.log.len() && !std::thread::panicking();
+        let Some(at) = self.arenas.offset(access.address, access.width) else { return false };
+        let mut words = at / WORD..(at + access.width).div_ceil(WORD);
+        let is_quiet = is_load && is_new && !words.any(|word| self.loud[word]);
+        if is_quiet {
+            self.quiet_spare = Some(spare - 1);
+            let (op, from) = (access.op, Some(access.from));
+            self.note(Event { op, at, from, value: 0, lie: false, quiet: true });
+        }
+        is_quiet
     }
 
     fn halt(&mut self, why: Stop) -> Turn {
@@ -148,6 +181,9 @@ impl Current {
 
     /// As `turn`, for an access of memory, which may be lied to.
     fn memory_turn(&mut self, access: &Access) -> Turn {
+        if self.is_quiet(access) {
+            return Turn::New(None);
+        }
         let turn = self.turn(access.op, access.address, access.from);
         let Turn::New(_) = turn else { return turn };
         let Some(at) = self.arenas.offset(access.address, access.width) else {
@@ -347,6 +383,8 @@ pub(super) struct Start<'s> {
     pub(super) vain: Vain,
     pub(super) kernel: &'s Kernel,
     pub(super) spare: u32,
+    /// Quiet loads are no steps.
+    pub(super) skips_quiet: bool,
     pub(super) lied: bool,
     pub(super) alone: bool,
     pub(super) choice: usize,
@@ -364,6 +402,7 @@ pub(super) fn enter(start: Start<'_>) {
         (current.vain, current.spare, current.alone) = (start.vain, start.spare, start.alone);
         (current.choice, current.lie) = (start.choice, start.lie);
         current.lied = start.lied || start.lie.is_some();
+        current.quiet_spare = start.skips_quiet.then_some(QUIET_MAX);
         current.alternatives = Alternatives::default();
         current.stop = None;
         current.woken.clear();

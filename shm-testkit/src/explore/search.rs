@@ -1,7 +1,7 @@
 //! Every way through a scenario, each state once, depth first.
 use super::arena::Arenas;
 use super::kernel::{self, Kernel, TIMED_OUT, WOKEN};
-use super::run::{self, Alternatives, Me, Start, Stop, Stopped, Vain};
+use super::run::{self, Alternatives, Me, Start, Stop, Stopped, Vain, WORD};
 use super::scenario::{Check, End, EndOf, Explored, Scenario, is_deep};
 use super::state::{Life, Seen, State};
 use super::trace::{self, Event};
@@ -68,6 +68,10 @@ pub(super) struct Search<'s, 'a> {
     explored: Explored,
     memory: RefCell<Vec<u8>>,
     states_max: u64,
+    /// See `Current::loud`.
+    loud: Rc<Vec<bool>>,
+    /// A word that was taken for quiet has changed: all begins anew.
+    was_wrong: bool,
 }
 
 impl<'s, 'a> Search<'s, 'a> {
@@ -80,13 +84,25 @@ impl<'s, 'a> Search<'s, 'a> {
             explored: Explored::default(),
             memory: RefCell::default(),
             states_max: scenario.states_max * if is_deep() { 20 } else { 1 },
+            loud: Rc::default(),
+            was_wrong: false,
         }
     }
 
     pub(super) fn run(mut self) -> (Explored, Option<Finding>) {
         let beginning = self.beginning();
         let builder = run::with(|current| (current.pid, current.kernel.clone()));
-        let finding = self.search(beginning.clone()).err();
+        self.loud = Rc::new(vec![false; beginning.memory.len() / WORD]);
+        let finding = loop {
+            run::with(|current| current.loud = self.loud.clone());
+            let finding = self.search(beginning.clone()).err();
+            if finding.is_some() || !self.was_wrong {
+                break finding;
+            }
+            (self.seen, self.explored) = (Seen::default(), Explored::default());
+            self.way.clear();
+            self.was_wrong = false;
+        };
         // All is as it was, for the next scenario on the same memory.
         run::leave(|current| (current.pid, current.kernel) = builder);
         self.arenas.restore(&beginning.memory);
@@ -127,6 +143,9 @@ impl<'s, 'a> Search<'s, 'a> {
             };
             let before = visit.state.clone();
             let (after, event) = self.take(&before, edge)?;
+            if self.was_wrong {
+                return Ok(());
+            }
             self.explored.steps += 1;
             if !self.seen.is_new(&after) {
                 continue;
@@ -273,6 +292,7 @@ impl<'s, 'a> Search<'s, 'a> {
             state.lied = true;
         }
         if *memory != *state.memory {
+            self.hear(&memory, &state.memory);
             tell_the_others(state, process);
         }
         // The other ways in which this access can go are known now.
@@ -288,7 +308,8 @@ impl<'s, 'a> Search<'s, 'a> {
             // Before all others in the list: behind them in time.
             self.way[at].edges.splice(0..0, others.chain(lies));
         }
-        Ok(ran.events.first().copied().unwrap_or(Event::fate("goes on")))
+        let step = ran.events.iter().find(|event| !event.quiet).or(ran.events.first());
+        Ok(step.copied().unwrap_or(Event::fate("goes on")))
     }
 
     fn mark(&mut self, state: &mut State, process: usize, word: usize, choice: usize) {
@@ -307,8 +328,22 @@ impl<'s, 'a> Search<'s, 'a> {
                 self.way[at].edges.extend(others);
             }
         }
+        let memory = state.memory.clone();
         self.keep_memory(state);
+        self.hear(&memory, &state.memory);
         tell_the_others(state, process);
+    }
+
+    /// Notes which words have changed. Where one of them was taken for quiet, loads of it were made
+    /// too early.
+    fn hear(&mut self, before: &[u8], after: &[u8]) {
+        let words = before.chunks(WORD).zip(after.chunks(WORD)).enumerate();
+        for (word, _) in words.filter(|(_, (before, after))| before != after) {
+            if !self.loud[word] {
+                Rc::make_mut(&mut self.loud)[word] = true;
+                self.was_wrong = self.scenario.lies == 0;
+            }
+        }
     }
 
     /// Copies what the arenas hold now into `state`, if it is something else.
@@ -340,6 +375,8 @@ impl<'s, 'a> Search<'s, 'a> {
             vain: position.vain,
             kernel: &state.kernel,
             spare,
+            // A lie may be told at any load.
+            skips_quiet: state.lies_left == 0 && self.scenario.lies == 0,
             lied: state.lied,
             alone,
             choice,
@@ -452,6 +489,7 @@ impl<'s, 'a> Search<'s, 'a> {
             vain: Vain::default(),
             kernel: &state.kernel,
             spare: self.scenario.alone_max,
+            skips_quiet: false,
             lied: state.lied,
             alone: true,
             choice: 0,

@@ -12,18 +12,20 @@ pub(super) struct Event {
     pub(super) value: u64,
     /// The value is a lie.
     pub(super) lie: bool,
+    /// It is no step.
+    pub(super) quiet: bool,
 }
 
 impl Event {
     /// Something that happens to a process.
     pub(super) fn fate(op: &'static str) -> Event {
-        Event { op, at: 0, from: None, value: 0, lie: false }
+        Event { op, at: 0, from: None, value: 0, lie: false, quiet: false }
     }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Event { op, at, from, value, lie } = *self;
+        let Event { op, at, from, value, lie, .. } = *self;
         let Some(from) = from else { return write!(f, "{op}") };
         match op {
             "sleep" => write!(f, "sleep")?,
