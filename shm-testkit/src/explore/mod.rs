@@ -29,9 +29,9 @@
 //! that led there is printed.
 //!
 //! **What is left out without loss.** A load of a word that nobody changes in the whole exploration
-//! finds the same whenever it is made, and is no step of its own. Which words these are is found out
-//! by trying: where one of them does change, the exploration begins anew and knows better. (With
-//! lies every load is a step.) What is still too large can be [bounded by the number of
+//! finds the same whenever it is made, and is no step of its own. Which words these are is found
+//! out by trying: where one of them does change, the exploration begins anew and knows better.
+//! (With lies every load is a step.) What is still too large can be [bounded by the number of
 //! interruptions](Scenario::preemptions_at_most), or [by that of
 //! states](Scenario::states_at_most), and then the figures say so.
 //!
