@@ -231,17 +231,17 @@ impl Scenario for File {
 
 #[test]
 fn a_creator_may_die_anywhere() {
-    Run::new(&Create).points(600).kill().passes();
+    Run::new(&Create).points(400).kill().passes();
 }
 
 #[test]
 fn one_that_files_may_die_anywhere() {
-    Run::new(&File).points(800).kill().passes();
+    Run::new(&File).points(400).kill().passes();
 }
 
 #[test]
 fn one_that_files_hinders_nobody() {
-    Run::new(&File).points(300).stop().passes();
+    Run::new(&File).points(200).stop().passes();
 }
 
 #[test]
