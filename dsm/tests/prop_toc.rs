@@ -1,6 +1,6 @@
 //! Any sequence of allocations, insertions and look-ups agrees with a map; nonsense in the memory
 //! is an error.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::toc::{CHUNK_ALIGN, Toc, TocError, TocPlan};
 use proptest::prelude::*;
 use shm_core::mapping::{Mapped, Mapping};

@@ -8,7 +8,7 @@
 //! | crashing | yes | not promised | – |
 //! | buggy | yes | yes | a thread that writes any word of the stream |
 //! | hostile | yes | yes | the other end: its own memory, its socket |
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 #[path = "hostile_stream/liar.rs"]
 mod liar;

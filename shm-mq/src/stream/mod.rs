@@ -54,7 +54,7 @@ mod receiver;
 mod ring;
 mod sender;
 mod shared;
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
