@@ -151,3 +151,13 @@ fn too_many_entries_for_the_mapping() {
     assert_eq!(error, TocError::TooSmall { needed: 192, len: 128 });
     assert!(Toc::create(&mapping, MAGIC, u64::MAX).is_err());
 }
+
+#[test]
+fn a_chunk_of_no_bytes_has_a_place_of_its_own() {
+    let plan = TocPlan::new().chunk(0).chunk(0).keys(2);
+    let mapping = Mapping::heap(plan.bytes().unwrap() as usize);
+    let toc = Toc::create(&mapping, MAGIC, plan.entries()).unwrap();
+    let (first, second) = (toc.allocate(0).unwrap(), toc.allocate(0).unwrap());
+    assert_ne!(first, second);
+    assert_eq!((toc.insert(1, first), toc.insert(2, second)), (Ok(()), Ok(())));
+}
