@@ -47,7 +47,6 @@
 //! mapping that it alone can write: see `Sender::<Hostile>::connect`.
 
 mod frame;
-#[cfg(not(any(shm_loom, shm_explore)))]
 mod hostile;
 mod level;
 mod peer;
@@ -59,7 +58,6 @@ mod shared;
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
-#[cfg(not(any(shm_loom, shm_explore)))]
 pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
