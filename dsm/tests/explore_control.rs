@@ -201,10 +201,10 @@ fn creators_and_guests_may_die_anywhere() {
         world.reap(end, 3);
         world.assert_empty();
     };
-    one.check(end).preemptions_at_most(3).explore();
+    one.check(end).preemptions_at_most(2).explore();
     let two = scenario("two creators, a guest").deaths(1);
     let two = two.process(creator(&world)).process(creator(&world)).process(guest(&world));
-    two.check(end).preemptions_at_most(3).explore();
+    two.check(end).preemptions_at_most(2).explore();
 }
 
 /// The creator is dead, and a reaper does what it can, or dies doing so, while a guest comes.
@@ -278,7 +278,7 @@ fn the_last_one_out_may_die_anywhere() {
     });
     let scenario = scenario("two visitors, one who closes").deaths(2);
     let scenario = scenario.process(visits()).process(visits());
-    let scenario = scenario.process(closes.mortal().never_waits()).preemptions_at_most(3);
+    let scenario = scenario.process(closes.mortal().never_waits()).preemptions_at_most(2);
     scenario
         .check(|end| {
             world.reap(end, 3);

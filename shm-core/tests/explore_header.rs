@@ -87,7 +87,7 @@ fn openers_may_die_anywhere() {
             scenario = scenario.process(opener(&shared, false));
         }
         let scenario = scenario.check(|end| all_agree(&shared, count, end));
-        scenario.preemptions_at_most(4).explore();
+        scenario.preemptions_at_most(2).explore();
     }
 }
 

@@ -6,7 +6,8 @@
 #![cfg(shm_explore)]
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_mq::stream::{Receiver, RecvError, SendError, Sender, Stream};
+use shm_core::trust::{Buggy, Crashing};
+use shm_mq::stream::{OneMapping, Receiver, RecvError, SendError, Sender, Stream};
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 use std::time::Instant;
@@ -236,14 +237,14 @@ fn calls_with_a_limit_end() {
     scenario.check(order).explore();
 }
 
-/// Each side in turn is told lies by its peer's words.
-#[test]
-fn a_lie_does_no_harm() {
+/// Each side is told lies by its peer's words: about positions, frames, roles, seats and bytes.
+fn lies_to<T: OneMapping>(level: &str) {
     let lies = if is_deep() { 2 } else { 1 };
     for (ring, messages) in [(8, &SHORT[..2]), (24, AROUND)] {
         let world = World::given(ring);
+        let stream = world.stream.clone().with_peers::<T>();
         let sends = Process::new("sender", |_| {
-            let Ok(mut sender) = world.stream.sender(&world.sender) else { return };
+            let Ok(mut sender) = stream.sender(&world.sender) else { return };
             for message in messages {
                 if sender.send(message).is_err() {
                     return;
@@ -251,17 +252,28 @@ fn a_lie_does_no_harm() {
             }
         });
         let receives = Process::new("receiver", |_| {
-            let Ok(mut receiver) = world.stream.receiver(&world.receiver) else { return };
+            let Ok(mut receiver) = stream.receiver(&world.receiver) else { return };
             for _ in messages {
-                if receiver.recv().is_err() {
-                    return;
+                match receiver.recv() {
+                    Ok(message) => assert!(message.len() <= ring as usize * messages.len()),
+                    Err(_) => return,
                 }
             }
         });
-        let name = format!("a ring of {ring} bytes, {lies} lies");
+        let name = format!("{level} peers, a ring of {ring} bytes, {lies} lies");
         let scenario = scenario(&name).lies(lies).preemptions_at_most(1);
         scenario.process(sends).process(receives).may_all_wait(|_| ()).explore();
     }
+}
+
+#[test]
+fn a_lie_of_a_crashing_peer_does_no_harm() {
+    lies_to::<Crashing>("crashing");
+}
+
+#[test]
+fn a_lie_of_a_buggy_peer_does_no_harm() {
+    lies_to::<Buggy>("buggy");
 }
 
 /// Planted bug: a sender that publishes before it has written, in short.

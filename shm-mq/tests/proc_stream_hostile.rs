@@ -1,7 +1,7 @@
 //! Real processes at the two ends of a hostile stream are killed, stopped, forked, and end without
 //! a word; and one that lies. The kernel alone says who lives: the other side gets everything that
 //! was acknowledged, learns the reason, and nobody hangs.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "another test's")]

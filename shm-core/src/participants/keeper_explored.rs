@@ -3,8 +3,6 @@
 use super::shared::Slot;
 use super::{ParticipantId, Table, Waiting, Watch};
 use crate::mapping::MappedSlice;
-use crate::process::ProcessId;
-use crate::sync::Ordering;
 use shm_testkit::explore::kernel;
 use std::io;
 
@@ -18,10 +16,9 @@ impl Keeper {
     pub(super) fn hold(slots: &MappedSlice<Slot>, index: usize) -> io::Result<Option<Keeper>> {
         let life = &slots[index].life;
         kernel::hold(life.word());
-        // Pairs with the Acquire in `Watch::life`: who sees the new holder sees that the old one
-        // has gone.
-        life.word().store(ProcessId::me().pid(), Ordering::Release);
-        Ok(Some(Keeper { slots: slots.clone(), index }))
+        // The keeper of a process that is being killed may be gone while the caller acts on.
+        let lives = kernel::take(life.word());
+        Ok(lives.then(|| Keeper { slots: slots.clone(), index }))
     }
 
     pub(super) fn release(self) {

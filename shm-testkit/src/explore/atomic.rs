@@ -36,6 +36,11 @@ macro_rules! explored_atomic {
                 self.word.load(Ordering::Relaxed)
             }
 
+            /// Writes it, by no step of anybody.
+            pub(super) fn poke(&self, value: $int) {
+                self.word.store(value, Ordering::Relaxed);
+            }
+
             fn access(
                 &self,
                 op: &'static str,
@@ -62,7 +67,7 @@ macro_rules! explored_atomic {
             #[track_caller]
             pub fn store(&self, value: $int, _order: Ordering) {
                 self.access("store", false, Location::caller(), |_| {
-                    self.word.store(value, Ordering::Relaxed);
+                    self.poke(value);
                     value
                 });
             }
@@ -87,7 +92,7 @@ macro_rules! explored_atomic {
                     self.access("compare_exchange", true, Location::caller(), |lie| match lie {
                         Some(lie) if lie != current => lie,
                         Some(lie) => {
-                            self.word.store(new, Ordering::Relaxed);
+                            self.poke(new);
                             lie
                         }
                         None => {
@@ -147,7 +152,7 @@ macro_rules! explored_atomic {
                     let mut all = self.peek().to_ne_bytes();
                     all[first..first + bytes.len()].copy_from_slice(bytes);
                     let value = <$int>::from_ne_bytes(all);
-                    self.word.store(value, Ordering::Relaxed);
+                    self.poke(value);
                     value
                 });
             }
@@ -168,7 +173,7 @@ macro_rules! explored_atomic {
             ) -> $int {
                 let old = self.access(op, true, from, |lie| {
                     if let Some(lie) = lie {
-                        self.word.store(new(lie), Ordering::Relaxed);
+                        self.poke(new(lie));
                         return lie;
                     }
                     let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);

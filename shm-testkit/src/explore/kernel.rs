@@ -4,7 +4,7 @@
 //! All of it is part of the state. A sleeper wakes by a wake-up on one of its words, by its time
 //! running out where it has a limit, and never by accident: that would hide a lost wake-up.
 use super::atomic::AtomicU32;
-use super::run::{self, Stop, with};
+use super::run::{self, Access, Stop, with};
 use std::panic::Location;
 
 /// A word of a robust futex: who holds it, whether anybody sleeps on it, and the mark of a death.
@@ -148,6 +148,23 @@ pub fn is_dead(pid: u32) -> bool {
 pub fn hold(word: &AtomicU32) {
     let address = std::ptr::from_ref(word).expose_provenance();
     run::unseen(|current| current.kernel.held.push((current.pid, address)));
+}
+
+/// The thread that holds `word` writes its process's number into it: `false` where it has ended,
+/// and its word was marked. The threads of a killed process end one by one.
+#[track_caller]
+pub fn take(word: &AtomicU32) -> bool {
+    let (address, from) = (std::ptr::from_ref(word).addr(), Location::caller());
+    let access = Access { op: "take", address, width: size_of::<u32>(), may_lie: false, from };
+    let taken = run::access(&access, |_| {
+        let (pid, lives) =
+            with(|current| (current.pid, current.kernel.held.contains(&(current.pid, address))));
+        if lives {
+            word.poke(pid);
+        }
+        lives.into()
+    });
+    taken != Some(0)
 }
 
 /// Takes [`hold`] back.

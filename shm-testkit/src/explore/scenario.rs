@@ -210,7 +210,7 @@ impl<'a> Scenario<'a> {
         Scenario { preemptions: Some(preemptions), ..self }
     }
 
-    /// Stops after so many states; with `SHM_DEEP=1` after twenty times as many. A million if not
+    /// Stops after so many states; with `SHM_DEEP=1` after ten times as many. A million if not
     /// said.
     pub fn states_at_most(self, states: u64) -> Scenario<'a> {
         Scenario { states_max: states, ..self }

@@ -83,7 +83,7 @@ impl<'s, 'a> Search<'s, 'a> {
             way: Vec::new(),
             explored: Explored::default(),
             memory: RefCell::default(),
-            states_max: scenario.states_max * if is_deep() { 20 } else { 1 },
+            states_max: scenario.states_max * if is_deep() { 10 } else { 1 },
             loud: Rc::default(),
             was_wrong: false,
         }
