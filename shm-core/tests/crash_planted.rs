@@ -3,7 +3,7 @@
 //!
 //! A producer or a consumer is killed at each instruction; the others clean up, receive everything
 //! that was acknowledged, and can use the whole capacity again.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 mod planted;
 

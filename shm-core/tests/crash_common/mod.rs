@@ -13,3 +13,12 @@ pub(crate) fn shared(bytes: u64) -> (SharedMemory, Arc<Mapping>) {
     let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(keep))) };
     (memory, mapping)
 }
+
+/// `bytes` without those of `ranges`: padding, which a structure that is written as a whole fills
+/// with whatever the writer's stack held, and words that name processes.
+pub(crate) fn without(mut bytes: Vec<u8>, ranges: &[std::ops::Range<usize>]) -> Vec<u8> {
+    for range in ranges {
+        bytes[range.clone()].fill(0);
+    }
+    bytes
+}

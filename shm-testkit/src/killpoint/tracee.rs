@@ -258,12 +258,12 @@ fn live(page: &Page, life: Life<'_>) -> ! {
     end_with(page, life)
 }
 
-/// Set in children: what they have to say when they panic goes to the parent by the page, for output
-/// may be locked by a thread that they are without.
+/// Set in children: what they have to say when they panic goes to the parent by the page, for
+/// output may be locked by a thread that they are without.
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Has children panic silently. In the parent, and once: a child cannot change the hook, for another
-/// thread may have been in it.
+/// Has children panic silently. In the parent, and once: a child cannot change the hook, for
+/// another thread may have been in it.
 fn silence_children() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
