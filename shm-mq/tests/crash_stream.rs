@@ -315,8 +315,7 @@ fn a_sender_may_die_pushing_and_flushing() {
     Run::new(&scenario).kill().passes();
 }
 
-/// Sends the first fragment of a message that is longer than the ring; when this returns it has been
-/// read.
+/// Sends the first fragment of a message that is longer than the ring; it has been read then.
 fn begin_a_long_message(world: &World, sender: &mut Sender) {
     let message = text(3, 400);
     let mut sending = sender.start(&message).unwrap();
