@@ -2,10 +2,10 @@
 use core::panic::Location;
 use core::sync::atomic::Ordering;
 
-pub(super) fn order(_: &'static Location<'static>, _: u8, order: Ordering) -> Ordering {
-    order
+pub(super) fn order(_: &'static Location<'static>, _: u8, _: Ordering) -> Ordering {
+    Ordering::SeqCst
 }
 
-pub(super) fn fence_order(_: &'static Location<'static>, order: Ordering) -> Option<Ordering> {
-    Some(order)
+pub(super) fn fence_order(_: &'static Location<'static>, _: Ordering) -> Option<Ordering> {
+    Some(Ordering::SeqCst)
 }
