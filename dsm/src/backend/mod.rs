@@ -178,11 +178,22 @@ impl Place {
 /// # Ok::<(), BackendError>(())
 /// ```
 pub fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    create_noting(place, name, size, |_| ())
+}
+
+/// As [`create`]; calls `made` with its size as soon as the object bears its name, where it does so
+/// before it is complete (`sysv`).
+pub(crate) fn create_noting(
+    place: &Place,
+    name: &str,
+    size: u64,
+    made: impl FnOnce(u64),
+) -> Result<Object, BackendError> {
     check_name(name)?;
     let size = whole_pages(size)?;
     match place.backend {
         Backend::Posix | Backend::Mmap => file::create(place, name, size),
-        Backend::Sysv => sysv::create(place, name, size),
+        Backend::Sysv => sysv::create_noting(place, name, size, made),
         Backend::Memfd => memfd::create(place, name, size),
         Backend::Portable => portable::create(place, name, size),
         Backend::None => none::create(place, name, size),

@@ -18,6 +18,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
 use rustix::process::geteuid;
 use shm_core::mapping::Mapping;
+use shm_core::process::{Liveness, ProcessId};
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::{fs, io};
@@ -31,19 +32,26 @@ const ROUNDS_MAX: u32 = 1000;
 /// One line a segment: key, id, mode, size, two pids, number of attachments, user, ...
 const TABLE: &str = "/proc/sysvipc/shm";
 
-pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+/// `made` is called between the segment's beginning and its being mapped for the first time.
+pub(super) fn create_noting(
+    place: &Place,
+    name: &str,
+    size: u64,
+    made: impl FnOnce(u64),
+) -> Result<Object, BackendError> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | MODE;
     let id = get(name, size, flags).map_err(|errno| not_made(name, size, errno))?;
-    let made = attach(place, name, id).and_then(|object| {
+    made(size);
+    let object = attach(place, name, id).and_then(|object| {
         let object = object.ok_or_else(|| BackendError::Busy { name: name.to_owned() })?;
         populate(&object)?;
         Ok(object)
     });
     // Our own mapping is gone by now. The first error is the one to tell.
-    if made.is_err() && matches!(stat(name, id), Ok(Some(stat)) if stat.shm_nattch == 0) {
+    if object.is_err() && matches!(stat(name, id), Ok(Some(stat)) if stat.shm_nattch == 0) {
         let _ = remove_id(name, id);
     }
-    made
+    object
 }
 
 pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
@@ -59,7 +67,7 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
             }
             continue;
         }
-        match create(place, name, size) {
+        match create_noting(place, name, size, |_| ()) {
             Err(BackendError::AlreadyExists { .. }) => {}
             made => return made,
         }
@@ -73,6 +81,20 @@ pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendE
 
 pub(super) fn remove(_place: &Place, name: &str) -> Result<bool, BackendError> {
     find(name)?.map_or(Ok(false), |id| remove_id(name, id))
+}
+
+/// Removes what a creator of ours may have left who died before it said that it had made it: a
+/// segment that nobody has ever mapped, and whose creator is no more. Any other with its key is a
+/// stranger's, whose name has the same hash.
+pub(crate) fn remove_unused(name: &str) -> Result<bool, BackendError> {
+    let Some(id) = find(name)? else { return Ok(false) };
+    let Some(stat) = stat(name, id)? else { return Ok(false) };
+    let was_mapped = stat.shm_nattch > 0 || stat.shm_atime != 0;
+    let creator = ProcessId::new(stat.shm_cpid.cast_unsigned(), 0);
+    if was_mapped || creator.is_none_or(|creator| creator.liveness() != Liveness::Dead) {
+        return Ok(false);
+    }
+    remove_id(name, id)
 }
 
 /// Removes this segment: the system gives its id to no other while it is mapped.

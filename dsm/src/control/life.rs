@@ -59,6 +59,13 @@ pub(super) fn now(slot: &Slot) -> Word {
     Word(slot.state.fetch_add(0, Ordering::AcqRel))
 }
 
+/// Gives a slot back that `mine` says is ours, without an object behind it.
+fn free(slot: &Slot, mine: Word) {
+    slot.size.store(0, Ordering::Relaxed);
+    // It fails only where another process has overwritten our claim.
+    let _ = change(slot, mine, mine.freed());
+}
+
 impl<'a, O: Objects> Actor<'a, O> {
     pub(super) fn new(control: &'a Control, me: ParticipantId, objects: &'a O) -> Actor<'a, O> {
         Actor { control, me, objects }
@@ -85,6 +92,17 @@ impl<'a, O: Objects> Actor<'a, O> {
         })
     }
 
+    /// Says that there is an object of `size` bytes behind a claimed slot: until then its reaper
+    /// takes what bears the segment's name for what it may well be, somebody else's.
+    ///
+    /// # If a process dies here
+    /// As in `claim`.
+    pub fn made(&self, handle: SegmentHandle, size: u64) {
+        if let Some(slot) = self.control.slot(handle) {
+            slot.size.store(size, Ordering::Relaxed);
+        }
+    }
+
     /// Shows the segment of `size` bytes to all, with its creator attached.
     /// `false` where another process has overwritten our claim.
     ///
@@ -105,8 +123,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     pub fn abandon(&self, handle: SegmentHandle) {
         let Some(slot) = self.control.slot(handle) else { return };
         let claimed = Word::free(handle.generation()).creating(self.me.to_bits());
-        // It fails only where another process has overwritten our claim.
-        let _ = change(slot, claimed, claimed.freed());
+        free(slot, claimed);
     }
 
     /// Attaches to the segment: its size, or `None` where it is gone.
@@ -203,8 +220,7 @@ impl<'a, O: Objects> Actor<'a, O> {
         } else if !self.objects.remove(SegmentHandle::new(index as u32, generation)) {
             return;
         }
-        // It fails only where another process has overwritten our claim.
-        let _ = change(&self.control.slots[index], mine, mine.freed());
+        free(&self.control.slots[index], mine);
     }
 
     fn set(&self, index: usize) {

@@ -221,6 +221,12 @@ impl Control {
             .collect()
     }
 
+    /// Whether the creator of the segment in this slot has said that it made an object. For who owns
+    /// the slot.
+    pub(crate) fn is_made(&self, handle: SegmentHandle) -> bool {
+        self.slot(handle).is_some_and(|slot| slot.size.load(Ordering::Relaxed) != 0)
+    }
+
     /// Slots but the domain's, which is the last.
     fn segment_slots(&self) -> usize {
         self.slots.len() - 1

@@ -107,7 +107,8 @@ impl Presence {
         for _ in 0..NAMES_MAX {
             let handle = self.claim()?;
             let name = self.system.segment_name(handle);
-            match backend::create(&self.system.place, &name, size) {
+            let made = |size| self.actor().made(handle, size);
+            match backend::create_noting(&self.system.place, &name, size, made) {
                 Ok(object) => return self.publish(handle, object),
                 Err(error) => {
                     self.abandon(handle);

@@ -12,7 +12,7 @@ use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Raised with every change of the layout or of its meaning.
-const LAYOUT_VERSION: u32 = 2;
+const LAYOUT_VERSION: u32 = 3;
 
 /// What the creator chose. Written once, before the header says that the domain is ready; read once
 /// by each process.

@@ -58,10 +58,8 @@ impl System {
         Ok(found.is_some_and(|found| found.identity() == self.object.identity()))
     }
 
-    /// Whether it is gone. A failure leaves an object behind, which is worth a warning.
     fn remove_named(&self, name: &str) -> bool {
-        let removed = backend::remove(&self.place, name);
-        removed.inspect_err(|error| warn_of(name, error)).is_ok()
+        is_gone(name, backend::remove(&self.place, name))
     }
 
     /// The file of a segment of this domain, where segments are files.
@@ -77,6 +75,9 @@ impl System {
 impl Objects for System {
     fn remove(&self, handle: SegmentHandle) -> bool {
         let name = self.segment_name(handle);
+        if self.place.backend == Backend::Sysv && !self.control.is_made(handle) {
+            return is_gone(&name, backend::sysv::remove_unused(&name));
+        }
         let Some(file) = self.segment_file(&name) else { return self.remove_named(&name) };
         // No other object ever bears this name, so we need no lock, and thus no descriptor: there
         // may be none left.
@@ -107,6 +108,11 @@ impl Objects for System {
             tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
         }
     }
+}
+
+/// Whether it is gone. A failure leaves an object behind, which is worth a warning.
+fn is_gone(name: &str, removed: Result<bool, BackendError>) -> bool {
+    removed.inspect_err(|error| warn_of(name, error)).is_ok()
 }
 
 fn warn_of(name: &str, error: impl Display) {

@@ -570,3 +570,46 @@ fn memory_is_private_to_its_user() {
     drop((_segment, domain));
     unique.assert_nothing_left(Duration::ZERO);
 }
+
+/// A System V segment that bears the name of one whose creator has not said that he made it.
+#[test]
+fn only_what_a_dead_creator_left_is_removed_in_his_place() {
+    let unique = Unique::new("stranger");
+    let config = DomainConfig { backend: Some(Backend::Sysv), ..DomainConfig::new(unique.name()) };
+    let domain = Domain::open(config).unwrap();
+    let presence = &domain.presence;
+    let place = Place::new(Backend::Sysv);
+    let left = |of_the_dead: bool, is_mapped: bool| {
+        let handle = presence.control().actor(domain.member().id(), &Killed).claim().unwrap();
+        let name = presence.system.segment_name(handle);
+        let make = || drop(backend::sysv::half_made(&name, 4096));
+        if of_the_dead {
+            in_a_child(make)
+        } else {
+            make()
+        }
+        if is_mapped {
+            drop(backend::open(&place, &name).unwrap());
+        }
+        assert!(presence.system.remove(handle), "nothing of ours is there");
+        backend::remove(&place, &name).unwrap()
+    };
+    assert!(!left(true, false), "what a killed creator left");
+    assert!(left(false, false), "a stranger's, who lives");
+    assert!(left(true, true), "a stranger's, which somebody has used");
+}
+
+/// Runs `work` in a process that ends with it.
+fn in_a_child(work: impl FnOnce()) {
+    // SAFETY: the child makes system calls, allocates, and ends by `_exit`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        work();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child, and a place for its status.
+    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+    assert_eq!(status, 0);
+}
