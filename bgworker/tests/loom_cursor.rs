@@ -7,8 +7,8 @@
 use bgworker::cursor::{Claim, WorkCursor};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, Ordering};
+use shm_testkit::model::{self, Deaths};
 use std::sync::{Arc, Mutex};
 
 /// Seats of this process.
@@ -38,7 +38,7 @@ fn a_worker_dies(fuel: u32, deaths: &Deaths) {
     const PIECES: u64 = 2;
     let cursor = cursor(PIECES);
     let [mortal, survivor] = members();
-    let dying = loom::thread::spawn({
+    let dying = model::thread::spawn({
         let (cursor, deaths, mortal) = (cursor.clone(), deaths.clone(), mortal.clone());
         move || {
             let sent = Mutex::new(Vec::new());
@@ -48,7 +48,7 @@ fn a_worker_dies(fuel: u32, deaths: &Deaths) {
             sent.into_inner().unwrap()
         }
     });
-    let going_on = loom::thread::spawn({
+    let going_on = model::thread::spawn({
         let (cursor, survivor) = (cursor.clone(), survivor.clone());
         move || {
             let sent = Mutex::new(Vec::new());
@@ -85,7 +85,7 @@ fn who_waits_finds_what_comes_back() {
     let [leader, dead, survivor] = members();
     assert_eq!(cursor.claim(&dead), Ok(Claim::Piece(0)));
     let watch = survivor.watch(leader.id());
-    let waiting = loom::thread::spawn({
+    let waiting = model::thread::spawn({
         let (cursor, survivor) = (cursor.clone(), survivor.clone());
         move || {
             while cursor.claim(&survivor) != Ok(Claim::Piece(0)) {
@@ -123,7 +123,7 @@ fn finds_a_piece_that_two_have() {
                 free
             };
             let theirs = piece.clone();
-            let other = loom::thread::spawn(move || claim(&theirs, 2));
+            let other = model::thread::spawn(move || claim(&theirs, 2));
             let mine = claim(&piece, 1);
             assert!(mine != other.join().unwrap(), "both have it, or nobody");
         });
@@ -139,7 +139,7 @@ fn finds_a_hint_that_is_believed() {
             // the hint. Who claims the second stores a hint past the one that came back.
             let words = Arc::new(([AtomicU32::new(1), AtomicU32::new(0)], AtomicU32::new(1)));
             let theirs = words.clone();
-            let worker = loom::thread::spawn(move || {
+            let worker = model::thread::spawn(move || {
                 let (pieces, hint) = &*theirs;
                 let from = hint.load(Ordering::Relaxed) as usize;
                 let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);

@@ -8,8 +8,8 @@ use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::ParticipantId;
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::model::{self, Deaths};
 use std::sync::{Arc, Mutex};
 
 const SIZE: u64 = 4096;
@@ -208,9 +208,9 @@ fn mortal(
     fuel: u32,
     deaths: &Deaths,
     process: impl FnOnce(&World) + Send + 'static,
-) -> loom::thread::JoinHandle<bool> {
+) -> model::thread::JoinHandle<bool> {
     let (world, deaths) = (world.clone(), deaths.clone());
-    loom::thread::spawn(move || {
+    model::thread::spawn(move || {
         let died = model::mortal(fuel, || process(&world)).is_none();
         if died {
             deaths.died();

@@ -3,8 +3,8 @@
 #![cfg(shm_loom)]
 use dsm::toc::{Toc, TocError};
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::model::{self, Deaths};
 use std::sync::Arc;
 
 const MAGIC: u64 = 7;
@@ -54,7 +54,7 @@ fn one_key(fuel: u32, deaths: &Deaths, order: Order) {
     let toc = Toc::create(&mapping, MAGIC, 2).unwrap();
     let chunks = [chunk(&toc, &mapping), chunk(&toc, &mapping)];
     let (theirs, (offset, word), deaths) = (toc.clone(), chunks[0].clone(), deaths.clone());
-    let mortal = loom::thread::spawn(move || {
+    let mortal = model::thread::spawn(move || {
         let end = model::mortal(fuel, || insert(&theirs, KEY, offset, &word, order));
         if end.is_none() {
             deaths.died();
@@ -62,7 +62,7 @@ fn one_key(fuel: u32, deaths: &Deaths, order: Order) {
         end
     });
     let (theirs, memory) = (toc.clone(), mapping.clone());
-    let reader = loom::thread::spawn(move || look(&theirs, &memory));
+    let reader = model::thread::spawn(move || look(&theirs, &memory));
 
     let ours = insert(&toc, KEY, chunks[1].0, &chunks[1].1, Order::WriteThenInsert);
     let won = look(&toc, &mapping).expect("somebody has inserted");
@@ -80,7 +80,7 @@ fn attaching(fuel: u32, deaths: &Deaths) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::place(&mapping, 1).unwrap();
     let deaths = deaths.clone();
-    let creator = loom::thread::spawn(move || {
+    let creator = model::thread::spawn(move || {
         if model::mortal(fuel, || toc.publish(MAGIC)).is_none() {
             deaths.died();
         }
@@ -100,7 +100,7 @@ fn allocating(fuel: u32, deaths: &Deaths) {
     let toc = Toc::create(&mapping, MAGIC, 1).unwrap();
     let free = toc.free_space().unwrap();
     let (theirs, deaths) = (toc.clone(), deaths.clone());
-    let mortal = loom::thread::spawn(move || {
+    let mortal = model::thread::spawn(move || {
         let end = model::mortal(fuel, || theirs.allocate(64).unwrap());
         if end.is_none() {
             deaths.died();
@@ -170,7 +170,7 @@ fn finds_a_key_in_two_places() {
             };
             let words = [place(0), place(64)];
             let theirs = words.clone();
-            let other = loom::thread::spawn(move || blind_claim(&theirs, KEY));
+            let other = model::thread::spawn(move || blind_claim(&theirs, KEY));
             blind_claim(&words, KEY);
             other.join().unwrap();
             let places = words.iter().filter(|word| word.load(Ordering::Relaxed) == KEY).count();

@@ -20,6 +20,12 @@ macro_rules! shm_sync {
     )* };
 }
 shm_sync!(AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicI32, AtomicI64);
+#[cfg(shm_loom)]
+// SAFETY: a model's stand-in for the atomic integer.
+unsafe impl ShmSync for shm_testkit::model::AtomicU32 {}
+#[cfg(shm_loom)]
+// SAFETY: as above.
+unsafe impl ShmSync for shm_testkit::model::AtomicU64 {}
 // SAFETY: an array of shareable values holds nothing else.
 unsafe impl<T: ShmSync, const N: usize> ShmSync for [T; N] {}
 

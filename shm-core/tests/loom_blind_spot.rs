@@ -4,7 +4,8 @@
 //! sense, and loom explores one of them: the thread's own load hides the other's earlier one.
 //! Where this test fails after an update of loom, the shadow may go.
 #![cfg(shm_loom)]
-use shm_core::sync::{Ordering::Relaxed, model};
+use shm_core::sync::Ordering::Relaxed;
+use shm_testkit::model;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -29,7 +30,7 @@ macro_rules! word {
         }
     };
 }
-word!(loom::sync::atomic::AtomicU32);
+word!(model::runtime::sync::atomic::AtomicU32);
 word!(shm_core::sync::AtomicU32);
 
 /// Whether the writer looks at the word before it writes.
@@ -46,7 +47,7 @@ fn seen<W: Word>(writer: Writer) -> BTreeSet<u32> {
     model::check(move || {
         let word = Arc::new(W::zero());
         let theirs = word.clone();
-        let writing = loom::thread::spawn(move || {
+        let writing = model::thread::spawn(move || {
             if writer == Writer::LoadsFirst {
                 theirs.load();
             }
@@ -61,7 +62,7 @@ fn seen<W: Word>(writer: Writer) -> BTreeSet<u32> {
 
 #[test]
 fn a_load_of_ones_own_hides_anothers_from_loom() {
-    use loom::sync::atomic::AtomicU32 as Bare;
+    use model::runtime::sync::atomic::AtomicU32 as Bare;
     assert_eq!(seen::<Bare>(Writer::Blind), BTreeSet::from([0, 1]));
     assert_eq!(seen::<Bare>(Writer::LoadsFirst).len(), 1, "loom sees it: the shadow may go");
 }

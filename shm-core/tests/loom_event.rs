@@ -3,8 +3,8 @@
 use shm_core::event::EventCount;
 use shm_core::futex::Futex;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, Ordering};
+use shm_testkit::model::{self, Deaths};
 
 struct Shared {
     event: EventCount,
@@ -31,7 +31,7 @@ fn shared() -> Mapped<Shared> {
 fn scenario(fuel: u32, deaths: &Deaths) {
     let shared = shared();
     let (theirs, deaths) = (shared.clone(), deaths.clone());
-    let notifier = loom::thread::spawn(move || {
+    let notifier = model::thread::spawn(move || {
         let end = model::mortal(fuel, || {
             theirs.full.store(1, Ordering::Relaxed);
             theirs.event.notify();
@@ -59,13 +59,13 @@ fn scenario(fuel: u32, deaths: &Deaths) {
 fn a_sleeper_dies(fuel: u32, deaths: &Deaths) {
     let shared = shared();
     let (theirs, deaths) = (shared.clone(), deaths.clone());
-    let mortal = loom::thread::spawn(move || {
+    let mortal = model::thread::spawn(move || {
         if model::mortal(fuel, || sleep(&theirs)).is_none() {
             deaths.died();
         }
     });
     let theirs = shared.clone();
-    let notifier = loom::thread::spawn(move || {
+    let notifier = model::thread::spawn(move || {
         theirs.full.store(1, Ordering::Relaxed);
         theirs.event.notify();
     });
@@ -88,7 +88,7 @@ fn sleep(shared: &Shared) {
 fn alone() {
     let shared = shared();
     let theirs = shared.clone();
-    let notifier = loom::thread::spawn(move || {
+    let notifier = model::thread::spawn(move || {
         theirs.full.store(1, Ordering::Relaxed);
         theirs.event.notify();
     });
@@ -125,7 +125,7 @@ fn finds_a_sleeper_that_does_not_look_again() {
         model::check(|| {
             let shared = shared();
             let theirs = shared.clone();
-            let notifier = loom::thread::spawn(move || {
+            let notifier = model::thread::spawn(move || {
                 theirs.full.store(1, Ordering::Relaxed);
                 theirs.event.notify();
             });
@@ -142,12 +142,12 @@ fn finds_a_sleeper_that_does_not_look_again() {
 fn one_of_two_notifiers_dies(fuel: u32, deaths: &Deaths) {
     let shared = shared();
     let (first, second, deaths) = (shared.clone(), shared.clone(), deaths.clone());
-    let mortal = loom::thread::spawn(move || {
+    let mortal = model::thread::spawn(move || {
         if model::mortal(fuel, || first.event.notify()).is_none() {
             deaths.died();
         }
     });
-    let living = loom::thread::spawn(move || {
+    let living = model::thread::spawn(move || {
         second.full.store(1, Ordering::Relaxed);
         second.event.notify();
     });

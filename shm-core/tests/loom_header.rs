@@ -1,13 +1,13 @@
 //! Header handshake: it is initialised exactly once, whoever dies where.
 #![cfg(shm_loom)]
-use loom::cell::UnsafeCell;
-use loom::thread::JoinHandle;
 use shm_core::header::{Header, Identity, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::process::model::{become_process, buried};
 use shm_core::process::{Liveness, ProcessId};
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU64, Ordering, yield_now};
+use shm_testkit::model::UnsafeCell;
+use shm_testkit::model::thread::JoinHandle;
+use shm_testkit::model::{self, Deaths};
 use std::time::{Duration, Instant};
 
 // The mortal process is 2, the model's main thread 1, a third one 3.
@@ -85,7 +85,7 @@ fn process<R: 'static>(
     body: impl FnOnce(&Shared) -> R + 'static,
 ) -> JoinHandle<Option<R>> {
     let (shared, deaths) = (shared.clone(), deaths.clone());
-    loom::thread::spawn(move || {
+    model::thread::spawn(move || {
         let me = become_process(2);
         let end = model::mortal(fuel, || body(&shared));
         if end.is_none() {

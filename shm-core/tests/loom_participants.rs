@@ -5,7 +5,6 @@
 //! looks alive; who is found dead or gone has its last words visible; who sleeps on a peer wakes,
 //! also where the kernel wakes one sleeper only.
 #![cfg(shm_loom)]
-use loom::thread::spawn;
 use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
@@ -14,8 +13,9 @@ use shm_core::participants::{
 };
 use shm_core::process::model::become_process;
 use shm_core::process::{Liveness, ProcessId};
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, Ordering::Relaxed, yield_now};
+use shm_testkit::model::thread::spawn;
+use shm_testkit::model::{self, Deaths};
 use std::sync::Arc;
 
 const JOINING: u64 = 1 << 62;

@@ -8,9 +8,9 @@ use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model as process;
-use shm_core::sync::model::{self, Deaths};
 use shm_core::sync::{AtomicU32, Ordering, yield_now};
 use shm_mq::stream::{Receiver, RecvError, SendError, Sender, Stream};
+use shm_testkit::model::{self, Deaths};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -53,10 +53,10 @@ impl World {
         fuel: u32,
         deaths: &Deaths,
         send: impl FnOnce(Sender) + 'static,
-    ) -> loom::thread::JoinHandle<()> {
+    ) -> model::thread::JoinHandle<()> {
         let (stream, me, table) = (self.stream.clone(), self.sender.clone(), self.table.clone());
         let deaths = deaths.clone();
-        loom::thread::spawn(move || {
+        model::thread::spawn(move || {
             let id = process::become_process(SENDER);
             if model::mortal(fuel, || send(stream.sender(&me).unwrap())).is_none() {
                 deaths.died();
@@ -71,10 +71,10 @@ impl World {
         fuel: u32,
         deaths: &Deaths,
         receive: impl FnOnce(Receiver) + 'static,
-    ) -> loom::thread::JoinHandle<()> {
+    ) -> model::thread::JoinHandle<()> {
         let (stream, me, table) = (self.stream.clone(), self.receiver.clone(), self.table.clone());
         let deaths = deaths.clone();
-        loom::thread::spawn(move || {
+        model::thread::spawn(move || {
             let id = process::become_process(RECEIVER);
             if model::mortal(fuel, || receive(stream.receiver(&me).unwrap())).is_none() {
                 deaths.died();
@@ -153,7 +153,7 @@ fn comes_and_goes() {
     let (table, stream) = table_and_stream(64);
     let receiver = table.join().unwrap();
     let (theirs, their_table) = (stream.clone(), table.clone());
-    let sending = loom::thread::spawn(move || {
+    let sending = model::thread::spawn(move || {
         process::become_process(SENDER);
         let me = their_table.join().unwrap();
         theirs.sender(&me).unwrap().push(b"1").unwrap();
@@ -277,7 +277,7 @@ fn small(bug: Bug) {
     };
     let shared = shared.unwrap();
     let theirs = shared.clone();
-    let sending = loom::thread::spawn(move || {
+    let sending = model::thread::spawn(move || {
         for sent in 0..2 {
             while theirs.read.load(Ordering::Acquire) < sent {
                 yield_now();

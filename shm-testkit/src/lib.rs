@@ -9,6 +9,13 @@
 // Runs a function of the same test binary in a child process.
 pub mod child;
 
+// Kills a process at every instruction of an operation, and has the survivors checked.
+pub mod killpoint;
+
+// Models of structures in shared memory: every interleaving, a death at any access.
+#[cfg(shm_loom)]
+pub mod model;
+
 // Models too simple to be wrong, for property tests to compare with.
 pub mod plain;
 

@@ -221,8 +221,8 @@ impl Control {
             .collect()
     }
 
-    /// Whether the creator of the segment in this slot has said that it made an object. For who owns
-    /// the slot.
+    /// Whether the creator of the segment in this slot has said that it made an object. For who
+    /// owns the slot.
     pub(crate) fn is_made(&self, handle: SegmentHandle) -> bool {
         self.slot(handle).is_some_and(|slot| slot.size.load(Ordering::Relaxed) != 0)
     }

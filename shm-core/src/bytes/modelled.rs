@@ -1,8 +1,7 @@
 //! Under `--cfg shm_loom`: each word a cell of loom's, each access a step of the process.
 use super::WORD_BYTES;
-use crate::sync::model::{self, Effect};
-use loom::cell::UnsafeCell;
 use relptr::ShmSync;
+use shm_testkit::model::{self, Effect, UnsafeCell};
 use std::cell::OnceCell;
 use std::ops::Deref;
 

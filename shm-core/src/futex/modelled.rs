@@ -4,8 +4,9 @@
 //! would hide a lost one. Comparing and going to sleep is one step, as in the kernel. There is no
 //! time: a sleep with a deadline gives the others a turn and ends.
 use super::{Futex, Wake};
-use crate::sync::{self, model};
-use loom::sync::{Condvar, Mutex};
+use crate::sync;
+use shm_testkit::model;
+use shm_testkit::model::runtime::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 struct Sleeper {
@@ -18,7 +19,7 @@ struct Kernel {
     changed: Condvar,
 }
 
-loom::lazy_static! {
+shm_testkit::model::runtime::lazy_static! {
     static ref KERNEL: Kernel =
         Kernel { sleepers: Mutex::new(Vec::new()), changed: Condvar::new() };
 }

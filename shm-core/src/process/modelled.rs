@@ -1,18 +1,18 @@
 //! The processes of a model: a loom thread is the process it says it is, and dies when told so.
 use super::{Liveness, Namespaces, OpenError, ProcessId};
 use crate::futex::Futex;
-use crate::sync;
+use shm_testkit::model::{is_dead, runtime};
 use std::cell::Cell;
 use std::io;
 use std::time::Instant;
 
 const PROCESSES: usize = 8;
 
-loom::lazy_static! {
+runtime::lazy_static! {
     static ref DEAD: Vec<Futex> = (0..PROCESSES).map(|_| Futex::new(0)).collect();
 }
 
-loom::thread_local! {
+runtime::thread_local! {
     static PID: Cell<u32> = Cell::new(1);
 }
 
@@ -51,7 +51,7 @@ pub(super) fn namespaces() -> io::Result<Namespaces> {
 }
 
 pub(super) fn liveness(process: ProcessId) -> Liveness {
-    if sync::model::is_dead() {
+    if is_dead() {
         return Liveness::Unknown;
     }
     match DEAD[process.pid() as usize % PROCESSES].word().kernel_look() {

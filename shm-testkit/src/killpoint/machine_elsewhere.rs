@@ -1,0 +1,22 @@
+//! Machines on which the killer cannot run: what it would need is here in name only.
+
+pub(super) const REFUSAL: Option<&str> = Some("it needs an x86-64 machine");
+pub(super) const RIP: usize = 0;
+pub(super) const TRAP: u8 = 0;
+
+pub(super) fn mark() {}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(dead_code, reason = "nothing is decoded here")]
+pub(super) enum Kind {
+    Mark,
+    Syscall,
+    Repeated,
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(_: [u8; 8]) -> Kind {
+        Kind::Other
+    }
+}

@@ -1,0 +1,95 @@
+//! Kills a process at *every* instruction of an operation on shared memory; checks what is left.
+//!
+//! A process may be killed between any two instructions: after it took a slot and before it wrote
+//! its name there, after the message and before the wake-up. A [`Scenario`] is one operation on
+//! your structure and a check of what its survivors find; a [`Run`] takes it through all such
+//! deaths.
+//!
+//! # How
+//!
+//! The operation is performed once by a forked child under `ptrace`, one instruction at a time, and
+//! for each is noted where it is and a hash of the shared bytes. Then, for each instruction: a
+//! fresh world, a fresh child, which runs to that instruction at full speed (a breakpoint, and the
+//! number of arrivals there); a look whether the shared bytes are those of the trace; SIGKILL; and
+//! the check. These are real deaths of real processes, with all that the kernel does at a death
+//! (robust futexes, file locks, mappings); about one millisecond each.
+//!
+//! | mode | at each instruction |
+//! | --- | --- |
+//! | [`kill`](Run::kill) | the process is killed; survivors recover and go on |
+//!
+//! # What it shows, and what not
+//!
+//! Every machine instruction of *one* path through the operation, in program order. Other paths
+//! (full, empty, contended) are other scenarios; reorderings by a weaker machine are for loom; two
+//! processes inside at the same time are for an explorer. A system call is one instruction.
+//!
+//! # Where
+//!
+//! On x86-64 Linux where `ptrace` of a child is allowed. Elsewhere a report says `not run: …`, in a
+//! line of its own, and proves nothing: have your CI look for it.
+//!
+//! What an operation does must be the same each time. The allocator is brought into the same state
+//! in each child, but clocks and other threads remain: a point that is not reached is tried again,
+//! then counted as *missed*. One at which the shared bytes differ from the trace has *drifted*; the
+//! death is checked all the same. Of both a scenario has none unless the run allows some.
+
+mod dog;
+#[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "machine_elsewhere.rs")]
+mod machine;
+mod page;
+mod report;
+mod run;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod tracee;
+
+pub use page::{Notes, SharedMemory};
+pub use report::Report;
+pub use run::Run;
+
+/// How the process that performed the operation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// By SIGKILL, somewhere in the operation.
+    Killed,
+    /// It came to the end of the operation, dropped what it had, and exited.
+    Finished,
+}
+
+/// One operation on a shared structure, and what its survivors find.
+///
+/// What is shared must lie in memory that a forked child shares: a `MAP_SHARED` mapping.
+pub trait Scenario {
+    /// What the survivors have: the mapping, their membership, their handles.
+    type World;
+    /// What the process has that is killed: its membership, its handles.
+    type Doomed;
+
+    /// Names it in reports.
+    fn name(&self) -> String;
+
+    /// Paths of the public functions that it kills somebody in, such as `ring::Sender::send`.
+    fn operations(&self) -> &'static [&'static str];
+
+    /// A new world, made by the test process for each death.
+    fn world(&self) -> Self::World;
+
+    /// In the forked child: what comes before the operation, and is not traced. It may start
+    /// threads; they run, but are not traced.
+    fn prepare(&self, world: &Self::World, notes: &Notes) -> Self::Doomed;
+
+    /// In the forked child: the operation. What it was told succeeded goes into the notes at once.
+    fn operate(&self, world: &Self::World, doomed: &mut Self::Doomed, notes: &Notes);
+
+    /// The shared bytes. What differs from process to process (pids, start times) is left out.
+    fn image(&self, world: &Self::World) -> Vec<u8>;
+
+    /// Survivors recover, go on using the structure, and compare it with what they expect: what was
+    /// noted is there, what was not noted is there wholly or not at all, nothing leaks.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self, world: Self::World, notes: &Notes, end: End) -> Result<(), String>;
+}

@@ -1,0 +1,190 @@
+//! What a run tried, and what it found.
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Findings that are shown.
+const SHOWN: usize = 5;
+/// Findings after which a run is given up: it has failed.
+pub(super) const FINDINGS_MAX: usize = 20;
+const LOG: &str = "SHM_CRASH_LOG";
+
+/// What a run tried, in figures, and what it found.
+#[derive(Debug)]
+#[must_use = "a report that nobody asks has shown nothing"]
+pub struct Report {
+    pub(super) name: String,
+    pub(super) mode: &'static str,
+    pub(super) operations: &'static [&'static str],
+    /// Why nothing was tried.
+    pub(super) not_run: Option<String>,
+    /// Instructions of the operation.
+    pub(super) instructions: usize,
+    /// Of them tried. (Of recoverers: instructions of theirs.)
+    pub(super) points: usize,
+    /// Whether these are all.
+    pub(super) is_exhaustive: bool,
+    /// Different images of what is shared.
+    pub(super) images: usize,
+    pub(super) missed: usize,
+    pub(super) drifted: usize,
+    pub(super) missed_max: usize,
+    pub(super) drifted_max: usize,
+    /// The most instructions that a bystander needed.
+    pub(super) bystander: usize,
+    pub(super) findings: Vec<Finding>,
+    pub(super) took: Duration,
+}
+
+/// One death after which something was wrong.
+#[derive(Debug)]
+pub(super) struct Finding {
+    /// Index of the instruction; none where no death was needed.
+    pub(super) at: Option<(usize, u64)>,
+    pub(super) what: String,
+}
+
+impl Report {
+    /// Deaths, stops or forks that were tried.
+    pub fn points(&self) -> usize {
+        self.points
+    }
+
+    /// Instructions of the operation.
+    pub fn instructions(&self) -> usize {
+        self.instructions
+    }
+
+    /// Different states of the shared bytes that the operation goes through.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Asserts that nothing was found, and not more missed or drifted than was allowed. Where
+    /// nothing could be run, that has been said, and this returns.
+    ///
+    /// # Panics
+    /// With what was found.
+    #[track_caller]
+    pub fn passes(self) {
+        if self.not_run.is_some() {
+            return;
+        }
+        assert!(self.findings.is_empty(), "{self}");
+        assert!(
+            self.missed <= self.missed_max,
+            "more were missed than {}: {self}",
+            self.missed_max
+        );
+        let most = self.drifted_max;
+        assert!(self.drifted <= most, "more have drifted than {most}: {self}");
+    }
+
+    /// Asserts that a planted bug was found, for this reason: a part of what a check says.
+    ///
+    /// # Panics
+    /// Where nothing was found, or only something else.
+    #[track_caller]
+    pub fn finds(self, reason: &str) {
+        if self.not_run.is_some() {
+            return;
+        }
+        let found = self.findings.iter().any(|finding| finding.what.contains(reason));
+        assert!(found, "no finding says `{reason}`: {self}");
+    }
+
+    /// Says what was tried, and writes it to the log that CI reads.
+    pub(super) fn publish(&self) {
+        match &self.not_run {
+            Some(why) => println!("killpoint: {}, {}: not run: {why}", self.name, self.mode),
+            None => println!("killpoint: {self}"),
+        }
+        let Some(path) = std::env::var_os(LOG) else { return };
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let written = file.and_then(|mut file| file.write_all(self.log_line().as_bytes()));
+        assert!(written.is_ok(), "{LOG}={}: {written:?}", path.display());
+    }
+
+    /// One line, by one write: tests of several processes append to one log.
+    fn log_line(&self) -> String {
+        let mut line = format!("{}\t{}", self.name, self.mode);
+        let depth = match (&self.not_run, self.is_exhaustive) {
+            (Some(_), _) => "not-run",
+            (None, true) => "all",
+            (None, false) => "sample",
+        };
+        let figures = [
+            self.instructions,
+            self.points,
+            self.images,
+            self.missed,
+            self.drifted,
+            self.findings.len(),
+            self.bystander,
+            self.took.as_millis() as usize,
+        ];
+        let _ = write!(line, "\t{depth}");
+        for figure in figures {
+            let _ = write!(line, "\t{figure}");
+        }
+        let _ = writeln!(line, "\t{}", self.operations.join(","));
+        line
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { name, mode, instructions, points, images, missed, drifted, .. } = self;
+        let depth = match self.is_exhaustive {
+            true => "all",
+            false if self.findings.len() >= FINDINGS_MAX => "given up",
+            false => "a sample",
+        };
+        write!(
+            f,
+            "{name}, {mode}: {instructions} instructions, {points} points ({depth}), {images} \
+             images, {missed} missed, {drifted} drifted, "
+        )?;
+        if self.bystander > 0 {
+            write!(f, "bystander at most {} instructions, ", self.bystander)?;
+        }
+        write!(f, "{} findings, {:.1} s", self.findings.len(), self.took.as_secs_f64())?;
+        for finding in self.findings.iter().take(SHOWN) {
+            match finding.at {
+                Some((index, rip)) => {
+                    write!(f, "\n  at instruction {index}, {}: {}", Place(rip), finding.what)?;
+                }
+                None => write!(f, "\n  {}", finding.what)?,
+            }
+        }
+        let more = self.findings.len().saturating_sub(SHOWN);
+        if more > 0 { write!(f, "\n  and {more} more") } else { Ok(()) }
+    }
+}
+
+/// An address of code: the file it was mapped from and the offset there, for `addr2line -e`, and
+/// the exported symbol if there is one.
+struct Place(u64);
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+        // SAFETY: `info` is ours; any address may be asked about.
+        let found = unsafe { libc::dladdr(self.0 as *const libc::c_void, info.as_mut_ptr()) } != 0;
+        // SAFETY: all zero is valid for its pointers, and it has been filled in if found.
+        let info = unsafe { info.assume_init() };
+        if !found || info.dli_fname.is_null() {
+            return write!(f, "{:#x}", self.0);
+        }
+        // SAFETY: a string of the dynamic linker's, of a file that stays loaded.
+        let file = unsafe { std::ffi::CStr::from_ptr(info.dli_fname) }.to_string_lossy();
+        let file = file.rsplit('/').next().unwrap_or_default();
+        write!(f, "{file}+{:#x}", self.0 - info.dli_fbase as u64)?;
+        if info.dli_sname.is_null() {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let symbol = unsafe { std::ffi::CStr::from_ptr(info.dli_sname) }.to_string_lossy();
+        write!(f, " ({symbol}+{:#x})", self.0 - info.dli_saddr as u64)
+    }
+}

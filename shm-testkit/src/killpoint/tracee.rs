@@ -1,0 +1,292 @@
+//! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
+use super::dog::Dog;
+use super::machine::{REFUSAL, RIP, TRAP, mark};
+use super::page::Page;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+/// What the child is to do. It calls [`mark`] twice, and what lies between is what is traced.
+pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
+
+const EXIT_ERROR: i32 = 1;
+const EXIT_REFUSED: i32 = 77;
+const EXIT_PANIC: i32 = 101;
+
+/// A child of the calling thread, stopped, unless it has ended.
+pub(super) struct Tracee<'d> {
+    pid: i32,
+    dog: &'d Dog,
+    /// Its last status, once it has been reaped.
+    ended: Option<i32>,
+}
+
+/// What a resumed child does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// At a mark, at a breakpoint, or after one instruction.
+    Trap,
+    /// With this status; it is reaped.
+    Ended(i32),
+}
+
+impl<'d> Tracee<'d> {
+    /// A child that stands at its first mark.
+    ///
+    /// # Errors
+    /// How it ended before it came there.
+    pub(super) fn start(dog: &'d Dog, page: &Page, life: Life<'_>) -> Result<Tracee<'d>, String> {
+        // SAFETY: the child uses nothing that another thread may have locked, but for what the
+        // scenario does; the watchdog sees to that.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            live(page, life);
+        }
+        assert!(pid > 0, "no child: {}", io::Error::last_os_error());
+        dog.guard(pid);
+        let mut tracee = Tracee { pid, dog, ended: None };
+        match tracee.wait() {
+            Stop::Trap => {}
+            Stop::Ended(status) => return Err(tell_end(status, page)),
+        }
+        ptrace(libc::PTRACE_SETOPTIONS, pid, 0, libc::PTRACE_O_EXITKILL as usize)
+            .map_err(|error| format!("PTRACE_SETOPTIONS: {error}"))?;
+        Ok(tracee)
+    }
+
+    /// Where it stands: the instruction that it executes next.
+    pub(super) fn rip(&self) -> u64 {
+        // None: it was killed by the watchdog; the next step says so.
+        ptrace(libc::PTRACE_PEEKUSER, self.pid, RIP, 0).unwrap_or(0) as u64
+    }
+
+    /// Eight bytes of its memory.
+    pub(super) fn peek(&self, address: u64) -> [u8; 8] {
+        let word = ptrace(libc::PTRACE_PEEKTEXT, self.pid, address as usize, 0);
+        word.unwrap_or(0).to_le_bytes()
+    }
+
+    /// Executes one instruction; of a repeated string instruction, one round.
+    pub(super) fn step(&mut self) -> Stop {
+        self.go(libc::PTRACE_SINGLESTEP)
+    }
+
+    /// Goes on to the next trap or its end.
+    pub(super) fn resume(&mut self) -> Stop {
+        self.go(libc::PTRACE_CONT)
+    }
+
+    /// Runs at full speed to its `arrivals`-th arrival at `rip`. `Ok(false)`: it trapped elsewhere,
+    /// for instance at its second mark.
+    ///
+    /// # Errors
+    /// It ended before, with this status.
+    pub(super) fn run_to(&mut self, rip: u64, arrivals: u32) -> Result<bool, i32> {
+        let old = self.peek(rip);
+        let mut planted = old;
+        planted[0] = TRAP;
+        for arrival in 1..=arrivals {
+            self.poke(rip, planted);
+            if let Stop::Ended(status) = self.resume() {
+                return Err(status);
+            }
+            self.poke(rip, old);
+            if self.rip() != rip + 1 {
+                return Ok(false);
+            }
+            let _ = ptrace(libc::PTRACE_POKEUSER, self.pid, RIP, rip as usize);
+            if arrival < arrivals
+                && let Stop::Ended(status) = self.step()
+            {
+                return Err(status);
+            }
+        }
+        Ok(true)
+    }
+
+    /// SIGKILL, and reaped: when this returns no thread of it executes anything any more.
+    pub(super) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if self.ended.is_none() {
+            // SAFETY: our own child, not reaped yet.
+            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            while let Stop::Trap = self.wait() {}
+        }
+    }
+
+    fn poke(&self, address: u64, bytes: [u8; 8]) {
+        // An error: it was killed by the watchdog; the next step says so.
+        let word = u64::from_le_bytes(bytes) as usize;
+        let _ = ptrace(libc::PTRACE_POKETEXT, self.pid, address as usize, word);
+    }
+
+    /// Signals that are not ours are passed on.
+    fn go(&mut self, request: libc::c_uint) -> Stop {
+        let mut signal = 0;
+        loop {
+            // An error: it was killed; `wait` says so.
+            let _ = ptrace(request, self.pid, 0, signal as usize);
+            match self.wait_raw() {
+                status if !libc::WIFSTOPPED(status) => return Stop::Ended(status),
+                status if libc::WSTOPSIG(status) == libc::SIGTRAP => return Stop::Trap,
+                status => signal = passed_on(libc::WSTOPSIG(status)),
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Stop {
+        match self.wait_raw() {
+            status if !libc::WIFSTOPPED(status) => Stop::Ended(status),
+            status if libc::WSTOPSIG(status) == libc::SIGTRAP => Stop::Trap,
+            status => {
+                let _ = ptrace(libc::PTRACE_CONT, self.pid, 0, libc::WSTOPSIG(status) as usize);
+                self.wait()
+            }
+        }
+    }
+
+    fn wait_raw(&mut self) -> i32 {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is ours.
+            let reaped = unsafe { libc::waitpid(self.pid, &mut status, libc::__WALL) };
+            if reaped == self.pid {
+                break;
+            }
+            let error = io::Error::last_os_error();
+            assert_eq!(error.raw_os_error(), Some(libc::EINTR), "lost child {}", self.pid);
+        }
+        if !libc::WIFSTOPPED(status) {
+            self.ended = Some(status);
+            self.dog.forget(self.pid);
+        }
+        status
+    }
+}
+
+impl Drop for Tracee<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Passed on, a stop signal would stop it again and again.
+fn passed_on(signal: i32) -> i32 {
+    let stops = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
+    if stops.contains(&signal) { 0 } else { signal }
+}
+
+/// How a child ended, in words, with what it said.
+pub(super) fn tell_end(status: i32, page: &Page) -> String {
+    let how = if libc::WIFSIGNALED(status) {
+        format!("was ended by signal {}", libc::WTERMSIG(status))
+    } else {
+        match libc::WEXITSTATUS(status) {
+            0 => "ended".to_owned(),
+            EXIT_ERROR => "failed".to_owned(),
+            EXIT_REFUSED => "was refused ptrace".to_owned(),
+            EXIT_PANIC => "panicked".to_owned(),
+            code => format!("exited with {code}"),
+        }
+    };
+    let said = page.said();
+    if said.is_empty() { how } else { format!("{how}: {said}") }
+}
+
+/// The child.
+fn live(page: &Page, life: Life<'_>) -> ! {
+    // Nobody is left behind where the test process is killed; once stopped, EXITKILL sees to that.
+    // SAFETY: changes this process only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if let Err(error) = ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+        page.refused.store(error.raw_os_error().unwrap_or(0) as u64, Ordering::Relaxed);
+        leave(EXIT_REFUSED);
+    }
+    // What it has to say goes to the parent by the page; output may be locked by another thread.
+    std::panic::set_hook(Box::new(|_| {}));
+    settle_heap();
+    let code = match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => {
+            page.say(&error);
+            EXIT_ERROR
+        }
+        Err(payload) => {
+            page.say(&panic_message(&*payload));
+            EXIT_PANIC
+        }
+    };
+    leave(code)
+}
+
+/// Ends the process without running anything of its parent's.
+pub(super) fn leave(code: i32) -> ! {
+    // SAFETY: ends this process.
+    unsafe { libc::_exit(code) }
+}
+
+/// What a panic said.
+pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Gives the allocator the same state in each child, whatever the parent did with it before: glibc
+/// keeps up to seven blocks of each small size per thread, and takes those first.
+fn settle_heap() {
+    const KEPT_MAX: usize = 7;
+    for size in (24..=1032).step_by(16) {
+        // More than are kept, so that none is left; then as many as serve either way.
+        let block = |_| std::hint::black_box(Vec::with_capacity(size));
+        let blocks: [Vec<u8>; KEPT_MAX + 1] = std::array::from_fn(block);
+        for (index, block) in blocks.into_iter().enumerate() {
+            if index < KEPT_MAX / 2 {
+                drop(block);
+            } else {
+                std::mem::forget(block);
+            }
+        }
+    }
+}
+
+fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {
+    // SAFETY: this thread's own.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above. A word that is peeked may be -1, so only errno tells an error.
+    unsafe { *errno = 0 };
+    // SAFETY: reads and writes the child only; each request used here takes plain words.
+    let word = unsafe { libc::ptrace(request, pid, address, data) };
+    let error = io::Error::last_os_error();
+    if word == -1 && error.raw_os_error() != Some(0) { Err(error) } else { Ok(word) }
+}
+
+/// Why no child can be traced here; `None` where one can.
+pub(super) fn refusal(dog: &Dog) -> Option<String> {
+    if let Some(why) = REFUSAL {
+        return Some(why.to_owned());
+    }
+    let page = Page::new();
+    dog.watch("whether a child may be traced");
+    let mut life = || {
+        mark();
+        mark();
+        Ok(())
+    };
+    let mut tracee = match Tracee::start(dog, &page, &mut life) {
+        Ok(tracee) => tracee,
+        Err(end) => {
+            let errno = page.refused.load(Ordering::Relaxed);
+            let error = io::Error::from_raw_os_error(errno as i32);
+            return Some(format!("a child may not be traced here: it {end} ({error})"));
+        }
+    };
+    let before = tracee.rip();
+    let steps = tracee.step() == Stop::Trap && tracee.rip() != before;
+    (!steps).then(|| "a child cannot be stepped here".to_owned())
+}

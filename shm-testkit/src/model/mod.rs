@@ -1,0 +1,82 @@
+//! What a model of shared memory needs beyond loom: death at any access, and a proof that each
+//! ordering matters.
+//!
+//! Only under `--cfg shm_loom`, in `RUSTFLAGS`. The structure under test takes its atomics from one
+//! module of its own: core's in production, [`AtomicU32`], [`AtomicU64`] and [`fence`] of this one
+//! in models. They are loom's, with a shadow access per word (see [`without_shadow`]), a note of
+//! each ordering used, and death.
+//!
+//! A modelled process is a [`thread`] whose body runs inside [`mortal`]: after `fuel` accesses it
+//! unwinds, and from then on nothing it does has an effect, destructors included, as after SIGKILL.
+//! [`every_death`] sweeps the fuel from 0 until no schedule runs out of it.
+//! [`every_ordering_matters`] reruns a model once per ordering site with that site weakened, and
+//! reports the sites whose weakening no run noticed. [`finds`] holds a checker to its planted bugs.
+//!
+//! ```
+//! use shm_testkit::model::{self, AtomicU32, Deaths, UnsafeCell};
+//! use std::sync::Arc;
+//! use std::sync::atomic::Ordering::{Acquire, Release};
+//!
+//! /// A value that is there once `full` is 1.
+//! struct Slot {
+//!     full: AtomicU32,
+//!     value: UnsafeCell<u64>,
+//! }
+//! // SAFETY: loom checks that `full` orders the accesses to `value`.
+//! unsafe impl Sync for Slot {}
+//!
+//! /// The writer may die at any access; what the reader finds is whole.
+//! fn published(fuel: u32, deaths: &Deaths) {
+//!     let slot = Arc::new(Slot { full: AtomicU32::new(0), value: UnsafeCell::new(0) });
+//!     let (theirs, deaths) = (slot.clone(), deaths.clone());
+//!     let writer = model::thread::spawn(move || {
+//!         let end = model::mortal(fuel, || {
+//!             // SAFETY: not published yet.
+//!             theirs.value.with_mut(|value| unsafe { *value = 7 });
+//!             theirs.full.store(1, Release);
+//!         });
+//!         if end.is_none() {
+//!             deaths.died();
+//!         }
+//!     });
+//!     if slot.full.load(Acquire) == 1 {
+//!         // SAFETY: published, and never written again.
+//!         assert_eq!(slot.value.with(|value| unsafe { *value }), 7);
+//!     }
+//!     writer.join().unwrap();
+//! }
+//!
+//! let tried = model::every_death(published);
+//! assert!(tried.deaths > 0);
+//! let found = model::every_ordering_matters(&[file!()], || {
+//!     model::check(|| published(u32::MAX, &Deaths::default()));
+//! });
+//! assert_eq!(found, 2, "the Release, and the Acquire");
+//! ```
+//!
+//! Modules, lowest first; each uses only those above it.
+
+// `mortal`: a process that dies at its n-th access.
+mod death;
+
+// `every_ordering_matters`: each ordering weakened, and the model fails.
+mod orders;
+
+// The atomics: of the runtime, with shadow, notes and death.
+mod atomic;
+
+// `check`, `every_death`, `finds`: how a model is run.
+mod run;
+
+pub use atomic::{AtomicU32, AtomicU64, fence, spin_loop, without_shadow, yield_now};
+pub use death::{Deaths, Effect, is_dead, mortal, step};
+pub use orders::every_ordering_matters;
+pub use run::preemption_bound;
+pub use run::{Tried, check, check_bounded, every_death, every_death_bounded, finds};
+
+/// What schedules the threads of a model.
+pub use loom as runtime;
+/// Payload whose unordered accesses fail the model.
+pub use loom::cell::UnsafeCell;
+/// The threads of a model: each one process, or several of one.
+pub use runtime::thread;
