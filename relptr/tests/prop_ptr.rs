@@ -132,3 +132,48 @@ fn a_pointer_to_the_base_is_not_null() {
     assert!(!pointer.is_null());
     assert_eq!(pointer.read(region), Ok(7));
 }
+
+#[test]
+fn compact_forms_and_slices_say_what_they_hold() {
+    let null = RelPtr32::<u64>::from_bits(0);
+    assert!(null.is_null() && null.widen().is_null());
+    assert_eq!(RelPtr32::<u64>::from_bits(7).to_bits(), 7);
+    let slice = |start, len| RelSlice::<u64>::new(RelPtr::from_offset(start), len);
+    assert_eq!(slice(8, 3).len(), 3);
+    assert!(slice(8, 0).is_empty() && !slice(8, 3).is_empty());
+    assert_eq!(slice(8, 3), slice(8, 3));
+    assert_ne!(slice(8, 3), slice(8, 2));
+    assert_ne!(slice(8, 3), slice(16, 3));
+}
+
+#[test]
+fn what_is_printed_for_debugging_names_pointer_length_and_tag() {
+    let pointer = RelPtr::<u64>::from_offset(8);
+    assert_eq!(format!("{:?}", RelSlice::new(pointer, 3)), format!("RelSlice({pointer:?}, 3)"));
+    let tagged = TaggedRelPtr::new(pointer, 5).unwrap();
+    assert_eq!(format!("{tagged:?}"), format!("{pointer:?}#5"));
+}
+
+#[test]
+fn an_error_says_what_was_wrong() {
+    let memory = &mut [0xff; 16];
+    let region = region(memory);
+    let text = |pointer: RelPtr<u64>| pointer.resolve(region).unwrap_err().to_string();
+    assert_eq!(text(RelPtr::NULL), "null relative pointer");
+    assert_eq!(
+        text(RelPtr::from_offset(200)),
+        "8 bytes at offset 200 are outside a region of 128 bytes"
+    );
+    let name = RelStr::new(RelPtr::from_offset(0), 4);
+    let refused = name.copy_to(region, &mut [0; 4]).unwrap_err();
+    assert_eq!(refused.to_string(), "no UTF-8 from byte 0 on");
+    let nowhere = RelStr::new(RelPtr::NULL, 4).copy_to(region, &mut [0; 4]).unwrap_err();
+    assert_eq!(nowhere.to_string(), "null relative pointer");
+}
+
+#[test]
+fn a_region_is_empty_without_bytes_only() {
+    let memory = &mut [0; 16];
+    assert!(!region(memory).is_empty());
+    assert!(region(memory).sub(8, 0).unwrap().is_empty());
+}
