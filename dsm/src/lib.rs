@@ -55,4 +55,4 @@ pub use domain::{
     OpenError,
 };
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use segment::{CallbackId, Segment};
+pub use segment::{CallbackId, CheckError, Segment};

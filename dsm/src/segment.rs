@@ -1,4 +1,5 @@
 //! A segment as this process has it: attached, for as long as anybody here uses its memory.
+use crate::backend::pages;
 use crate::control::{Control, PinError};
 use crate::handle::SegmentHandle;
 use shm_core::Region;
@@ -33,6 +34,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 #[derive(Clone, Debug)]
 pub struct Segment {
     attachment: Arc<Attachment>,
+}
+
+/// Why shared memory that is mapped cannot be relied on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// Somebody has cut its file off.
+    #[error(
+        "shared memory of {len} bytes was cut off by somebody while it was mapped: touch it no \
+         more (that sends SIGBUS), keep it mapped, and make it anew"
+    )]
+    CutOff {
+        /// Bytes that it had.
+        len: u64,
+    },
+    /// The system does not tell.
+    #[error("cannot tell whether shared memory is all there (`madvise`, since Linux 5.14): {0}")]
+    Unknown(std::io::Error),
+}
+
+/// Asks the system whether all of `mapping` is there.
+pub(crate) fn check(mapping: &Mapping) -> Result<(), CheckError> {
+    match pages::is_whole(mapping) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CheckError::CutOff { len: mapping.len() as u64 }),
+        Err(errno) => Err(CheckError::Unknown(errno.into())),
+    }
 }
 
 /// Names one callback of one segment.
@@ -121,6 +149,28 @@ impl Segment {
     /// The memory. Whoever holds it keeps the segment attached.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.attachment.mapping
+    }
+
+    /// Asks the system whether all of it is there, by one system call. Files of `posix` and `mmap`
+    /// can be cut off by any program of this user (`memfd` is sealed against it, and System V
+    /// segments have one size); who then touches what is gone gets SIGBUS.
+    ///
+    /// It tells of the moment when it was asked. A file that was cut off and made longer again is
+    /// there, with zeroes in it.
+    ///
+    /// ```
+    /// # let name = format!("doc-check-{}", std::process::id());
+    /// let domain = dsm::Domain::open(dsm::DomainConfig::new(&name))?;
+    /// let segment = domain.create_segment(10_000)?;
+    /// segment.check()?;
+    /// domain.check()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CheckError`].
+    pub fn check(&self) -> Result<(), CheckError> {
+        check(&self.attachment.mapping)
     }
 
     /// The memory, for as long as the segment is held.

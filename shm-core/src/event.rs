@@ -1,7 +1,7 @@
 //! Sleeping until something may have changed, without a lost wake-up and without a system call
 //! when nobody sleeps.
 use crate::futex::{Futex, Wake};
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use relptr::ShmSync;
 use std::time::Instant;
 
@@ -11,6 +11,10 @@ const SLEEPER: u32 = 1;
 const WAKING: u32 = 2;
 /// The rest of the word counts wake-ups.
 const ONE: u32 = 4;
+
+/// Rounds in which the word may change under a waker. Among honest processes each is a sleeper's or
+/// another waker's success; one that overwrites the word without end shall not hold us up so long.
+const ROUNDS_MAX: u32 = 1 << 20;
 
 /// A place to sleep until somebody says that something changed. 4 bytes in production.
 ///
@@ -101,24 +105,105 @@ impl EventCount {
 
     #[cold]
     fn wake(&self) {
-        let mut word = self.futex.word().load(Ordering::Relaxed);
-        // The word must move (a sleeper that compares now must not sleep) and lose the bit.
+        let waking = self.change(|word| (word & !SLEEPER | WAKING).wrapping_add(ONE));
+        self.futex.wake_all();
+        if let Some(waking) = waking {
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            // Nobody announced itself since: nobody sleeps.
+            let _ = self.futex.word().compare_exchange(waking, waking & !WAKING, ok, err);
+        }
+    }
+
+    /// Makes the word move (a sleeper that compares now must not sleep) and lose the bit: what it
+    /// is then, or `None` where others moved it all the time, and then it has moved just as well.
+    fn change(&self, next: impl Fn(u32) -> u32) -> Option<u32> {
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-        let next = loop {
-            let next = (word & !SLEEPER | WAKING).wrapping_add(ONE);
+        let mut word = self.futex.word().load(Ordering::Relaxed);
+        for _ in 0..ROUNDS_MAX {
+            let next = next(word);
             match self.futex.word().compare_exchange(word, next, ok, err) {
-                Ok(_) => break next,
+                Ok(_) => return Some(next),
                 Err(now) => word = now,
             }
-        };
-        self.futex.wake_all();
-        // Nobody announced itself since: nobody sleeps.
-        let _ = self.futex.word().compare_exchange(next, next & !WAKING, ok, err);
+        }
+        None
     }
 }
 
 impl Default for EventCount {
     fn default() -> EventCount {
         EventCount::new()
+    }
+}
+
+/// An event's word where one side alone can write it: "I sleep, for the n-th time". 8 bytes.
+///
+/// For two processes that share no word that both may write. The sleeper announces a number that
+/// it has not used before, looks again, and sleeps on a bell; the other side changes something,
+/// looks at the number, and rings the bell, once for each number. The two fences do what those of
+/// an [`EventCount`] do.
+///
+/// # If a process dies here
+/// A sleeper leaves its number: the other side rings in vain, once.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Announcement {
+    number: AtomicU64,
+}
+
+// SAFETY: one atomic word.
+unsafe impl ShmSync for Announcement {}
+
+impl Announcement {
+    /// Nobody sleeps.
+    pub fn new() -> Announcement {
+        Announcement { number: AtomicU64::new(0) }
+    }
+
+    /// Announces sleep number `number`, not 0. Look at the condition once more after this.
+    #[inline]
+    pub fn announce(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
+        // Pairs with the fence in `announced`: the number before the condition.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the sleeper is awake.
+    #[inline]
+    pub fn withdraw(&self) {
+        self.number.store(0, Ordering::Relaxed);
+    }
+
+    /// The other side, after it changed something: the number of the sleep to end, 0 for none. A
+    /// claim: any number, at any time.
+    #[inline]
+    pub fn announced(&self) -> u64 {
+        // Pairs with the fence in `announce`: the condition before the number.
+        fence(Ordering::SeqCst);
+        self.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Announcement {
+    fn default() -> Announcement {
+        Announcement::new()
+    }
+}
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_never_stays_is_given_up() {
+        let event = EventCount::new();
+        let ticket = event.prepare();
+        let changed = event.change(|word| {
+            event.futex.word().store(word.wrapping_add(ONE), Ordering::Relaxed);
+            word | WAKING
+        });
+        assert_eq!(changed, None);
+        event.wait(ticket, None); // it has moved, so nobody sleeps on what it was
+        assert_eq!(event.change(|word| word | WAKING), Some(event.futex.load(Ordering::Relaxed)));
     }
 }

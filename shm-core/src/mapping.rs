@@ -25,7 +25,8 @@ impl Mapping {
     ///
     /// # Safety
     /// The range is one mapping or allocation, aligned to 64 bytes, readable and writable until
-    /// `unmap` is called, and referred to by nobody else in this process.
+    /// `unmap` is called, and referred to by nobody else in this process. One that is only readable
+    /// must not come into safe hands.
     pub unsafe fn from_raw(base: NonNull<u8>, len: usize, unmap: Unmap) -> Arc<Mapping> {
         Arc::new(Mapping { base, len, unmap: Some(unmap) })
     }

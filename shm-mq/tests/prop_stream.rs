@@ -1,10 +1,11 @@
 //! Any sequence of operations on both ends agrees with a plain queue; and messages of every length
-//! from 0 to four times the ring survive at every place in the ring.
+//! from 0 to four times the ring survive at every place in the ring. At each level of trust.
 #![cfg(not(shm_loom))]
 mod common;
-use common::{stream, text};
+use common::{hostile_stream, stream_among, text};
 use proptest::prelude::*;
-use shm_mq::stream::{Receiver, RecvError, SendError, Sender, frame_bytes};
+use shm_core::trust::{Buggy, Crashing};
+use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender, frame_bytes};
 use std::collections::VecDeque;
 
 /// Lengths are in percent of the ring.
@@ -37,18 +38,17 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// The two ends and what they should do.
-struct Pair {
+struct Pair<S: Level, R: Level> {
     ring: u64,
-    sender: Sender,
-    receiver: Receiver,
+    sender: Sender<S>,
+    receiver: Receiver<R>,
     sent: u64,
     /// Messages in the stream, and whether each has been published for certain.
     model: VecDeque<(Vec<u8>, bool)>,
 }
 
-impl Pair {
-    fn new(ring: u64) -> Pair {
-        let (sender, receiver) = stream(ring);
+impl<S: Level, R: Level> Pair<S, R> {
+    fn new(ring: u64, (sender, receiver): (Sender<S>, Receiver<R>)) -> Self {
         Pair { ring, sender, receiver, sent: 0, model: VecDeque::new() }
     }
 
@@ -159,22 +159,34 @@ impl Pair {
     }
 }
 
+fn agrees<S: Level, R: Level>(mut pair: Pair<S, R>, ops: &[Op]) {
+    for op in ops {
+        pair.apply(op);
+    }
+    pair.drain();
+}
+
 proptest! {
     #[test]
     fn any_operations_agree_with_a_queue(
         words in 1..=32_u64,
         ops in proptest::collection::vec(op(), 0..100),
     ) {
-        let mut pair = Pair::new(words * 8);
-        for op in &ops {
-            pair.apply(op);
-        }
-        pair.drain();
+        let ring = words * 8;
+        agrees(Pair::new(ring, stream_among::<Crashing, Crashing>(ring)), &ops);
+        agrees(Pair::new(ring, stream_among::<Buggy, Buggy>(ring)), &ops);
+        agrees(Pair::new(ring, stream_among::<Crashing, Buggy>(ring)), &ops);
+        agrees(Pair::new(ring, stream_among::<Buggy, Crashing>(ring)), &ops);
+        agrees(Pair::new(ring, hostile_stream(ring)), &ops);
     }
 }
 
 /// Sends and receives one message, a step of each side in turn; says how far the ring moved.
-fn pass(sender: &mut Sender, receiver: &mut Receiver, message: &[u8]) -> u64 {
+fn pass<S: Level, R: Level>(
+    sender: &mut Sender<S>,
+    receiver: &mut Receiver<R>,
+    message: &[u8],
+) -> u64 {
     let mut sending = sender.start(message).unwrap();
     let mut moved = 0;
     loop {
@@ -194,6 +206,12 @@ fn pass(sender: &mut Sender, receiver: &mut Receiver, message: &[u8]) -> u64 {
 
 #[test]
 fn every_length_at_every_place() {
+    every_length(stream_among::<Crashing, Crashing>);
+    every_length(stream_among::<Buggy, Buggy>);
+    every_length(hostile_stream);
+}
+
+fn every_length<T: Level>(stream: impl Fn(u64) -> (Sender<T>, Receiver<T>)) {
     let mut passed = 0;
     for ring in [8, 16, 24, 64, 128] {
         for offset in (0..ring).step_by(8) {

@@ -1,4 +1,6 @@
-//! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models.
+//! For tests of shared-memory programs: child processes, unique names, watchdogs, plain models; and
+//! checkers of structures in shared memory, ours and yours: models with deaths, deaths at every
+//! instruction, memory that lies, system calls that fail.
 //!
 //! It depends on no other crate of this workspace, so that any of them, and any user, can test
 //! with it. Linux with glibc. A helper that is used wrongly, or that waits in vain, panics: that
@@ -6,21 +8,27 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
+// `within`: aborts the process, with a message, when something takes too long.
+pub mod watchdog;
+
 // Runs a function of the same test binary in a child process.
 pub mod child;
 
-// Kills a process at every instruction of an operation, and has the survivors checked.
-pub mod killpoint;
+// Names nobody else uses; what a test leaves behind is found and removed.
+pub mod unique;
+
+// Models too simple to be wrong, for property tests to compare with.
+pub mod plain;
+
+// System calls that fail, namespaces and limits: an operation where the system lets it down.
+pub mod fault;
 
 // Models of structures in shared memory: every interleaving, a death at any access.
 #[cfg(shm_loom)]
 pub mod model;
 
-// Models too simple to be wrong, for property tests to compare with.
-pub mod plain;
+// Kills a process at every instruction of an operation, and has the survivors checked.
+pub mod killpoint;
 
-// Names nobody else uses; what a test leaves behind is found and removed.
-pub mod unique;
-
-// `within`: aborts the process, with a message, when something takes too long.
-pub mod watchdog;
+// Guard pages, lies, and the thread that tells them: is a structure safe from a bad peer?
+pub mod liar;

@@ -1,7 +1,6 @@
 //! What can go wrong, each with its cause and its remedy.
-use super::Backend;
+use super::{Backend, pages};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 use std::io;
 
 /// A word that names no backend.
@@ -163,7 +162,7 @@ impl BackendError {
             Errno::ACCESS | Errno::PERM => BackendError::Denied { call, name },
             Errno::MFILE => limit(name, "RLIMIT_NOFILE", "raise it with `ulimit -n`"),
             Errno::NFILE => limit(name, "fs.file-max", "raise it with `sysctl`"),
-            Errno::NOMEM if getrlimit(Resource::As).current.is_some() => {
+            Errno::NOMEM if pages::limit_of(libc::RLIMIT_AS).is_some() => {
                 limit(name, "RLIMIT_AS", "raise it with `ulimit -v`, or ask for less")
             }
             Errno::NOMEM => limit(

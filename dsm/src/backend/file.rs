@@ -23,7 +23,7 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, linkat, openat,
     statat, unlinkat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{geteuid, getpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -100,7 +100,7 @@ pub(super) fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendEr
     let entry = Entry::new(place, prefix)?;
     let failed = |errno| entry.error("getdents", errno);
     let mut names = Vec::new();
-    for file in Dir::read_from(&entry.directory).map_err(failed)? {
+    for file in retry_on_intr(|| Dir::read_from(&entry.directory)).map_err(failed)? {
         match file.map_err(failed)?.file_name().to_str() {
             Ok(name) if name.starts_with(prefix) && !name.starts_with('.') => {
                 names.push(name.to_owned());
@@ -131,7 +131,8 @@ impl<'a> Entry<'a> {
             _ => place.directory.as_path(),
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = openat(CWD, path, flags, Mode::empty()).map_err(|errno| match errno {
+        let opened = retry_on_intr(|| openat(CWD, path, flags, Mode::empty()));
+        let directory = opened.map_err(|errno| match errno {
             Errno::NOENT => unusable(path, "does not exist"),
             Errno::NOTDIR => unusable(path, "is not a directory"),
             Errno::ACCESS => unusable(path, "is not readable"),
@@ -143,7 +144,7 @@ impl<'a> Entry<'a> {
     /// A file without a name, or `None` where the file system has none such.
     fn nameless(&self) -> Result<Option<OwnedFd>, BackendError> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match openat(&self.directory, ".", flags, MODE) {
+        match retry_on_intr(|| openat(&self.directory, ".", flags, MODE)) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => Ok(None),
             Err(errno) => Err(self.not_made("open", errno)),
@@ -190,7 +191,7 @@ impl<'a> Entry<'a> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
         for round in 0..ROUNDS_MAX {
             let name = format!("{}.{}-{round}", self.name, getpid().as_raw_nonzero());
-            match openat(&self.directory, &*name, flags, MODE) {
+            match retry_on_intr(|| openat(&self.directory, &*name, flags, MODE)) {
                 Ok(fd) => return Ok((fd, name)),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(self.not_made("open", errno)),
@@ -203,7 +204,7 @@ impl<'a> Entry<'a> {
     fn open(&self) -> Result<Option<OwnedFd>, BackendError> {
         // NONBLOCK: a FIFO or a device in its place must not hold us up.
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match openat(&self.directory, self.name, flags, Mode::empty()) {
+        match retry_on_intr(|| openat(&self.directory, self.name, flags, Mode::empty())) {
             Ok(fd) => {
                 self.check(&self.fstat(fd.as_fd())?)?;
                 Ok(Some(fd))

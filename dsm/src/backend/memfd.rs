@@ -27,7 +27,13 @@ pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, Bac
         Err(Errno::INVAL) => memfd_create(name, flags),
         made => made,
     }
-    .map_err(|errno| subject.error("memfd_create", errno))?;
+    .map_err(|errno| match errno {
+        Errno::NOSYS => BackendError::Unsupported {
+            backend: Backend::Memfd,
+            reason: "this system has no memfd_create: choose another backend",
+        },
+        errno => subject.error("memfd_create", errno),
+    })?;
     pages::reserve(fd.as_fd(), size, subject)?;
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)

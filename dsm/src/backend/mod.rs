@@ -24,7 +24,7 @@ mod file;
 pub mod memfd;
 mod none;
 mod object;
-mod pages;
+pub(crate) mod pages;
 #[cfg(feature = "portable")]
 pub mod portable;
 pub mod sysv;
@@ -101,6 +101,11 @@ impl Backend {
             Backend::Portable => "portable",
             Backend::None => "none",
         }
+    }
+
+    /// Whether [`list`] finds what nobody remembers.
+    pub(crate) fn can_list(self) -> bool {
+        matches!(self, Backend::Posix | Backend::Mmap)
     }
 
     /// What [`BACKEND_VARIABLE`] says; the default, [`Backend::Posix`], where it is not set.
@@ -271,10 +276,7 @@ pub fn remove(place: &Place, name: &str) -> Result<bool, BackendError> {
 /// # Errors
 /// [`BackendError::BadDirectory`] where the directory cannot be read.
 pub fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendError> {
-    match place.backend {
-        Backend::Posix | Backend::Mmap => file::list(place, prefix),
-        Backend::Sysv | Backend::Memfd | Backend::Portable | Backend::None => Ok(Vec::new()),
-    }
+    if place.backend.can_list() { file::list(place, prefix) } else { Ok(Vec::new()) }
 }
 
 /// Names are plain file names, so that a name can neither leave its directory nor hide in it.

@@ -1,14 +1,13 @@
 //! From a file to memory that is really there.
 use super::BackendError;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat, fstatvfs};
-use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rustix::process::{Resource, getrlimit};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use shm_core::mapping::Mapping;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Reserved by one system call at first; less where signals interrupt it.
 const CHUNK_MAX: u64 = 16 << 20;
@@ -43,7 +42,7 @@ pub(super) fn reserve(
     subject: Subject<'_>,
 ) -> Result<(), BackendError> {
     // Asked first, because going over it means SIGXFSZ, which kills.
-    if getrlimit(Resource::Fsize).current.is_some_and(|limit| size > limit) {
+    if limit_of(libc::RLIMIT_FSIZE).is_some_and(|limit| size > limit) {
         return Err(BackendError::LimitReached {
             name: subject.name.to_owned(),
             limit: "RLIMIT_FSIZE",
@@ -58,8 +57,22 @@ pub(super) fn reserve(
     };
     reserved.map_err(|errno| match errno {
         Errno::NOSPC | Errno::DQUOT => subject.no_space(size, free_bytes(fd)),
+        Errno::FBIG => BackendError::LimitReached {
+            name: subject.name.to_owned(),
+            limit: "of the file system on the size of a file",
+            remedy: "ask for less, or choose another directory or backend",
+        },
         errno => subject.error("fallocate", errno),
     })
+}
+
+/// A limit of this process; `None` where there is none, and in a sandbox that does not tell.
+/// (rustix takes for granted that it is told.)
+pub(super) fn limit_of(resource: libc::__rlimit_resource_t) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: writes one pair of limits.
+    let told = unsafe { libc::getrlimit(resource, &mut limit) } == 0;
+    (told && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
 }
 
 /// Refuses what cannot succeed before it takes all there is, from everybody, and then fails.
@@ -74,7 +87,7 @@ fn check_room(fd: BorrowedFd<'_>, size: u64, subject: Subject<'_>) -> Result<(),
 
 /// Free bytes of the file system; of the machine's memory where the file system has no limit.
 fn free_bytes(fd: BorrowedFd<'_>) -> Option<u64> {
-    match fstatvfs(fd) {
+    match retry_on_intr(|| fstatvfs(fd)) {
         Ok(fs) if fs.f_blocks > 0 => Some(fs.f_bfree.saturating_mul(fs.f_frsize)),
         _ => available_memory(),
     }
@@ -134,16 +147,66 @@ pub(super) fn map(
     let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
     // SAFETY: no address is asked for, so nothing that is mapped is touched.
     let base = unsafe { mmap(ptr::null_mut(), len, protection, flags, fd, 0) }
-        .map_err(|errno| subject.error("mmap", errno))?;
+        .map_err(|errno| not_mapped(errno, subject))?;
     let base = NonNull::new(base.cast::<u8>()).expect("the kernel does not choose address 0");
     // SAFETY: a fresh mapping of `len` bytes, page-aligned, that nobody else in this process knows.
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
 }
 
+/// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An
+/// error where the system cannot tell (before Linux 5.14).
+pub(crate) fn is_whole(mapping: &Mapping) -> Result<bool, Errno> {
+    let page = rustix::param::page_size();
+    let last = mapping.region().base().as_ptr().wrapping_add((mapping.len() - 1) / page * page);
+    let look = || {
+        // SAFETY: a page of a mapping that the caller holds; its contents stay as they are.
+        unsafe { madvise(last.cast(), page, Advice::LinuxPopulateRead) }
+    };
+    match retry_on_intr(look) {
+        Ok(()) => Ok(true),
+        // Touching it would send SIGBUS.
+        Err(Errno::FAULT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn not_mapped(errno: Errno, subject: Subject<'_>) -> BackendError {
+    match errno {
+        Errno::AGAIN => BackendError::LimitReached {
+            name: subject.name.to_owned(),
+            limit: "RLIMIT_MEMLOCK",
+            remedy: "raise it with `ulimit -l`: this process locks what it maps (`mlockall`)",
+        },
+        Errno::NODEV => BackendError::BadDirectory {
+            directory: subject.location.to_owned(),
+            reason: "is in a file system whose files cannot be mapped",
+        },
+        errno => subject.error("mmap", errno),
+    }
+}
+
+/// Mappings that nobody uses and that the kernel, short of memory of its own, did not take back:
+/// address and length. Tried again with each that follows.
+static KEPT: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
 fn unmap(base: NonNull<u8>, len: usize) {
-    // SAFETY: the mapping made in `map`; its last view is gone.
-    let unmapped = unsafe { munmap(base.as_ptr().cast(), len) };
-    debug_assert_eq!(unmapped, Ok(()));
+    let address = base.as_ptr().expose_provenance();
+    // A forked child does not wait for a lock that a thread of its parent had.
+    let Ok(mut kept) = KEPT.try_lock() else {
+        give_back(address, len);
+        return;
+    };
+    kept.push((address, len));
+    kept.retain(|(address, len)| !give_back(*address, *len));
+    if !kept.is_empty() {
+        tracing::warn!(mappings = kept.len(), "the system does not unmap shared memory now");
+    }
+}
+
+/// Whether it is unmapped.
+fn give_back(address: usize, len: usize) -> bool {
+    // SAFETY: a mapping made in `map`; its last view is gone.
+    unsafe { munmap(ptr::with_exposed_provenance_mut(address), len) }.is_ok()
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! that it still has its key. (Not closed: somebody maps, touches and checks it between the two
 //! calls of the one who failed, and is left with a segment that nobody else finds.)
 use super::pages::{self, Subject};
-use super::{BackendError, Identity, Object, Place};
+use super::{Backend, BackendError, Identity, Object, Place};
 use libc::{c_int, shmid_ds};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
@@ -133,7 +133,7 @@ pub(super) fn remove_id(name: &str, id: c_int) -> Result<bool, BackendError> {
 /// # Ok::<(), dsm::backend::BackendError>(())
 /// ```
 pub fn remove_unattached(is_ours: impl Fn(&Mapping) -> bool) -> Result<usize, BackendError> {
-    let (place, name) = (Place::new(super::Backend::Sysv), TABLE);
+    let (place, name) = (Place::new(Backend::Sysv), TABLE);
     let mut removed = 0;
     for row in table()? {
         if row.uid != geteuid().as_raw() || row.attachments > 0 {
@@ -167,7 +167,7 @@ fn find(name: &str) -> Result<Option<c_int>, BackendError> {
     match get(name, 0, 0) {
         Ok(id) => Ok(Some(id)),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(BackendError::from_errno("shmget", name, errno)),
+        Err(errno) => Err(not_found(name, errno)),
     }
 }
 
@@ -276,6 +276,16 @@ fn not_made(name: &str, size: u64, errno: Errno) -> BackendError {
             "remove segments (`ipcs -m`, `ipcrm`), raise it with `sysctl`, or use another backend",
         ),
         Errno::NOMEM => no_memory(name, size),
+        errno => not_found(name, errno),
+    }
+}
+
+fn not_found(name: &str, errno: Errno) -> BackendError {
+    match errno {
+        Errno::NOSYS => BackendError::Unsupported {
+            backend: Backend::Sysv,
+            reason: "this system has no System V shared memory: choose another backend",
+        },
         errno => BackendError::from_errno("shmget", name, errno),
     }
 }

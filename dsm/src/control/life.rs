@@ -126,6 +126,17 @@ impl<'a, O: Objects> Actor<'a, O> {
         free(slot, claimed);
     }
 
+    /// Gives a claimed slot back whose object, if there is one, the creator could not remove: it is
+    /// removed now, or later ([`retry`](Actor::retry)).
+    ///
+    /// # If a process dies here
+    /// As in `claim`.
+    pub fn give_up(&self, handle: SegmentHandle) {
+        if self.control.slot(handle).is_some() {
+            self.finish_own(handle.slot() as usize);
+        }
+    }
+
     /// Attaches to the segment: its size, or `None` where it is gone.
     ///
     /// # If a process dies here

@@ -81,6 +81,8 @@ pub struct Control {
     sets: MappedSlice<AtomicU64>,
     /// Words in each set.
     words: usize,
+    /// Places in each set; what is set beyond, nobody could ever clear.
+    places: u32,
     /// The domain is in its slot for good: whoever finds another generation there came too late.
     domain_generation: u32,
 }
@@ -180,6 +182,7 @@ impl Control {
             slots,
             sets: MappedSlice::new(mapping, shape.sets, shape.count * shape.words)?,
             words: shape.words as usize,
+            places: participants,
         })
     }
 
@@ -258,7 +261,9 @@ impl Control {
         self.set(index).iter().enumerate().flat_map(|(word, bits)| {
             // Pairs with the Release in `Actor::clear`: he has unmapped it.
             let bits = bits.load(Ordering::Acquire);
-            (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word as u32 * 64 + bit)
+            let places = (0..64).filter(move |bit| bits >> bit & 1 == 1);
+            let places = places.map(move |bit| word as u32 * 64 + bit);
+            places.filter(|place| *place < self.places)
         })
     }
 

@@ -37,7 +37,7 @@ impl<O: Objects> Actor<'_, O> {
     }
 
     /// A segment half created or half destroyed by this participant: away with it.
-    fn finish_own(&self, index: usize) {
+    pub(super) fn finish_own(&self, index: usize) {
         let slot = &self.control.slots[index];
         let word = now(slot);
         let owner = self.me.to_bits();

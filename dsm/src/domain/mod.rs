@@ -35,7 +35,7 @@ mod system;
 use crate::backend::Backend;
 use crate::control::{PinError, SegmentInfo};
 use crate::handle::SegmentHandle;
-use crate::segment::Segment;
+use crate::segment::{self, CheckError, Segment};
 use presence::Presence;
 use shm_core::participants::{Member, ParticipantInfo};
 use std::fmt;
@@ -157,6 +157,16 @@ impl Domain {
     /// The processes in the domain.
     pub fn participants(&self) -> Vec<ParticipantInfo> {
         self.presence.table.snapshot()
+    }
+
+    /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where
+    /// it was cut off, nothing of this domain works any more, dropping it included: forget it
+    /// (`std::mem::forget`).
+    ///
+    /// # Errors
+    /// [`CheckError`].
+    pub fn check(&self) -> Result<(), CheckError> {
+        segment::check(self.presence.system.object.mapping())
     }
 
     /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped

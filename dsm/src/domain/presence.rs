@@ -110,12 +110,11 @@ impl Presence {
             let made = |size| self.actor().made(handle, size);
             match backend::create_noting(&self.system.place, &name, size, made) {
                 Ok(object) => return self.publish(handle, object),
+                // A System V key is a hash, which another name may share.
+                Err(BackendError::AlreadyExists { .. }) => self.abandon(handle),
                 Err(error) => {
-                    self.abandon(handle);
-                    // A System V key is a hash, which another name may share.
-                    if !matches!(error, BackendError::AlreadyExists { .. }) {
-                        return Err(error.into());
-                    }
+                    self.give_up(handle);
+                    return Err(error.into());
                 }
             }
         }
@@ -141,6 +140,12 @@ impl Presence {
     fn abandon(&self, handle: SegmentHandle) {
         let mut mine = self.lock();
         self.actor().abandon(handle);
+        self.let_go(&mut mine, handle);
+    }
+
+    fn give_up(&self, handle: SegmentHandle) {
+        let mut mine = self.lock();
+        self.actor().give_up(handle);
         self.let_go(&mut mine, handle);
     }
 

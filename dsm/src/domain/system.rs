@@ -93,8 +93,12 @@ impl Objects for System {
     /// Whatever the table still lists first, so that the control segment, which says where they
     /// are, goes last. Then what the table does not know of: temporary names of killed creators.
     fn remove_domain(&self) {
-        for handle in self.control.leftovers() {
-            self.remove(handle);
+        let leftovers = self.control.leftovers().into_iter();
+        let stay = leftovers.filter(|handle| !self.remove(*handle)).count();
+        if stay > 0 && !self.place.backend.can_list() {
+            // Nothing but the control segment says that they are there. The next to open the domain
+            // finds it closed, and tries again.
+            return;
         }
         match backend::list(&self.place, &self.segment_prefix()) {
             Ok(names) => {

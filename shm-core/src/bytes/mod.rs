@@ -3,9 +3,9 @@
 //! The copies are plain ones (`memcpy`), because the protocol of the structure that uses them
 //! gives the mover sole ownership of the bytes it moves: what a sender has not published nobody
 //! reads, what a receiver has not given back nobody writes. That holds among peers that may crash
-//! at any instruction. A *hostile* peer, one that writes bytes it does not own, turns a plain copy
-//! into a data race; against it only a channel helps whose payload moves as relaxed atomic words,
-//! or whose other side is mapped read-only. That mode is not built yet.
+//! at any instruction. A peer that writes bytes it does not own turns a plain copy into a data
+//! race: against such peers the same words move by [`relaxed`] copies. Which of the two a
+//! structure uses is said by its level of [`trust`](crate::trust).
 //!
 //! Under `--cfg shm_loom` each `Word` is a cell of loom's: a copy that overlaps another process's
 //! access without an ordering between them fails the model, and each word copied is one access at
@@ -20,6 +20,9 @@ pub use real::*;
 mod modelled;
 #[cfg(shm_loom)]
 pub use modelled::*;
+
+/// Copies for bytes that a peer may be writing.
+pub mod relaxed;
 
 /// Payload bytes in one [`Word`].
 pub const WORD_BYTES: usize = 8;

@@ -1,5 +1,6 @@
 //! Under `--cfg shm_loom`: each word a cell of loom's, each access a step of the process.
 use super::WORD_BYTES;
+use crate::sync::{AtomicU64, Ordering};
 use relptr::ShmSync;
 use shm_testkit::model::{self, Effect, UnsafeCell};
 use std::cell::OnceCell;
@@ -8,7 +9,10 @@ use std::ops::Deref;
 /// Eight payload bytes in shared memory, owned by whoever the protocol says.
 #[derive(Debug)]
 pub struct Word {
+    /// What plain accesses see.
     cell: UnsafeCell<u64>,
+    /// What relaxed ones see: loom has no memory that is both.
+    atomic: AtomicU64,
 }
 
 // SAFETY: loom's cell reports each unordered access itself.
@@ -19,7 +23,7 @@ unsafe impl ShmSync for Word {}
 impl Word {
     /// A word of zeros.
     pub fn new() -> Word {
-        Word { cell: UnsafeCell::new(0) }
+        Word { cell: UnsafeCell::new(0), atomic: AtomicU64::new(0) }
     }
 
     /// Reads the word.
@@ -43,6 +47,18 @@ impl Word {
             // SAFETY: loom has checked that no access is concurrent.
             self.cell.with_mut(|word| unsafe { *word = value });
         }
+    }
+
+    /// Reads the word, whoever writes it meanwhile: `Relaxed`.
+    #[track_caller]
+    pub fn load(&self) -> u64 {
+        self.atomic.load(Ordering::Relaxed)
+    }
+
+    /// Writes the word, whoever accesses it meanwhile: `Relaxed`.
+    #[track_caller]
+    pub fn store(&self, value: u64) {
+        self.atomic.store(value, Ordering::Relaxed);
     }
 }
 

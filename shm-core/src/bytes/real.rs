@@ -1,5 +1,6 @@
 //! Production: a run of words is a run of bytes.
 use super::WORD_BYTES;
+use crate::sync::{AtomicU64, Ordering};
 use core::cell::UnsafeCell;
 use core::ops::Deref;
 use relptr::ShmSync;
@@ -40,6 +41,25 @@ impl Word {
     pub unsafe fn set(&self, value: u64) {
         // SAFETY: valid and aligned as a field of self; exclusive by the caller's promise.
         unsafe { self.cell.get().write(value) }
+    }
+
+    /// Reads the word, whoever writes it meanwhile: `Relaxed`.
+    #[inline]
+    pub fn load(&self) -> u64 {
+        self.atomic().load(Ordering::Relaxed)
+    }
+
+    /// Writes the word, whoever accesses it meanwhile: `Relaxed`.
+    #[inline]
+    pub fn store(&self, value: u64) {
+        self.atomic().store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn atomic(&self) -> &AtomicU64 {
+        // SAFETY: valid and aligned, a field of self; who accesses it plainly promises (`get`,
+        // `set`, the copies) that this does not happen meanwhile.
+        unsafe { AtomicU64::from_ptr(self.cell.get()) }
     }
 }
 

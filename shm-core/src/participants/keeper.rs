@@ -109,7 +109,11 @@ impl Keeper {
         drop(blocked);
         match held.recv() {
             Ok(true) => Ok(Some(Keeper { quit, thread })),
-            _ => Ok(None),
+            _ => {
+                // It is on its way out, and has the table mapped until it is there.
+                let _ = thread.join();
+                Ok(None)
+            }
         }
     }
 

@@ -45,7 +45,10 @@ pub enum TableError {
     #[error("the participant table does not lie in the mapping: {0}")]
     Place(#[from] BadPtr),
     /// The creator's namespaces are unknown.
-    #[error("cannot tell this process's namespaces from /proc: {0}")]
+    #[error(
+        "cannot tell this process's namespaces from /proc: {0}; \
+         mount it, or free a descriptor (ulimit -n)"
+    )]
     Proc(io::Error),
 }
 

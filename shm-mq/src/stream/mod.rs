@@ -39,11 +39,17 @@
 //! | `DETACHED`, before the wake-up | is woken by the death, and finds the flag: `Detached` |
 //! | (receiver) consuming, before `read` | the sender sees less room, waits, and is woken by the death |
 //!
-//! **Trust.** Peers may crash anywhere; they follow the protocol until then. Foreign positions and
-//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring
-//! is touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
+//! **Trust.** How far a side trusts its peer is its type's parameter, a level of
+//! [`shm_core::trust`]. Foreign positions and headers are checked at each: nonsense is a lasting
+//! `Corrupt`, and nothing outside the ring is touched. Among peers that only crash, bytes are moved
+//! by plain copies and received where they lie. Against buggy ones they move as relaxed words, into
+//! private memory, before anything is believed of them. Against hostile ones each side has a
+//! mapping that it alone can write: see `Sender::<Hostile>::connect`.
 
 mod frame;
+#[cfg(not(shm_loom))]
+mod hostile;
+mod level;
 mod peer;
 mod receiver;
 mod ring;
@@ -53,6 +59,9 @@ mod shared;
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
+#[cfg(not(shm_loom))]
+pub use hostile::{ConnectError, Limits};
+pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
 pub use sender::{SendError, Sender, Sending};
 
@@ -64,6 +73,7 @@ use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
 use std::sync::Arc;
 
 /// Why a stream could not be created.
@@ -146,10 +156,12 @@ pub struct Status {
 }
 
 /// A stream in shared memory, without a role in it.
+///
+/// `T` says what its peers may do: see [`with_peers`](Stream::with_peers).
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct Stream<T: OneMapping = Crashing> {
     shared: Mapped<Shared>,
-    ring: Ring,
+    ring: Ring<T>,
 }
 
 impl Stream {
@@ -160,7 +172,7 @@ impl Stream {
     /// ```
     pub const fn bytes_for(ring_bytes: u64) -> u64 {
         // What is too much stays too much, for `create` to refuse.
-        (size_of::<Shared>() as u64).saturating_add(Ring::mapped_bytes(ring_bytes))
+        (size_of::<Shared>() as u64).saturating_add(Ring::<Crashing>::mapped_bytes(ring_bytes))
     }
 
     /// Makes a stream at `offset` of `mapping`, a multiple of 64. `ring_bytes` is rounded down to a
@@ -231,13 +243,49 @@ impl Stream {
         let ring = ring.map_err(|_| AttachError::Corrupt { ring_bytes })?;
         Ok(Stream { shared, ring })
     }
+}
+
+impl<T: OneMapping> Stream<T> {
+    /// The same stream, for a side whose peers are worse than [`Crashing`], or no worse.
+    ///
+    /// It is one side's own affair: the other may know nothing of it.
+    ///
+    /// ```
+    /// use shm_core::{mapping::Mapping, participants::Table, trust::Buggy};
+    /// use shm_mq::stream::{Receiver, Stream};
+    ///
+    /// let at = Table::bytes_for(2).next_multiple_of(64);
+    /// let mapping = Mapping::heap((at + Stream::bytes_for(1024)) as usize);
+    /// // SAFETY: nobody else has the mapping.
+    /// let table = unsafe { Table::create(&mapping, 0, 2) }?;
+    /// // SAFETY: as above, and the table ends before.
+    /// let stream = unsafe { Stream::create(&mapping, at, 1024) }?;
+    ///
+    /// let me = table.join()?;
+    /// let mut sender = stream.sender(&me)?;
+    /// let mut receiver: Receiver<Buggy> = stream.with_peers::<Buggy>().receiver(&me)?;
+    /// sender.send(b"looked at in private")?;
+    /// assert_eq!(*receiver.recv()?, *b"looked at in private");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Peers that are hostile have no mapping in common with us:
+    ///
+    /// ```compile_fail
+    /// fn hostile(stream: shm_mq::stream::Stream) {
+    ///     stream.with_peers::<shm_core::trust::Hostile>();
+    /// }
+    /// ```
+    pub fn with_peers<U: OneMapping>(self) -> Stream<U> {
+        Stream { shared: self.shared, ring: self.ring.at_level() }
+    }
 
     /// Takes the sender's role: it is free, or was given to `me` by
     /// [`set_sender`](Stream::set_sender).
     ///
     /// # Errors
     /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
-    pub fn sender(&self, me: &Arc<Member>) -> Result<Sender, AttachError> {
+    pub fn sender(&self, me: &Arc<Member>) -> Result<Sender<T>, AttachError> {
         Sender::open(self.shared.clone(), self.ring.clone(), me)
     }
 
@@ -246,7 +294,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
-    pub fn receiver(&self, me: &Arc<Member>) -> Result<Receiver, AttachError> {
+    pub fn receiver(&self, me: &Arc<Member>) -> Result<Receiver<T>, AttachError> {
         Receiver::open(self.shared.clone(), self.ring.clone(), me)
     }
 
@@ -270,6 +318,11 @@ impl Stream {
     /// The role is given or it is not; the sender may wake later, by its own deadline.
     pub fn set_receiver(&self, id: ParticipantId) -> Result<(), RoleTaken> {
         self.shared.name(Side::Receiver, id)
+    }
+
+    /// The mapping in which it lies.
+    pub fn mapping(&self) -> &Arc<Mapping> {
+        self.shared.mapping()
     }
 
     /// What the shared words say now: claims, each loaded once, not together.

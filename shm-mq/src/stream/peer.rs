@@ -1,4 +1,6 @@
 //! The other side: whether it has come, has left or has died; and sleeping until it does something.
+use super::frame::MESSAGE_BYTES_MAX;
+use super::level::Link;
 use super::shared::{CLOSED, DETACHED, OPEN, Role, Shared};
 use super::{AttachError, RoleTaken};
 use shm_core::backoff::Backoff;
@@ -66,7 +68,7 @@ impl Shared {
 
     /// Says that the handle of `side` is gone.
     pub(super) fn detach(&self, side: Side) {
-        // Pairs with the Acquire in `Peer::look`: the sender's last `written`.
+        // Pairs with the Acquire in `look`: the sender's last `written`.
         self.role(side).state.store(DETACHED, Ordering::Release);
         self.bed(side.other()).notify();
     }
@@ -83,15 +85,15 @@ impl Side {
 
 /// Why the other side does nothing any more, or not yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Missing {
+pub enum Missing {
     TimedOut,
     Detached,
     Died,
 }
 
-/// What one side knows of the other.
+/// What one side knows of the other, with which it shares a mapping and a table of participants.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub struct Peer {
     shared: Mapped<Shared>,
     side: Side,
     member: Arc<Member>,
@@ -113,23 +115,6 @@ impl Peer {
         if self.watch.is_none() && self.gone == Some(Missing::Died) {
             self.gone = None;
         }
-    }
-
-    /// What is known without asking who is alive: one load, for the common path.
-    #[inline]
-    pub(super) fn known_gone(&mut self) -> Option<Missing> {
-        if self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED {
-            self.gone.get_or_insert(Missing::Detached);
-        }
-        self.gone
-    }
-
-    /// Whether the peer has left or died, and how. What it published before can be read after this.
-    pub(super) fn gone(&mut self) -> Option<Missing> {
-        if self.gone.is_none() {
-            self.gone = self.look();
-        }
-        self.gone
     }
 
     fn look(&mut self) -> Option<Missing> {
@@ -190,8 +175,68 @@ impl Peer {
     fn my_bed(&self) -> &EventCount {
         self.shared.bed(self.side.other())
     }
+}
 
-    /// Sleeps until the peer does something or dies: `false` once the deadline has passed.
+impl Link for Peer {
+    type Ticket = Ticket;
+
+    #[inline]
+    fn message_bytes_max(&self) -> usize {
+        MESSAGE_BYTES_MAX
+    }
+
+    #[inline]
+    fn written(&self) -> u64 {
+        // Pairs with the Release in `tell_written`: the frames before the position.
+        self.shared.written.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn tell_written(&self, position: u64) {
+        // Pairs with the Acquire in `written`: the frames before the position.
+        self.shared.written.store(position, Ordering::Release);
+    }
+
+    #[inline]
+    fn read(&self) -> u64 {
+        // Pairs with the Release in `tell_read`: the receiver's last look at the bytes before.
+        self.shared.read.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn tell_read(&self, position: u64) {
+        // Pairs with the Acquire in `read`: our last look at the bytes before.
+        self.shared.read.store(position, Ordering::Release);
+    }
+
+    #[inline]
+    fn wake(&mut self) {
+        self.shared.bed(self.side).notify();
+    }
+
+    fn leave(&mut self) {
+        self.shared.detach(self.side.other());
+    }
+
+    #[inline]
+    fn known_gone(&mut self) -> Option<Missing> {
+        if self.shared.role(self.side).state.load(Ordering::Relaxed) == DETACHED {
+            self.gone.get_or_insert(Missing::Detached);
+        }
+        self.gone
+    }
+
+    fn gone(&mut self) -> Option<Missing> {
+        if self.gone.is_none() {
+            self.gone = self.look();
+        }
+        self.gone
+    }
+
+    fn prepare(&mut self) -> Ticket {
+        self.my_bed().prepare()
+    }
+
     fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
         if let Some(watch) = &self.watch {
             participants::wait(self.my_bed(), ticket, &[watch], deadline);
@@ -205,25 +250,25 @@ impl Peer {
 }
 
 /// One wait, in steps between which the caller looks: spin, announce, sleep.
-pub(super) struct Pause {
+pub(super) struct Pause<L: Link> {
     deadline: Option<Instant>,
     backoff: Backoff,
-    ticket: Option<Ticket>,
+    ticket: Option<L::Ticket>,
 }
 
-impl Pause {
-    pub(super) fn new(deadline: Option<Instant>) -> Pause {
+impl<L: Link> Pause<L> {
+    pub(super) fn new(deadline: Option<Instant>) -> Pause<L> {
         Pause { deadline, backoff: Backoff::new(), ticket: None }
     }
 
     /// One step, after the caller looked in vain: `false` once the deadline has passed.
-    pub(super) fn step(&mut self, peer: &mut Peer) -> bool {
+    pub(super) fn step(&mut self, link: &mut L) -> bool {
         if let Some(ticket) = self.ticket.take() {
             self.backoff.reset();
-            return peer.sleep(ticket, self.deadline);
+            return link.sleep(ticket, self.deadline);
         }
         if !self.backoff.snooze() {
-            self.ticket = Some(peer.my_bed().prepare());
+            self.ticket = Some(link.prepare());
         }
         true
     }

@@ -1,5 +1,6 @@
 //! The receiver's half.
-use super::frame::{Header, MESSAGE_BYTES_MAX, frame_bytes, payload_distance};
+use super::frame::{Header, frame_bytes, payload_distance};
+use super::level::{Level, Link, OneMapping};
 use super::peer::{Missing, Pause, Peer, Side};
 use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
@@ -8,7 +9,7 @@ use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;
 use shm_core::process::{ForkGuard, ProcessId};
-use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -38,6 +39,12 @@ pub enum RecvError {
     /// The sender wrote nonsense into shared memory. The stream is of no further use.
     #[error("the stream is corrupt: the sender's position or a frame makes no sense")]
     Corrupt,
+    /// There is no memory for the private buffer. The message stays where it is: try again later.
+    #[error("no memory for a private buffer of {bytes} bytes")]
+    NoMemory {
+        /// The size that the buffer was to have.
+        bytes: usize,
+    },
     /// The handle belongs to the process that this one was forked from.
     #[error("the receiver was attached by the process that this one was forked from")]
     Forked,
@@ -65,19 +72,18 @@ impl From<Missing> for RecvError {
 /// # If a process dies here
 /// The sender learns of it as soon as it waits for room. Messages in the ring die with the stream.
 #[derive(Debug)]
-pub struct Receiver {
-    ring: Ring,
+pub struct Receiver<T: Level = Crashing> {
+    ring: Ring<T>,
     /// A message that does not lie in the ring in one piece, as far as it has come.
     assembly: Vec<u8>,
-    cursor: Cursor,
+    cursor: Cursor<T>,
 }
 
 /// How far the receiver is. Apart from the bytes, which a [`Message`] borrows beside it.
 #[derive(Debug)]
-struct Cursor {
-    shared: Mapped<Shared>,
+struct Cursor<T: Level> {
     ring_bytes: u64,
-    peer: Peer,
+    link: T::Link,
     fork: ForkGuard,
     /// The next frame. The truth; `given_back` is what the sender has been told.
     place: Place,
@@ -116,19 +122,40 @@ impl Receiver {
     ) -> Result<Receiver, AttachError> {
         Stream::attach(m, offset)?.receiver(me)
     }
+}
 
+impl<T: OneMapping> Receiver<T> {
     pub(super) fn open(
         shared: Mapped<Shared>,
-        ring: Ring,
+        ring: Ring<T>,
         me: &Arc<Member>,
-    ) -> Result<Receiver, AttachError> {
+    ) -> Result<Receiver<T>, AttachError> {
         me.check_fork()?;
         shared.open(Side::Receiver, me.id())?;
+        Ok(Receiver::new(ring, Peer::new(shared, Side::Receiver, me.clone())))
+    }
+
+    /// Says which process will attach as the sender: if it dies before, waits end with
+    /// [`RecvError::PeerDied`], until another one is expected.
+    pub fn expect_peer(&mut self, process: ProcessId) {
+        self.cursor.link.expect(process);
+    }
+
+    /// Waits until the sender has attached.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`], [`RecvError::Detached`], [`RecvError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        Ok(self.cursor.link.wait_until_open(deadline)?)
+    }
+}
+
+impl<T: Level> Receiver<T> {
+    pub(super) fn new(ring: Ring<T>, link: T::Link) -> Receiver<T> {
         let cursor = Cursor {
-            peer: Peer::new(shared.clone(), Side::Receiver, me.clone()),
-            fork: ForkGuard::new(),
             ring_bytes: ring.bytes(),
-            shared,
+            link,
+            fork: ForkGuard::new(),
             place: Place::default(),
             given_back: 0,
             written: 0,
@@ -137,21 +164,7 @@ impl Receiver {
             is_corrupt: false,
             not_sync: PhantomData,
         };
-        Ok(Receiver { ring, assembly: Vec::new(), cursor })
-    }
-
-    /// Says which process will attach as the sender: if it dies before, waits end with
-    /// [`RecvError::PeerDied`], until another one is expected.
-    pub fn expect_peer(&mut self, process: ProcessId) {
-        self.cursor.peer.expect(process);
-    }
-
-    /// Waits until the sender has attached.
-    ///
-    /// # Errors
-    /// [`RecvError::TimedOut`], [`RecvError::Detached`], [`RecvError::PeerDied`].
-    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
-        Ok(self.cursor.peer.wait_until_open(deadline)?)
+        Receiver { ring, assembly: Vec::new(), cursor }
     }
 
     /// Receives the next message, waiting as long as it takes.
@@ -174,7 +187,7 @@ impl Receiver {
     /// # If a process dies here
     /// See [`Receiver`].
     #[inline]
-    pub fn recv(&mut self) -> Result<Message<'_>, RecvError> {
+    pub fn recv(&mut self) -> Result<Message<'_, T>, RecvError> {
         self.receive(None)
     }
 
@@ -183,7 +196,7 @@ impl Receiver {
     /// # Errors
     /// As [`recv`](Receiver::recv), and [`RecvError::TimedOut`].
     #[inline]
-    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_>, RecvError> {
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Message<'_, T>, RecvError> {
         self.receive(Some(deadline))
     }
 
@@ -192,7 +205,7 @@ impl Receiver {
     ///
     /// # Errors
     /// As [`recv_deadline`](Receiver::recv_deadline).
-    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message<'_, T>, RecvError> {
         self.receive(Instant::now().checked_add(timeout))
     }
 
@@ -201,7 +214,7 @@ impl Receiver {
     /// # Errors
     /// [`RecvError::WouldBlock`], and as [`recv`](Receiver::recv).
     #[inline]
-    pub fn try_recv(&mut self) -> Result<Message<'_>, RecvError> {
+    pub fn try_recv(&mut self) -> Result<Message<'_, T>, RecvError> {
         if !self.find()? {
             self.find_again()?;
         }
@@ -235,7 +248,7 @@ impl Receiver {
     }
 
     #[inline]
-    fn receive(&mut self, deadline: Option<Instant>) -> Result<Message<'_>, RecvError> {
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Message<'_, T>, RecvError> {
         if !self.find()? {
             self.find_slowly(deadline)?;
         }
@@ -250,7 +263,7 @@ impl Receiver {
                 Err(RecvError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step(&mut self.cursor.peer) {
+            if !pause.step(&mut self.cursor.link) {
                 return Err(RecvError::TimedOut);
             }
         }
@@ -263,7 +276,7 @@ impl Receiver {
             return Ok(());
         }
         self.cursor.give_back();
-        let Some(gone) = self.cursor.peer.gone() else { return Err(RecvError::WouldBlock) };
+        let Some(gone) = self.cursor.link.gone() else { return Err(RecvError::WouldBlock) };
         // Look once more: it may have published something between our look and its end.
         self.cursor.refresh()?;
         if self.find()? { Ok(()) } else { Err(gone.into()) }
@@ -284,7 +297,10 @@ impl Receiver {
                 return Err(self.cursor.corrupt());
             }
             let whole = header.is_first() && header.is_last();
-            if whole && self.ring.is_contiguous(self.cursor.payload(header.len()), header.len()) {
+            if T::IN_PLACE
+                && whole
+                && self.ring.is_contiguous(self.cursor.payload(header.len()), header.len())
+            {
                 self.cursor.is_partial = false;
                 self.cursor.next = Some(Next::InRing { len: header.len() });
                 return Ok(true);
@@ -301,16 +317,19 @@ impl Receiver {
         let (len, cursor) = (header.len(), &mut self.cursor);
         if header.is_first() {
             self.assembly.clear();
+            cursor.is_partial = false;
         } else if !cursor.is_partial || len == 0 {
             return Err(cursor.corrupt());
         }
         let total = self.assembly.len() + len;
-        if total > MESSAGE_BYTES_MAX {
+        if total > cursor.link.message_bytes_max() {
             return Err(cursor.corrupt());
         }
         if total > self.assembly.capacity() {
             let capacity = total.next_power_of_two().max(ASSEMBLY_BYTES_MIN);
-            self.assembly.reserve_exact(capacity - self.assembly.len());
+            let more = capacity - self.assembly.len();
+            let had = self.assembly.try_reserve_exact(more);
+            had.map_err(|_| RecvError::NoMemory { bytes: capacity })?;
         }
         // SAFETY: the whole frame is published and not given back.
         unsafe { self.ring.append(cursor.payload(len), len, &mut self.assembly) };
@@ -324,7 +343,7 @@ impl Receiver {
 
     /// The message that `find` has found.
     #[inline]
-    fn message(&mut self) -> Message<'_> {
+    fn message(&mut self) -> Message<'_, T> {
         let bytes = match self.cursor.next {
             Some(Next::InRing { len }) => {
                 // SAFETY: the frame stays ours until `Held` gives it back, after the view.
@@ -336,7 +355,7 @@ impl Receiver {
     }
 }
 
-impl Cursor {
+impl<T: Level> Cursor<T> {
     /// Bytes of frames known to be published and not consumed.
     #[inline]
     fn available(&self) -> u64 {
@@ -364,16 +383,14 @@ impl Cursor {
     fn give_back(&mut self) {
         if self.given_back != self.place.position {
             self.given_back = self.place.position;
-            // Pairs with the Acquire in the sender's `refresh`: our last look at the bytes before.
-            self.shared.read.store(self.given_back, Ordering::Release);
-            self.shared.left.notify();
+            self.link.tell_read(self.given_back);
+            self.link.wake();
         }
     }
 
     /// Looks at the sender's position: a claim, at most one ring ahead of what was given back.
     fn refresh(&mut self) -> Result<(), RecvError> {
-        // Pairs with the Release in the sender's `publish`: the frames before the position.
-        let written = self.shared.written.load(Ordering::Acquire);
+        let written = self.link.written();
         let free = self.ring_bytes - self.written.wrapping_sub(self.given_back);
         if checked_distance(written, self.written, free).is_none() {
             return Err(self.corrupt());
@@ -400,11 +417,11 @@ impl Cursor {
     }
 }
 
-impl Drop for Cursor {
+impl<T: Level> Drop for Cursor<T> {
     /// Tells the sender that nobody will receive any more.
     fn drop(&mut self) {
         if self.fork.check().is_ok() {
-            self.shared.detach(Side::Receiver);
+            self.link.leave();
         }
     }
 }
@@ -412,13 +429,13 @@ impl Drop for Cursor {
 /// A received message: its bytes, in the ring or in the receiver's private buffer.
 ///
 /// Dropping it consumes it.
-pub struct Message<'a> {
+pub struct Message<'a, T: Level = Crashing> {
     bytes: View<'a>,
     /// Dropped after the bytes.
-    _held: Held<'a>,
+    _held: Held<'a, T>,
 }
 
-impl Message<'_> {
+impl<T: Level> Message<'_, T> {
     /// Leaves the message for the next receive.
     pub fn put_back(self) {
         // What consumes a message is `Held`; a view holds nothing.
@@ -426,7 +443,7 @@ impl Message<'_> {
     }
 }
 
-impl Deref for Message<'_> {
+impl<T: Level> Deref for Message<'_, T> {
     type Target = [u8];
 
     #[inline]
@@ -435,18 +452,18 @@ impl Deref for Message<'_> {
     }
 }
 
-impl fmt::Debug for Message<'_> {
+impl<T: Level> fmt::Debug for Message<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Message").field(&&self.bytes[..]).finish()
     }
 }
 
 /// Consumes the message at its end.
-struct Held<'a> {
-    cursor: &'a mut Cursor,
+struct Held<'a, T: Level> {
+    cursor: &'a mut Cursor<T>,
 }
 
-impl Drop for Held<'_> {
+impl<T: Level> Drop for Held<'_, T> {
     #[inline]
     fn drop(&mut self) {
         // To a forked child it was never given: its parent still reads these bytes.

@@ -1,19 +1,25 @@
 //! The bytes of the ring, and a place in them.
 use shm_core::BadPtr;
-use shm_core::bytes::{self, View, WORD_BYTES, Word};
+use shm_core::bytes::{View, WORD_BYTES, Word};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::trust::Trust;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Positions, frames and rings are multiples of this.
 pub(super) const WORD: u64 = WORD_BYTES as u64;
 
-/// The payload words, as this process has them mapped.
+/// The payload words, as this process has them mapped. They are moved as `T` says.
+///
+/// The functions are sound only if who uses the ring keeps the protocol. That the peer keeps it
+/// too, they need at the level `Crashing` only.
 #[derive(Clone, Debug)]
-pub(super) struct Ring {
+pub(super) struct Ring<T> {
     words: MappedSlice<Word>,
+    level: PhantomData<T>,
 }
 
-impl Ring {
+impl<T: Trust> Ring<T> {
     /// Bytes of mapping for a ring of `bytes` (a model's words are larger than 8 bytes).
     pub(super) const fn mapped_bytes(bytes: u64) -> u64 {
         (bytes / WORD).saturating_mul(size_of::<Word>() as u64)
@@ -23,17 +29,26 @@ impl Ring {
     ///
     /// # Safety
     /// Nobody else uses these bytes.
-    pub(super) unsafe fn create(m: &Arc<Mapping>, offset: u64, bytes: u64) -> Result<Ring, BadPtr> {
+    pub(super) unsafe fn create(m: &Arc<Mapping>, offset: u64, bytes: u64) -> Result<Self, BadPtr> {
         for word in 0..bytes / WORD {
-            let offset = offset + Ring::mapped_bytes(word * WORD);
+            let offset = offset + Self::mapped_bytes(word * WORD);
             // SAFETY: the caller's promise.
             unsafe { Mapped::place(m, offset, Word::new()) }?;
         }
-        Ring::attach(m, offset, bytes)
+        Self::attach(m, offset, bytes)
     }
 
-    pub(super) fn attach(m: &Arc<Mapping>, offset: u64, bytes: u64) -> Result<Ring, BadPtr> {
-        Ok(Ring { words: MappedSlice::new(m, offset, bytes / WORD)? })
+    pub(super) fn attach(m: &Arc<Mapping>, offset: u64, bytes: u64) -> Result<Self, BadPtr> {
+        Ok(Ring::of(MappedSlice::new(m, offset, bytes / WORD)?))
+    }
+
+    pub(super) fn of(words: MappedSlice<Word>) -> Self {
+        Ring { words, level: PhantomData }
+    }
+
+    /// The same ring at another level.
+    pub(super) fn at_level<U: Trust>(self) -> Ring<U> {
+        Ring::of(self.words)
     }
 
     #[inline]
@@ -48,7 +63,7 @@ impl Ring {
     #[inline]
     pub(super) unsafe fn header(&self, at: Place) -> u64 {
         // SAFETY: nobody writes a published frame.
-        unsafe { self.words[at.offset as usize / WORD_BYTES].get() }
+        unsafe { T::get(&self.words[at.offset as usize / WORD_BYTES]) }
     }
 
     /// Writes the header word at `at`.
@@ -59,7 +74,7 @@ impl Ring {
     #[inline]
     pub(super) unsafe fn set_header(&self, at: Place, word: u64) {
         // SAFETY: nobody else looks at what has been given back.
-        unsafe { self.words[at.offset as usize / WORD_BYTES].set(word) }
+        unsafe { T::set(&self.words[at.offset as usize / WORD_BYTES], word) }
     }
 
     /// Writes `from` from `at` on, around the end if need be.
@@ -71,13 +86,13 @@ impl Ring {
         let to_end = (self.bytes() - at.offset) as usize;
         if from.len() <= to_end {
             // SAFETY: nobody else looks at what has been given back.
-            return unsafe { bytes::copy_in(&self.words, at.offset as usize, from) };
+            return unsafe { T::copy_in(&self.words, at.offset as usize, from) };
         }
         let (end, start) = from.split_at(to_end);
         // SAFETY: as above.
-        unsafe { bytes::copy_in(&self.words, at.offset as usize, end) };
+        unsafe { T::copy_in(&self.words, at.offset as usize, end) };
         // SAFETY: as above.
-        unsafe { bytes::copy_in(&self.words, 0, start) };
+        unsafe { T::copy_in(&self.words, 0, start) };
     }
 
     /// Appends the `len` bytes from `at` on to `to`, around the end if need be.
@@ -87,8 +102,8 @@ impl Ring {
     pub(super) unsafe fn append(&self, at: Place, len: usize, to: &mut Vec<u8>) {
         let to_end = ((self.bytes() - at.offset) as usize).min(len);
         for (offset, len) in [(at.offset as usize, to_end), (0, len - to_end)] {
-            // SAFETY: nobody writes a published frame while the view lives.
-            to.extend_from_slice(&unsafe { View::new(&self.words, offset, len) });
+            // SAFETY: nobody writes a published frame.
+            unsafe { T::append(&self.words, offset, len, to) };
         }
     }
 
@@ -101,7 +116,8 @@ impl Ring {
     /// The `len` bytes from `at` on, which lie in one piece.
     ///
     /// # Safety
-    /// As [`header`](Ring::header), for all the bytes and for as long as the view lives.
+    /// As [`header`](Ring::header), for all the bytes and for as long as the view lives; and
+    /// `T::IN_PLACE`.
     #[inline]
     pub(super) unsafe fn view(&self, at: Place, len: usize) -> View<'_> {
         // SAFETY: nobody writes a published frame before it is given back.
@@ -140,6 +156,7 @@ pub(super) fn checked_distance(ahead: u64, behind: u64, ring: u64) -> Option<u64
 #[cfg(all(test, not(shm_loom)))]
 mod tests {
     use super::*;
+    use shm_core::trust::{Buggy, Crashing};
 
     #[test]
     fn the_offset_is_the_position_modulo_the_ring() {
@@ -164,9 +181,14 @@ mod tests {
 
     #[test]
     fn bytes_go_around_the_end() {
+        go_around::<Crashing>();
+        go_around::<Buggy>();
+    }
+
+    fn go_around<T: Trust>() {
         let mapping = Mapping::heap(4096);
         // SAFETY: the mapping is this test's alone.
-        let ring = unsafe { Ring::create(&mapping, 0, 24) }.unwrap();
+        let ring = unsafe { Ring::<T>::create(&mapping, 0, 24) }.unwrap();
         for offset in (0..24).step_by(4) {
             let at = Place::default().plus(offset, 24);
             let bytes: Vec<u8> = (1..=20).collect();

@@ -1,5 +1,6 @@
 //! The sender's half.
-use super::frame::{Header, MESSAGE_BYTES_MAX, fragment_bytes_max, frame_bytes, payload_distance};
+use super::frame::{Header, fragment_bytes_max, frame_bytes, payload_distance};
+use super::level::{Level, Link, OneMapping};
 use super::peer::{Missing, Pause, Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
@@ -7,7 +8,7 @@ use super::{AttachError, Stream};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;
 use shm_core::process::{ForkGuard, ProcessId};
-use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -32,8 +33,9 @@ pub enum SendError {
     /// The receiver wrote nonsense into shared memory. The stream is of no further use.
     #[error("the stream is corrupt: the receiver's position makes no sense")]
     Corrupt,
-    /// No stream carries a message of more than 1 GiB - 1.
-    #[error("a message of {len} bytes is longer than the longest, 1073741823")]
+    /// No stream carries a message of more than 1 GiB - 1, and a hostile one none that is longer
+    /// than its receiver takes.
+    #[error("a message of {len} bytes is too long: see MESSAGE_BYTES_MAX and the receiver's limit")]
     TooLong {
         /// Bytes of the message.
         len: usize,
@@ -70,9 +72,13 @@ pub(super) struct Outgoing<'m> {
 
 impl<'m> Outgoing<'m> {
     #[inline]
-    pub(super) fn new(piece: &'m [u8], pieces: &'m [&'m [u8]]) -> Result<Outgoing<'m>, SendError> {
+    pub(super) fn new(
+        piece: &'m [u8],
+        pieces: &'m [&'m [u8]],
+        bytes_max: usize,
+    ) -> Result<Outgoing<'m>, SendError> {
         let len = pieces.iter().fold(piece.len(), |sum, piece| sum.saturating_add(piece.len()));
-        if len > MESSAGE_BYTES_MAX {
+        if len > bytes_max {
             return Err(SendError::TooLong { len });
         }
         Ok(Outgoing { piece, pieces, left: len, begun: false })
@@ -114,10 +120,9 @@ impl<'m> Outgoing<'m> {
 /// messages that were not published yet, and the beginning of a longer one, are lost with the
 /// sender.
 #[derive(Debug)]
-pub struct Sender {
-    shared: Mapped<Shared>,
-    ring: Ring,
-    peer: Peer,
+pub struct Sender<T: Level = Crashing> {
+    ring: Ring<T>,
+    link: T::Link,
     fork: ForkGuard,
     /// Where the next frame goes. The truth; `published` is what the receiver has been told.
     place: Place,
@@ -140,31 +145,23 @@ impl Sender {
     pub fn attach(m: &Arc<Mapping>, offset: u64, me: &Arc<Member>) -> Result<Sender, AttachError> {
         Stream::attach(m, offset)?.sender(me)
     }
+}
 
+impl<T: OneMapping> Sender<T> {
     pub(super) fn open(
         shared: Mapped<Shared>,
-        ring: Ring,
+        ring: Ring<T>,
         me: &Arc<Member>,
-    ) -> Result<Sender, AttachError> {
+    ) -> Result<Sender<T>, AttachError> {
         me.check_fork()?;
         shared.open(Side::Sender, me.id())?;
-        Ok(Sender {
-            peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
-            fork: ForkGuard::new(),
-            shared,
-            ring,
-            place: Place::default(),
-            published: 0,
-            read: 0,
-            is_corrupt: false,
-            not_sync: PhantomData,
-        })
+        Ok(Sender::new(ring, Peer::new(shared, Side::Sender, me.clone())))
     }
 
     /// Says which process will attach as the receiver: if it dies before, waits end with
     /// [`SendError::PeerDied`], until another one is expected.
     pub fn expect_peer(&mut self, process: ProcessId) {
-        self.peer.expect(process);
+        self.link.expect(process);
     }
 
     /// Waits until the receiver has attached.
@@ -172,7 +169,22 @@ impl Sender {
     /// # Errors
     /// [`SendError::TimedOut`], [`SendError::Detached`], [`SendError::PeerDied`].
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
-        Ok(self.peer.wait_until_open(deadline)?)
+        Ok(self.link.wait_until_open(deadline)?)
+    }
+}
+
+impl<T: Level> Sender<T> {
+    pub(super) fn new(ring: Ring<T>, link: T::Link) -> Sender<T> {
+        Sender {
+            ring,
+            link,
+            fork: ForkGuard::new(),
+            place: Place::default(),
+            published: 0,
+            read: 0,
+            is_corrupt: false,
+            not_sync: PhantomData,
+        }
     }
 
     /// Sends a message and publishes it, waiting for room as long as it takes.
@@ -188,7 +200,8 @@ impl Sender {
     /// See [`Sender`].
     #[inline]
     pub fn send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        self.put(Outgoing::new(message, &[])?, None)?;
+        let message = self.outgoing(message, &[])?;
+        self.put(message, None)?;
         self.finish()
     }
 
@@ -198,7 +211,8 @@ impl Sender {
     /// # Errors
     /// As [`send`](Sender::send), and [`SendError::TimedOut`].
     pub fn send_deadline(&mut self, message: &[u8], deadline: Instant) -> Result<(), SendError> {
-        self.put(Outgoing::new(message, &[])?, Some(deadline))?;
+        let message = self.outgoing(message, &[])?;
+        self.put(message, Some(deadline))?;
         self.finish()
     }
 
@@ -209,7 +223,8 @@ impl Sender {
     /// As [`send_deadline`](Sender::send_deadline).
     pub fn send_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
         let deadline = Instant::now().checked_add(timeout);
-        self.put(Outgoing::new(message, &[])?, deadline)?;
+        let message = self.outgoing(message, &[])?;
+        self.put(message, deadline)?;
         self.finish()
     }
 
@@ -218,7 +233,8 @@ impl Sender {
     /// # Errors
     /// As [`send`](Sender::send).
     pub fn send_vectored(&mut self, pieces: &[&[u8]]) -> Result<(), SendError> {
-        self.put(Outgoing::new(&[], pieces)?, None)?;
+        let message = self.outgoing(&[], pieces)?;
+        self.put(message, None)?;
         self.finish()
     }
 
@@ -233,7 +249,8 @@ impl Sender {
     /// What was not published yet is lost with it.
     #[inline]
     pub fn push(&mut self, message: &[u8]) -> Result<(), SendError> {
-        self.put(Outgoing::new(message, &[])?, None)?;
+        let message = self.outgoing(message, &[])?;
+        self.put(message, None)?;
         if self.place.position.wrapping_sub(self.published) > self.ring.bytes() / 4 {
             self.publish();
         }
@@ -256,7 +273,7 @@ impl Sender {
     /// where waiting will not help; otherwise as [`send`](Sender::send).
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.usable()?;
-        let mut outgoing = Outgoing::new(message, &[])?;
+        let mut outgoing = self.outgoing(message, &[])?;
         let want = frame_bytes(message.len());
         if want > self.ring.bytes() {
             return Err(SendError::TooLarge { largest: fragment_bytes_max(self.ring.bytes()) });
@@ -273,9 +290,10 @@ impl Sender {
     /// # Errors
     /// [`SendError::TooLong`], [`SendError::Detached`], [`SendError::Corrupt`],
     /// [`SendError::Forked`].
-    pub fn start<'a>(&'a mut self, message: &'a [u8]) -> Result<Sending<'a>, SendError> {
+    pub fn start<'a>(&'a mut self, message: &'a [u8]) -> Result<Sending<'a, T>, SendError> {
         self.usable()?;
-        Ok(Sending { outgoing: Outgoing::new(message, &[])?, sender: self })
+        let outgoing = self.outgoing(message, &[])?;
+        Ok(Sending { outgoing, sender: self })
     }
 
     /// As [`start`](Sender::start), for the concatenation of `pieces`.
@@ -285,9 +303,10 @@ impl Sender {
     pub fn start_vectored<'a>(
         &'a mut self,
         pieces: &'a [&'a [u8]],
-    ) -> Result<Sending<'a>, SendError> {
+    ) -> Result<Sending<'a, T>, SendError> {
         self.usable()?;
-        Ok(Sending { outgoing: Outgoing::new(&[], pieces)?, sender: self })
+        let outgoing = self.outgoing(&[], pieces)?;
+        Ok(Sending { outgoing, sender: self })
     }
 
     /// Bytes of ring that are free now. A message of `len` bytes takes
@@ -299,6 +318,15 @@ impl Sender {
         self.usable()?;
         self.refresh()?;
         Ok(self.free())
+    }
+
+    #[inline]
+    fn outgoing<'m>(
+        &self,
+        piece: &'m [u8],
+        pieces: &'m [&'m [u8]],
+    ) -> Result<Outgoing<'m>, SendError> {
+        Outgoing::new(piece, pieces, self.link.message_bytes_max())
     }
 
     /// Writes a message, waiting if need be; not yet published where it fitted at once.
@@ -325,7 +353,7 @@ impl Sender {
                 Err(SendError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step(&mut self.peer) {
+            if !pause.step(&mut self.link) {
                 return Err(SendError::TimedOut);
             }
         }
@@ -358,7 +386,7 @@ impl Sender {
     /// some.
     fn would_block(&mut self) -> SendError {
         self.publish();
-        self.peer.gone().map_or(SendError::WouldBlock, SendError::from)
+        self.link.gone().map_or(SendError::WouldBlock, SendError::from)
     }
 
     /// Writes one frame with as much of `message` as there is room for.
@@ -387,15 +415,14 @@ impl Sender {
     fn publish(&mut self) {
         if self.published != self.place.position {
             self.tell();
-            self.shared.arrived.notify();
+            self.link.wake();
         }
     }
 
     #[inline]
     fn tell(&mut self) {
         self.published = self.place.position;
-        // Pairs with the Acquire in the receiver's `refresh`: the frames before the position.
-        self.shared.written.store(self.published, Ordering::Release);
+        self.link.tell_written(self.published);
     }
 
     /// Publishes; a message that went into a stream whose receiver has left counts as not sent.
@@ -421,8 +448,7 @@ impl Sender {
     /// Looks at the receiver's position: a claim, which must lie between its last and what was
     /// published.
     fn refresh(&mut self) -> Result<(), SendError> {
-        // Pairs with the Release in the receiver's `give_back`: its last look at the bytes before.
-        let read = self.shared.read.load(Ordering::Acquire);
+        let read = self.link.read();
         let readable = self.published.wrapping_sub(self.read);
         if checked_distance(read, self.read, readable).is_none() {
             self.is_corrupt = true;
@@ -445,16 +471,16 @@ impl Sender {
 
     #[inline]
     fn attached(&mut self) -> Result<(), SendError> {
-        self.peer.known_gone().map_or(Ok(()), |gone| Err(gone.into()))
+        self.link.known_gone().map_or(Ok(()), |gone| Err(gone.into()))
     }
 }
 
-impl Drop for Sender {
+impl<T: Level> Drop for Sender<T> {
     /// Publishes what is pending and tells the receiver that nothing follows.
     fn drop(&mut self) {
         if self.fork.check().is_ok() {
             self.tell();
-            self.shared.detach(Side::Sender);
+            self.link.leave();
         }
     }
 }
@@ -464,12 +490,12 @@ impl Drop for Sender {
 /// Dropping it before it is done cancels the message: the receiver discards what it has of it, and
 /// the stream goes on.
 #[must_use = "nothing is sent before `poll`"]
-pub struct Sending<'a> {
+pub struct Sending<'a, T: Level = Crashing> {
     outgoing: Outgoing<'a>,
-    sender: &'a mut Sender,
+    sender: &'a mut Sender<T>,
 }
 
-impl Sending<'_> {
+impl<T: Level> Sending<'_, T> {
     /// Writes and publishes as much as there is room for: `Ok` once all of it is.
     ///
     /// # Errors

@@ -333,7 +333,7 @@ fn a_named_peer_that_leaves_without_having_come_has_detached() {
 fn the_deadline_counts_though_there_is_always_room() {
     let (mut sender, mut receiver) = world(64).ends();
     let message = vec![7; 256];
-    let mut sending = Outgoing::new(&message, &[]).unwrap();
+    let mut sending = Outgoing::new(&message, &[], MESSAGE_BYTES_MAX).unwrap();
     let passed = Some(Instant::now());
     // The receiver makes room each time before the sender looks.
     for _ in 0..2 {

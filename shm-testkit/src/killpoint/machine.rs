@@ -16,6 +16,71 @@ pub(super) fn mark() {
     unsafe { asm!("int3") };
 }
 
+// What a stopped child is made to execute: it forks, and waits for its child. That one calls the
+// function in r12 with rbx, and never comes back. No exit signal, so that nobody is told.
+std::arch::global_asm!(
+    ".hidden shm_testkit_killpoint_fork",
+    ".globl shm_testkit_killpoint_fork",
+    "shm_testkit_killpoint_fork:",
+    "mov eax, {clone}",
+    "xor edi, edi",
+    "xor esi, esi",
+    "xor edx, edx",
+    "xor r10d, r10d",
+    "xor r8d, r8d",
+    "syscall",
+    "test rax, rax",
+    "jz 2f",
+    "js 3f",
+    "mov rdi, rax",
+    "mov rsi, r13",
+    "mov edx, {wall}",
+    "xor r10d, r10d",
+    "mov eax, {wait4}",
+    "syscall",
+    "3:",
+    "int3",
+    "2:",
+    "cld",
+    "mov rdi, rbx",
+    "call r12",
+    "ud2",
+    clone = const libc::SYS_clone,
+    wall = const libc::__WALL,
+    wait4 = const libc::SYS_wait4,
+);
+
+unsafe extern "C" {
+    fn shm_testkit_killpoint_fork();
+}
+
+/// The registers of a child stopped anywhere, changed so that it forks and stops again. Its child
+/// calls `function` with `argument`; the status of that one's end goes to `status`.
+pub(super) fn forking(
+    stopped: &libc::user_regs_struct,
+    function: u64,
+    argument: u64,
+    status: u64,
+) -> libc::user_regs_struct {
+    // Below the stack pointer there are 128 bytes that are in use.
+    let stack = (stopped.rsp - 256) & !15;
+    libc::user_regs_struct {
+        rip: shm_testkit_killpoint_fork as *const () as u64,
+        rsp: stack,
+        rbx: argument,
+        r12: function,
+        r13: status,
+        // It is in no system call that could be begun again.
+        orig_rax: u64::MAX,
+        ..*stopped
+    }
+}
+
+/// What the child of [`forking`] has got of its system calls: a process, or an error.
+pub(super) fn result(stopped: &libc::user_regs_struct) -> i64 {
+    stopped.rax as i64
+}
+
 /// What has to be known about an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {

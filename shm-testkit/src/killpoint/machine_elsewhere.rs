@@ -6,6 +6,19 @@ pub(super) const TRAP: u8 = 0;
 
 pub(super) fn mark() {}
 
+pub(super) fn forking(
+    stopped: &libc::user_regs_struct,
+    _: u64,
+    _: u64,
+    _: u64,
+) -> libc::user_regs_struct {
+    *stopped
+}
+
+pub(super) fn result(_: &libc::user_regs_struct) -> i64 {
+    -1
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(dead_code, reason = "nothing is decoded here")]
 pub(super) enum Kind {

@@ -17,6 +17,9 @@
 //! | mode | at each instruction |
 //! | --- | --- |
 //! | [`kill`](Run::kill) | the process is killed; survivors recover and go on |
+//! | [`stop`](Run::stop) | it is stopped; a bystander must finish meanwhile, in a bounded number of instructions. Then it is killed, or goes on |
+//! | [`nested`](Run::nested) | it is killed, and so is who recovers, at each of *its* images |
+//! | [`fork`](Run::fork) | it is made to fork; the child's handles must refuse to work, and change nothing |
 //!
 //! # What it shows, and what not
 //!
@@ -35,8 +38,10 @@
 //! death is checked all the same. Of both a scenario has none unless the run allows some.
 
 mod dog;
+mod hunt;
 #[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "machine_elsewhere.rs")]
 mod machine;
+mod modes;
 mod page;
 mod report;
 mod run;
@@ -57,6 +62,9 @@ pub enum End {
     /// It came to the end of the operation, dropped what it had, and exited.
     Finished,
 }
+
+/// Work that is prepared and then done, between two marks.
+pub type Work<'a> = Box<dyn FnOnce() -> Result<(), String> + 'a>;
 
 /// One operation on a shared structure, and what its survivors find.
 ///
@@ -92,4 +100,27 @@ pub trait Scenario {
     /// # Errors
     /// What is wrong.
     fn check(&self, world: Self::World, notes: &Notes, end: End) -> Result<(), String>;
+
+    /// For [`Run::stop`], in a forked child of its own, while the process stands still somewhere in
+    /// its operation: another participant. What is returned must come to its end.
+    fn bystander<'a>(&'a self, _world: &'a Self::World) -> Option<Work<'a>> {
+        None
+    }
+
+    /// For [`Run::nested`], in a forked child of its own, after the death: what a survivor does
+    /// first. It is killed too, and then comes the check.
+    fn recover<'a>(&'a self, _world: &'a Self::World) -> Option<Work<'a>> {
+        None
+    }
+
+    /// For [`Run::fork`], in a child of the process, forked in the midst of the operation: handles
+    /// refuse to work, and dropping them changes nothing. Private state that the operation was
+    /// changing is better left alone: the thread that was at it does not exist here, nor does who
+    /// holds the allocator's lock.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn forked(&self, _world: &Self::World, _doomed: &mut Self::Doomed) -> Result<(), String> {
+        Err("cannot do anything: the scenario does not say what".to_owned())
+    }
 }

@@ -56,8 +56,9 @@ pub(super) struct Shared {
     pub(super) notes: Notes,
     /// Errno of a `ptrace` that was refused.
     pub(super) refused: AtomicU64,
-    /// Address of the child's own things, for the one that it is made to fork.
-    pub(super) doomed: AtomicU64,
+    /// For a child that it is made to fork: the address of a function, and of what that is given.
+    pub(super) fork_entry: AtomicU64,
+    pub(super) fork_argument: AtomicU64,
     /// How the forked one ended: a status of `wait4`.
     pub(super) forked_status: AtomicU64,
     message_len: AtomicU64,

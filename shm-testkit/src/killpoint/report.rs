@@ -22,8 +22,7 @@ pub struct Report {
     pub(super) instructions: usize,
     /// Of them tried. (Of recoverers: instructions of theirs.)
     pub(super) points: usize,
-    /// Whether these are all.
-    pub(super) is_exhaustive: bool,
+    pub(super) depth: Depth,
     /// Different images of what is shared.
     pub(super) images: usize,
     pub(super) missed: usize,
@@ -34,6 +33,35 @@ pub struct Report {
     pub(super) bystander: usize,
     pub(super) findings: Vec<Finding>,
     pub(super) took: Duration,
+}
+
+/// Which points were tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Depth {
+    Nothing,
+    /// Every instruction.
+    All,
+    /// Those around changes and system calls, and some others.
+    Sample,
+    /// Of both operation and recovery, each where the shared bytes are new.
+    Images,
+    /// Some of these.
+    SomeImages,
+    /// As many as it took to find enough.
+    GivenUp,
+}
+
+impl Depth {
+    fn name(self) -> &'static str {
+        match self {
+            Depth::Nothing => "nothing",
+            Depth::All => "all",
+            Depth::Sample => "sample",
+            Depth::Images => "images",
+            Depth::SomeImages => "some images",
+            Depth::GivenUp => "given up",
+        }
+    }
 }
 
 /// One death after which something was wrong.
@@ -108,11 +136,7 @@ impl Report {
     /// One line, by one write: tests of several processes append to one log.
     fn log_line(&self) -> String {
         let mut line = format!("{}\t{}", self.name, self.mode);
-        let depth = match (&self.not_run, self.is_exhaustive) {
-            (Some(_), _) => "not-run",
-            (None, true) => "all",
-            (None, false) => "sample",
-        };
+        let depth = if self.not_run.is_some() { "not run" } else { self.depth.name() };
         let figures = [
             self.instructions,
             self.points,
@@ -135,11 +159,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { name, mode, instructions, points, images, missed, drifted, .. } = self;
-        let depth = match self.is_exhaustive {
-            true => "all",
-            false if self.findings.len() >= FINDINGS_MAX => "given up",
-            false => "a sample",
-        };
+        let depth = self.depth.name();
         write!(
             f,
             "{name}, {mode}: {instructions} instructions, {points} points ({depth}), {images} \

@@ -1,20 +1,13 @@
-//! `Run`: a scenario, how deep, and what is tolerated; and the plainest mode, to kill.
+//! `Run`: a scenario, how deep, and what is tolerated.
+use super::Scenario;
 use super::dog::Dog;
-use super::machine::mark;
+use super::hunt::Hunt;
 use super::page::Page;
-use super::report::{FINDINGS_MAX, Finding, Report};
-use super::trace::{Reached, Trace};
-use super::tracee::{self, Stop, Tracee, panic_message, tell_end};
-use super::{End, Scenario};
-use std::hash::Hasher;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use super::report::{Depth, Report};
+use super::trace::Trace;
+use super::tracee;
 use std::time::{Duration, Instant};
 
-/// How often a point is tried; the last time by single steps only, which no other thread of the
-/// child can disturb.
-const TRIES: usize = 4;
-/// Farther than this nobody is stepped.
-const STEPPED_MAX: usize = 20_000;
 const POINTS: &str = "SHM_KILL_POINTS";
 const DEEP: &str = "SHM_DEEP";
 
@@ -22,10 +15,11 @@ const DEEP: &str = "SHM_DEEP";
 #[derive(Debug)]
 #[must_use = "nothing is run before a mode is called"]
 pub struct Run<'s, S> {
-    pub(super) scenario: &'s S,
+    scenario: &'s S,
     points: usize,
     missed: usize,
     drifted: usize,
+    bystander: usize,
     patience: Duration,
 }
 
@@ -33,7 +27,7 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// Up to 2,000 points a mode, nothing missed, nothing drifted.
     pub fn new(scenario: &'s S) -> Run<'s, S> {
         let patience = Duration::from_secs(30);
-        Run { scenario, points: 2000, missed: 0, drifted: 0, patience }
+        Run { scenario, points: 2000, missed: 0, drifted: 0, bystander: 20_000, patience }
     }
 
     /// How many points are tried of an operation with more instructions: those around each change
@@ -63,23 +57,41 @@ impl<'s, S: Scenario> Run<'s, S> {
         self
     }
 
+    /// How many instructions a bystander may need: 20,000 unless told.
+    pub fn bystander_at_most(mut self, instructions: usize) -> Run<'s, S> {
+        self.bystander = instructions;
+        self
+    }
+
     /// Kills the process at each instruction.
     pub fn kill(self) -> Report {
-        self.in_mode("kill", |hunt, trace, points| {
-            for index in points {
-                hunt.try_point(trace, index, |hunt, world, tracee| {
-                    tracee.kill();
-                    hunt.check(world, End::Killed, Some((index, trace)));
-                });
-            }
-        })
+        self.in_mode("kill", |hunt, trace, wanted| hunt.kill(trace, wanted))
+    }
+
+    /// Stops the process at each instruction: the [bystander](Scenario::bystander) must come to its
+    /// end, and where the shared bytes are new, in a bounded number of instructions. Then the
+    /// process is killed (at even instructions) or goes on (at odd ones).
+    pub fn stop(self) -> Report {
+        self.in_mode("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
+    }
+
+    /// Kills the process wherever the shared bytes are new, and then who
+    /// [recovers](Scenario::recover) wherever they are; with `SHM_DEEP=1`, at each instruction.
+    pub fn nested(self) -> Report {
+        self.in_mode("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
+    }
+
+    /// Makes the process fork at each instruction. What its child [does](Scenario::forked) with the
+    /// handles must change nothing; the process itself goes on.
+    pub fn fork(self) -> Report {
+        self.in_mode("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
     }
 
     /// Runs one mode, if the machine lets it.
-    pub(super) fn in_mode(
+    fn in_mode(
         self,
         mode: &'static str,
-        work: impl FnOnce(&mut Hunt<'_, S>, &Trace, Vec<usize>),
+        work: impl FnOnce(&mut Hunt<'_, S>, &Trace, usize),
     ) -> Report {
         let began = Instant::now();
         let dog = Dog::new(self.patience);
@@ -87,7 +99,9 @@ impl<'s, S: Scenario> Run<'s, S> {
             scenario: self.scenario,
             report: self.empty_report(mode),
             page: Page::new(),
+            helpers_page: Page::new(),
             dog: &dog,
+            bystander_max: self.bystander,
         };
         hunt.report.not_run = tracee::refusal(&dog);
         if hunt.report.not_run.is_none() {
@@ -95,9 +109,7 @@ impl<'s, S: Scenario> Run<'s, S> {
             if let Some(trace) = hunt.trace() {
                 hunt.report.instructions = trace.steps.len();
                 hunt.report.images = trace.images();
-                work(&mut hunt, &trace, trace.choose(self.points_wanted()));
-                let tried = hunt.report.points + hunt.report.missed;
-                hunt.report.is_exhaustive = tried >= trace.steps.len();
+                work(&mut hunt, &trace, self.points_wanted());
             }
         }
         hunt.report.took = began.elapsed();
@@ -121,7 +133,7 @@ impl<'s, S: Scenario> Run<'s, S> {
             not_run: None,
             instructions: 0,
             points: 0,
-            is_exhaustive: false,
+            depth: Depth::Nothing,
             images: 0,
             missed: 0,
             drifted: 0,
@@ -131,166 +143,5 @@ impl<'s, S: Scenario> Run<'s, S> {
             findings: Vec::new(),
             took: Duration::ZERO,
         }
-    }
-}
-
-/// A run under way.
-pub(super) struct Hunt<'d, S> {
-    pub(super) scenario: &'d S,
-    pub(super) report: Report,
-    pub(super) page: Page,
-    pub(super) dog: &'d Dog,
-}
-
-impl<'d, S: Scenario> Hunt<'d, S> {
-    /// Brings a process to a point and hands it over, with its world. Counts it as missed where it
-    /// cannot be brought there.
-    pub(super) fn try_point(
-        &mut self,
-        trace: &Trace,
-        index: usize,
-        and_then: impl FnOnce(&mut Self, S::World, Tracee<'d>),
-    ) {
-        if self.report.findings.len() >= FINDINGS_MAX {
-            return;
-        }
-        for nth in 1..=TRIES {
-            self.watch(&format!("on the way to instruction {index}"));
-            let (world, mut tracee) = match self.start() {
-                Ok(both) => both,
-                Err(what) => return self.found(what, Some((index, trace))),
-            };
-            let only_step = nth == TRIES && index <= STEPPED_MAX;
-            match trace.reach(&mut tracee, index, only_step) {
-                Reached::Here => {
-                    self.report.points += 1;
-                    if self.image(&world) != trace.steps[index].image {
-                        self.report.drifted += 1;
-                    }
-                    return and_then(self, world, tracee);
-                }
-                Reached::Ended(_) if self.dog.has_bitten() => {
-                    return self
-                        .found("it hangs before it comes here".into(), Some((index, trace)));
-                }
-                Reached::Missed | Reached::Ended(_) => {}
-            }
-        }
-        self.report.missed += 1;
-    }
-
-    /// A new world, and a process in it at its first mark.
-    pub(super) fn start(&mut self) -> Result<(S::World, Tracee<'d>), String> {
-        self.page.clear();
-        let (scenario, world, page) = (self.scenario, self.scenario.world(), &self.page);
-        let tracee = Tracee::start(self.dog, page, &mut || {
-            let mut doomed = scenario.prepare(&world, &page.notes);
-            mark();
-            scenario.operate(&world, &mut doomed, &page.notes);
-            mark();
-            drop(doomed);
-            Ok(())
-        });
-        match tracee {
-            Ok(tracee) => Ok((world, tracee)),
-            Err(_) if self.dog.has_bitten() => Err("preparing, it hangs".to_owned()),
-            Err(end) => Err(format!("preparing, it {end}")),
-        }
-    }
-
-    /// Without any death all is well; and what the test process does once only is done.
-    fn live_on(&mut self) {
-        self.watch("without a death");
-        let (world, mut tracee) = match self.start() {
-            Ok(both) => both,
-            Err(what) => return self.found(what, None),
-        };
-        match tracee.resume() {
-            Stop::Trap => self.finish(world, tracee, None),
-            Stop::Ended(status) => {
-                self.found(format!("nobody died, but it {}", self.tell_end(status)), None);
-            }
-        }
-    }
-
-    /// Lets a process go on from its second mark to its end, and checks.
-    pub(super) fn finish(
-        &mut self,
-        world: S::World,
-        mut tracee: Tracee<'_>,
-        at: Option<(usize, &Trace)>,
-    ) {
-        match tracee.resume() {
-            Stop::Ended(0) => self.check(world, End::Finished, at),
-            Stop::Ended(status) => {
-                self.found(format!("after the operation it {}", self.tell_end(status)), at);
-            }
-            Stop::Trap => self.found("it traps after the operation".into(), at),
-        }
-    }
-
-    fn trace(&mut self) -> Option<Trace> {
-        if !self.report.findings.is_empty() {
-            return None;
-        }
-        self.watch("traced");
-        let (world, mut tracee) = match self.start() {
-            Ok(both) => both,
-            Err(what) => {
-                self.found(what, None);
-                return None;
-            }
-        };
-        match Trace::record(&mut tracee, || self.image(&world)) {
-            Ok(trace) => Some(trace),
-            Err(Some(status)) => {
-                self.found(format!("being traced it {}", self.tell_end(status)), None);
-                None
-            }
-            Err(None) => {
-                self.found("it takes more than a million instructions".into(), None);
-                None
-            }
-        }
-    }
-
-    /// How a process has ended that should not have.
-    pub(super) fn tell_end(&self, status: i32) -> String {
-        if self.dog.has_bitten() { "hangs".to_owned() } else { tell_end(status, &self.page) }
-    }
-
-    /// What is shared, as one word.
-    pub(super) fn image(&self, world: &S::World) -> u64 {
-        let mut hash = std::hash::DefaultHasher::new();
-        hash.write(&self.scenario.image(world));
-        for note in self.page.notes.all() {
-            hash.write_u64(note);
-        }
-        hash.finish()
-    }
-
-    /// Has the survivors look. A panic of theirs is a finding.
-    pub(super) fn check(&mut self, world: S::World, end: End, at: Option<(usize, &Trace)>) {
-        self.watch(&match at {
-            Some((index, _)) => format!("what survivors do after a death at instruction {index}"),
-            None => "what others do when nobody died".to_owned(),
-        });
-        let (scenario, notes) = (self.scenario, &self.page.notes);
-        match catch_unwind(AssertUnwindSafe(|| scenario.check(world, notes, end))) {
-            Ok(Ok(())) => {}
-            Ok(Err(what)) => self.found(what, at),
-            Err(payload) => {
-                self.found(format!("the check panicked: {}", panic_message(&*payload)), at);
-            }
-        }
-    }
-
-    pub(super) fn watch(&self, what: &str) {
-        self.dog.watch(&format!("{}, {}: {what}", self.report.name, self.report.mode));
-    }
-
-    pub(super) fn found(&mut self, what: String, at: Option<(usize, &Trace)>) {
-        let at = at.map(|(index, trace)| (index, trace.steps[index].rip));
-        self.report.findings.push(Finding { at, what });
     }
 }

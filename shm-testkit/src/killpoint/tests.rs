@@ -12,6 +12,9 @@ struct Plan {
     name: &'static str,
     operate: fn(&[AtomicU64], &Notes),
     check: fn(&[AtomicU64], &Notes, End) -> Result<(), String>,
+    bystander: Option<fn(&[AtomicU64])>,
+    recover: Option<fn(&[AtomicU64])>,
+    forked: fn(&[AtomicU64], bool) -> Result<(), String>,
     /// Worlds made so far.
     worlds: Cell<u64>,
 }
@@ -32,13 +35,15 @@ impl Plan {
         operate: fn(&[AtomicU64], &Notes),
         check: fn(&[AtomicU64], &Notes, End) -> Result<(), String>,
     ) -> Plan {
-        Plan { name, operate, check, worlds: Cell::new(0) }
+        let forked = |_: &[AtomicU64], _: bool| Ok(());
+        Plan { name, operate, check, bystander: None, recover: None, forked, worlds: Cell::new(0) }
     }
 }
 
 impl Scenario for Plan {
     type World = SharedMemory;
-    type Doomed = ();
+    /// The process.
+    type Doomed = u32;
 
     fn name(&self) -> String {
         self.name.to_owned()
@@ -55,9 +60,11 @@ impl Scenario for Plan {
         memory
     }
 
-    fn prepare(&self, _: &SharedMemory, _: &Notes) {}
+    fn prepare(&self, _: &SharedMemory, _: &Notes) -> u32 {
+        std::process::id()
+    }
 
-    fn operate(&self, memory: &SharedMemory, (): &mut (), notes: &Notes) {
+    fn operate(&self, memory: &SharedMemory, _: &mut u32, notes: &Notes) {
         (self.operate)(words(memory), notes);
     }
 
@@ -67,6 +74,26 @@ impl Scenario for Plan {
 
     fn check(&self, memory: SharedMemory, notes: &Notes, end: End) -> Result<(), String> {
         (self.check)(words(&memory), notes, end)
+    }
+
+    fn bystander<'a>(&'a self, memory: &'a SharedMemory) -> Option<Work<'a>> {
+        let work = self.bystander?;
+        Some(Box::new(move || {
+            work(words(memory));
+            Ok(())
+        }))
+    }
+
+    fn recover<'a>(&'a self, memory: &'a SharedMemory) -> Option<Work<'a>> {
+        let work = self.recover?;
+        Some(Box::new(move || {
+            work(words(memory));
+            Ok(())
+        }))
+    }
+
+    fn forked(&self, memory: &SharedMemory, doomed: &mut u32) -> Result<(), String> {
+        (self.forked)(words(memory), *doomed != std::process::id())
     }
 }
 
@@ -109,7 +136,7 @@ fn each_round_of_a_string_instruction_is_a_point() {
         assert_eq!((report.points(), report.missed), (report.instructions(), 0), "{report}");
         assert!(report.images() >= 100 + 7, "{report}");
         assert!(SEEN.iter().all(|seen| seen.load(Ordering::Relaxed) > 0), "{SEEN:?}");
-        assert!(report.is_exhaustive);
+        assert_eq!(report.depth, report::Depth::All);
     }
     report.passes();
 }
@@ -200,11 +227,126 @@ fn a_sample_has_every_image() {
     let run = Run::new(&plan).points(100);
     let (sampled, report) = (run.points_wanted() == 100, run.kill());
     if report.not_run.is_none() && sampled {
-        assert!(!report.is_exhaustive && report.instructions() > 1000, "{report}");
+        assert!(report.depth == report::Depth::Sample && report.instructions() > 1000, "{report}");
         assert!((95..=110).contains(&report.points()), "{report}");
         assert_eq!(report.images(), 4, "{report}");
     }
     report.passes();
+}
+
+/// Takes a lock, which is what nobody should do here.
+fn locks(words: &[AtomicU64]) {
+    while words[0].compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    words[1].fetch_add(1, Ordering::Relaxed);
+    words[0].store(0, Ordering::Relaxed);
+}
+
+#[test]
+fn who_waits_for_one_that_is_stopped_is_found() {
+    let locking = Plan::new("lock", |words, _| locks(words), fine);
+    let stops = |plan: &Plan| Run::new(plan).patience(Duration::from_millis(300)).points(1).stop();
+    let plan = Plan { bystander: Some(locks), ..locking };
+    stops(&plan).finds("while it is stopped, a bystander hangs");
+
+    // Where it is counted, it is not waited for.
+    let spins = |words: &[AtomicU64]| while words[0].load(Ordering::Relaxed) == 1 {};
+    let plan = Plan { bystander: Some(spins), ..plan };
+    let run = Run::new(&plan).patience(Duration::from_millis(300)).points(1);
+    let report = run.bystander_at_most(500).stop();
+    report.finds("while it is stopped, a bystander needs more than 500 instructions");
+
+    let helps = |words: &[AtomicU64]| {
+        words[2].fetch_add(1, Ordering::Relaxed);
+    };
+    let check = |words: &[AtomicU64], _: &Notes, end: End| {
+        let word = |at: usize| words[at].load(Ordering::Relaxed);
+        let is_right = word(1) <= 1 && (end == End::Killed || (word(0), word(1)) == (0, 1));
+        if is_right { Ok(()) } else { Err(format!("{} {} after {end:?}", word(0), word(1))) }
+    };
+    let report = Run::new(&Plan { bystander: Some(helps), check, ..plan }).stop();
+    if report.not_run.is_none() {
+        assert!(report.bystander > 3 && report.bystander < 1000, "{report}");
+        assert_eq!(report.points(), report.instructions(), "{report}");
+    }
+    report.passes();
+    Run::new(&Plan::new("alone", |_, _| {}, fine)).stop().finds("the scenario has none");
+}
+
+/// Word 0 says that word 1 is to be made 1; who recovers does that, once.
+fn promises(words: &[AtomicU64], _: &Notes) {
+    words[0].store(1, Ordering::Relaxed);
+    words[1].fetch_add(1, Ordering::Relaxed);
+    words[0].store(0, Ordering::Relaxed);
+}
+
+fn was_done_once(words: &[AtomicU64], _: &Notes, _: End) -> Result<(), String> {
+    let done = words[1].load(Ordering::Relaxed);
+    if done <= 1 { Ok(()) } else { Err(format!("done {done} times")) }
+}
+
+#[test]
+fn a_recovery_that_must_not_be_begun_again_is_found() {
+    let counts = |words: &[AtomicU64]| {
+        if words[0].load(Ordering::Relaxed) == 1 && words[1].load(Ordering::Relaxed) == 0 {
+            words[1].fetch_add(1, Ordering::Relaxed);
+        }
+        words[0].store(0, Ordering::Relaxed);
+    };
+    let check = |words: &[AtomicU64], notes: &Notes, end: End| {
+        if words[0].load(Ordering::Relaxed) == 1 {
+            // The second survivor thinks that it is the first.
+            words[1].fetch_add(1, Ordering::Relaxed);
+        }
+        was_done_once(words, notes, end)
+    };
+    let wrong = Plan { recover: Some(counts), ..Plan::new("recovers", promises, check) };
+    let report = Run::new(&wrong).nested();
+    report.finds("done 2 times (and who recovered died at its instruction");
+
+    let sound = Plan { check: was_done_once, ..wrong };
+    let report = Run::new(&sound).nested();
+    if report.not_run.is_none() {
+        // A death before, between and after three stores; and of none to two in the recovery.
+        assert_eq!((report.images(), report.points()), (4, 1 + 3 + 2 + 1), "{report}");
+        assert_eq!(report.depth, report::Depth::Images);
+    }
+    report.passes();
+}
+
+#[test]
+fn a_forked_child_that_touches_anything_is_found() {
+    static TRIED: AtomicU64 = AtomicU64::new(0);
+    let refuses = |_: &[AtomicU64], is_forked: bool| {
+        // Its own copy: nobody else will see it.
+        TRIED.fetch_add(1, Ordering::Relaxed);
+        if is_forked { Ok(()) } else { Err("takes itself for its parent".to_owned()) }
+    };
+    let finished = |words: &[AtomicU64], notes: &Notes, end: End| {
+        assert_eq!((end, words[1].load(Ordering::Relaxed)), (End::Finished, 1));
+        was_done_once(words, notes, end)
+    };
+    let sound = Plan { forked: refuses, ..Plan::new("forks", promises, finished) };
+    let report = Run::new(&sound).fork();
+    if report.not_run.is_none() {
+        assert_eq!((report.points(), report.missed), (report.instructions(), 0), "{report}");
+    }
+    report.passes();
+    assert_eq!(TRIED.load(Ordering::Relaxed), 0);
+
+    let releases = |words: &[AtomicU64], _: bool| {
+        words[0].store(0, Ordering::Relaxed);
+        Ok(())
+    };
+    let report = Run::new(&Plan { forked: releases, ..sound }).fork();
+    report.finds("a child that it forked has changed what is shared");
+    let says = |_: &[AtomicU64], _: bool| Err("still works".to_owned());
+    let plan = Plan { forked: says, ..Plan::new("forks", promises, fine) };
+    Run::new(&plan).fork().finds("a child that it forked failed: still works");
+    let panics = |_: &[AtomicU64], _: bool| panic!("at the disco");
+    let plan = Plan { forked: panics, ..plan };
+    Run::new(&plan).fork().finds("a child that it forked panicked: at the disco");
 }
 
 static HANDLED: AtomicU64 = AtomicU64::new(0);
@@ -305,6 +447,6 @@ fn where_ptrace_is_refused_it_says_so() {
     assert!(exit.stderr.contains("may not be traced here: it was refused ptrace"), "{exit:?}");
     assert!(exit.stderr.contains("0 points"), "{exit:?}");
     let line = std::fs::read_to_string(&path).unwrap();
-    assert!(line.starts_with("refused\tkill\tnot-run\t0\t0"), "{line}");
+    assert!(line.starts_with("refused\tkill\tnot run\t0\t0"), "{line}");
     assert!(line.ends_with("\tPlan::operate,Plan::check\n"), "{line}");
 }

@@ -1,10 +1,11 @@
 //! The instructions of one operation, in order, and how to come to one of them again.
+use super::hunt::At;
 use super::machine::Kind;
 use super::tracee::{Stop, Tracee};
 use std::collections::{HashMap, HashSet};
 
 /// An operation of more instructions than this is no single operation.
-const INSTRUCTIONS_MAX: usize = 1_000_000;
+pub(super) const INSTRUCTIONS_MAX: usize = 1_000_000;
 /// How many single steps may replace arrivals at a breakpoint.
 const STEPS_MAX: usize = 64;
 
@@ -42,14 +43,15 @@ impl Trace {
     /// Steps `tracee` from its first mark to its second. `image` is asked at each step.
     ///
     /// # Errors
-    /// It ended before, with this status; `None` where it does not come to an end.
+    /// It ended before, with this status; `None` where it takes more than `most` instructions.
     pub(super) fn record(
         tracee: &mut Tracee<'_>,
+        most: usize,
         mut image: impl FnMut() -> u64,
     ) -> Result<Trace, Option<i32>> {
         let mut kinds: HashMap<u64, (Kind, u32)> = HashMap::new();
         let (mut steps, mut seen): (Vec<Step>, _) = (Vec::new(), HashSet::new());
-        while steps.len() < INSTRUCTIONS_MAX {
+        while steps.len() < most {
             let rip = tracee.rip();
             let (kind, arrivals) =
                 kinds.entry(rip).or_insert_with(|| (Kind::of(tracee.peek(rip)), 0));
@@ -73,6 +75,16 @@ impl Trace {
             }
         }
         Err(None)
+    }
+
+    /// Where step `index` is.
+    pub(super) fn at(&self, index: usize) -> At {
+        (index, self.steps[index].rip)
+    }
+
+    /// Indices of the steps where an image is seen for the first time.
+    pub(super) fn new_images(&self) -> Vec<usize> {
+        (0..self.steps.len()).filter(|index| self.steps[*index].is_new_image).collect()
     }
 
     pub(super) fn images(&self) -> usize {
@@ -138,6 +150,15 @@ impl Trace {
     }
 }
 
+/// At most `most` of them, at least one, from the first to the last.
+pub(super) fn spread(all: Vec<usize>, most: usize) -> Vec<usize> {
+    let (count, most) = (all.len(), most.max(1));
+    if count <= most {
+        return all;
+    }
+    (0..most).map(|nth| all[nth * (count - 1) / (most - 1).max(1)]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +187,15 @@ mod tests {
         }
         assert!((17..=20).contains(&chosen.len()), "{chosen:?}");
         assert_eq!(trace(&images).choose(100).len(), 100);
-        assert_eq!(trace(&images).images(), 3);
+        assert_eq!(trace(&images).new_images(), [0, 40, 70]);
+    }
+
+    #[test]
+    fn a_few_are_spread_from_the_first_to_the_last() {
+        let all: Vec<usize> = (0..10).collect();
+        assert_eq!(spread(all.clone(), 4), [0, 3, 6, 9]);
+        assert_eq!(spread(all.clone(), 1), [0]);
+        assert_eq!(spread(all.clone(), 10), all);
     }
 
     #[test]

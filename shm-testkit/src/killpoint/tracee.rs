@@ -1,6 +1,6 @@
 //! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
 use super::dog::Dog;
-use super::machine::{REFUSAL, RIP, TRAP, mark};
+use super::machine::{self, Kind, REFUSAL, RIP, TRAP, mark};
 use super::page::Page;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,6 +104,51 @@ impl<'d> Tracee<'d> {
         Ok(true)
     }
 
+    /// Goes on to its second mark, wherever it stands, or to its end.
+    pub(super) fn pass_mark(&mut self) -> Stop {
+        let is_there = Kind::of(self.peek(self.rip())) == Kind::Mark;
+        if is_there { self.step() } else { self.resume() }
+    }
+
+    /// Makes it fork where it stands; its child calls what `page` names. Then it stands there as
+    /// before.
+    ///
+    /// # Errors
+    /// How the forked one ended, if not well.
+    pub(super) fn fork(&mut self, page: &Page) -> Result<(), String> {
+        let [function, argument] = [&page.fork_entry, &page.fork_argument];
+        let [function, argument] = [function, argument].map(|word| word.load(Ordering::Relaxed));
+        let before = self.registers()?;
+        let status = page.forked_status.as_ptr() as u64;
+        self.set_registers(&machine::forking(&before, function, argument, status))?;
+        if let Stop::Ended(status) = self.resume() {
+            return Err(format!("took it along: it {}", tell_end(status, page)));
+        }
+        let result = machine::result(&self.registers()?);
+        self.set_registers(&before)?;
+        if result < 0 {
+            return Err(format!("was not born: {}", io::Error::from_raw_os_error(-result as i32)));
+        }
+        match page.forked_status.load(Ordering::Relaxed) as i32 {
+            0 => Ok(()),
+            status => Err(tell_end(status, page)),
+        }
+    }
+
+    fn registers(&self) -> Result<libc::user_regs_struct, String> {
+        let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::zeroed();
+        let to = registers.as_mut_ptr() as usize;
+        ptrace(libc::PTRACE_GETREGS, self.pid, 0, to).map_err(|error| error.to_string())?;
+        // SAFETY: plain integers, filled in.
+        Ok(unsafe { registers.assume_init() })
+    }
+
+    fn set_registers(&self, registers: &libc::user_regs_struct) -> Result<(), String> {
+        let from = std::ptr::from_ref(registers) as usize;
+        let set = ptrace(libc::PTRACE_SETREGS, self.pid, 0, from);
+        set.map(drop).map_err(|error| error.to_string())
+    }
+
     /// SIGKILL, and reaped: when this returns no thread of it executes anything any more.
     pub(super) fn kill(mut self) {
         self.end();
@@ -202,8 +247,7 @@ pub(super) fn tell_end(status: i32, page: &Page) -> String {
 /// The child.
 fn live(page: &Page, life: Life<'_>) -> ! {
     // Nobody is left behind where the test process is killed; once stopped, EXITKILL sees to that.
-    // SAFETY: changes this process only.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    die_with_parent();
     if let Err(error) = ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
         page.refused.store(error.raw_os_error().unwrap_or(0) as u64, Ordering::Relaxed);
         leave(EXIT_REFUSED);
@@ -211,7 +255,12 @@ fn live(page: &Page, life: Life<'_>) -> ! {
     // What it has to say goes to the parent by the page; output may be locked by another thread.
     std::panic::set_hook(Box::new(|_| {}));
     settle_heap();
-    let code = match catch_unwind(AssertUnwindSafe(life)) {
+    end_with(page, life)
+}
+
+/// Does `work` and ends the process, with a code and a message that say how it went.
+pub(super) fn end_with(page: &Page, work: Life<'_>) -> ! {
+    let code = match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
             page.say(&error);
@@ -225,8 +274,13 @@ fn live(page: &Page, life: Life<'_>) -> ! {
     leave(code)
 }
 
+pub(super) fn die_with_parent() {
+    // SAFETY: changes this process only.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+}
+
 /// Ends the process without running anything of its parent's.
-pub(super) fn leave(code: i32) -> ! {
+fn leave(code: i32) -> ! {
     // SAFETY: ends this process.
     unsafe { libc::_exit(code) }
 }
@@ -260,7 +314,7 @@ fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::R
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above. A word that is peeked may be -1, so only errno tells an error.
     unsafe { *errno = 0 };
-    // SAFETY: reads and writes the child only; each request used here takes plain words.
+    // SAFETY: reads and writes the child, and the registers that our callers point to.
     let word = unsafe { libc::ptrace(request, pid, address, data) };
     let error = io::Error::last_os_error();
     if word == -1 && error.raw_os_error() != Some(0) { Err(error) } else { Ok(word) }

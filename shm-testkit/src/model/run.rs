@@ -108,9 +108,9 @@ pub(super) fn failure(model: impl Fn()) -> Option<String> {
             }
         }));
     });
-    QUIET.set(true);
+    let before = QUIET.replace(true);
     let end = catch_unwind(AssertUnwindSafe(model));
-    QUIET.set(false);
+    QUIET.set(before);
     let payload = end.err()?;
     let message = payload.downcast_ref::<String>().cloned();
     let message = message.or_else(|| payload.downcast_ref::<&str>().map(|text| text.to_string()));

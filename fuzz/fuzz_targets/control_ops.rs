@@ -1,0 +1,3 @@
+//! See [`fuzz::control_ops`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(control_ops);

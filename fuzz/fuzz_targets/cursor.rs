@@ -1,0 +1,3 @@
+//! See [`fuzz::cursor`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(cursor);

@@ -1,0 +1,3 @@
+//! See [`fuzz::cursor_ops`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(cursor_ops);

@@ -1,0 +1,3 @@
+//! See [`fuzz::header`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(header);

@@ -1,0 +1,3 @@
+//! See [`fuzz::participants`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(participants);

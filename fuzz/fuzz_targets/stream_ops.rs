@@ -1,0 +1,3 @@
+//! See [`fuzz::stream_ops`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(stream_ops);

@@ -1,0 +1,3 @@
+//! See [`fuzz::toc`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(toc);

@@ -1,0 +1,3 @@
+//! See [`fuzz::toc_ops`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(toc_ops);

@@ -1,0 +1,185 @@
+//! The modes: what happens to a process that has been brought to a point.
+use super::hunt::{At, Helper, Hunt, TRIES, only_step};
+use super::report::{Depth, FINDINGS_MAX};
+use super::trace::{Reached, Trace, spread};
+use super::tracee::{Stop, Tracee};
+use super::{End, Scenario};
+
+/// From so many images of an operation recovery is killed, unless everything is wanted.
+const NESTED_IMAGES_MAX: usize = 32;
+
+impl<S: Scenario> Hunt<'_, S> {
+    pub(super) fn kill(&mut self, trace: &Trace, wanted: usize) {
+        for index in self.choose(trace, wanted) {
+            if let Some((world, tracee)) = self.bring(trace, index) {
+                self.report.points += 1;
+                tracee.kill();
+                self.check(world, End::Killed, Some(trace.at(index)));
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self, trace: &Trace, wanted: usize) {
+        for index in self.choose(trace, wanted) {
+            let Some((world, tracee)) = self.bring(trace, index) else { continue };
+            self.report.points += 1;
+            let at = trace.at(index);
+            self.watch(&format!(
+                "what a bystander does while one is stopped at instruction {index}"
+            ));
+            if let Err(what) = self.stand_by(&world, trace.steps[index].is_new_image) {
+                self.found(format!("while it is stopped, a bystander {what}"), Some(at));
+            } else if index % 2 == 0 {
+                tracee.kill();
+                self.check(world, End::Killed, Some(at));
+            } else {
+                self.go_on(world, tracee, at);
+            }
+        }
+    }
+
+    pub(super) fn fork(&mut self, trace: &Trace, wanted: usize) {
+        for index in self.choose(trace, wanted) {
+            let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
+            self.report.points += 1;
+            let (at, before) = (trace.at(index), self.image(&world));
+            self.watch(&format!("what a child does that was forked at instruction {index}"));
+            if let Err(what) = tracee.fork(&self.page) {
+                let what = if self.dog.has_bitten() { "hangs".to_owned() } else { what };
+                self.found(format!("a child that it forked {what}"), Some(at));
+            } else if self.image(&world) != before {
+                self.found("a child that it forked has changed what is shared".into(), Some(at));
+            } else {
+                self.go_on(world, tracee, at);
+            }
+        }
+    }
+
+    pub(super) fn nested(&mut self, trace: &Trace, wanted: usize) {
+        let is_deep = wanted == usize::MAX;
+        let all = trace.new_images();
+        let first_deaths =
+            if is_deep { all.clone() } else { spread(all.clone(), NESTED_IMAGES_MAX) };
+        self.report.depth = if is_deep { Depth::All } else { Depth::Images };
+        if first_deaths.len() < all.len() {
+            self.report.depth = Depth::SomeImages;
+        }
+        let share = wanted / first_deaths.len();
+        for index in first_deaths {
+            let Some(recovery) = self.trace_recovery(trace, index) else { continue };
+            let images = recovery.new_images();
+            let second_deaths = match is_deep {
+                true => (0..recovery.steps.len()).collect(),
+                false => spread(images.clone(), share),
+            };
+            if second_deaths.len() < images.len() {
+                self.report.depth = Depth::SomeImages;
+            }
+            for second in second_deaths {
+                self.kill_recoverer(trace, index, &recovery, second);
+            }
+        }
+        if self.report.findings.len() >= FINDINGS_MAX {
+            self.report.depth = Depth::GivenUp;
+        }
+    }
+
+    fn choose(&mut self, trace: &Trace, wanted: usize) -> Vec<usize> {
+        let points = trace.choose(wanted);
+        let is_all = points.len() == trace.steps.len();
+        self.report.depth = if is_all { Depth::All } else { Depth::Sample };
+        points
+    }
+
+    /// Another participant does its work; its instructions are counted where that may tell
+    /// something new.
+    fn stand_by(&mut self, world: &S::World, counted: bool) -> Result<(), String> {
+        let mut bystander = self.help(Helper::Bystander, world)?;
+        if counted {
+            let most = self.bystander_max;
+            match Trace::record(&mut bystander, most, || 0) {
+                Ok(trace) => {
+                    self.report.bystander = self.report.bystander.max(trace.steps.len());
+                }
+                Err(Some(status)) => return Err(self.tell_helpers_end(status)),
+                Err(None) => return Err(format!("needs more than {most} instructions")),
+            }
+        }
+        if let Stop::Ended(status) = bystander.pass_mark() {
+            return Err(self.tell_helpers_end(status));
+        }
+        self.let_helper_end(bystander)
+    }
+
+    /// The process goes on to its end, as if nothing had happened.
+    fn go_on(&mut self, world: S::World, mut tracee: Tracee<'_>, at: At) {
+        self.watch(&format!("going on from instruction {}", at.0));
+        match tracee.pass_mark() {
+            Stop::Trap => self.finish(world, tracee, Some(at)),
+            Stop::Ended(status) => {
+                self.found(format!("going on, it {}", self.tell_end(status)), Some(at));
+            }
+        }
+    }
+
+    /// What a recoverer does after a death; that it does it, and that all is well then.
+    fn trace_recovery(&mut self, trace: &Trace, index: usize) -> Option<Trace> {
+        let (world, tracee) = self.bring(trace, index)?;
+        tracee.kill();
+        let at = Some(trace.at(index));
+        self.watch(&format!("recovery, traced, after a death at instruction {index}"));
+        let recorded = self.help(Helper::Recoverer, &world).and_then(|mut recoverer| {
+            let recovery = self.record(&mut recoverer, &world);
+            let recovery = recovery.map_err(|status| match status {
+                Some(status) => self.tell_helpers_end(status),
+                None => "does not come to an end".to_owned(),
+            })?;
+            if let Stop::Ended(status) = recoverer.pass_mark() {
+                return Err(self.tell_helpers_end(status));
+            }
+            self.let_helper_end(recoverer).map(|()| recovery)
+        });
+        match recorded {
+            Ok(recovery) => {
+                self.check(world, End::Killed, at);
+                Some(recovery)
+            }
+            Err(what) => {
+                self.found(format!("who recovers {what}"), at);
+                None
+            }
+        }
+    }
+
+    /// One death at `index`, and one of its recoverer at `second`.
+    fn kill_recoverer(&mut self, trace: &Trace, index: usize, recovery: &Trace, second: usize) {
+        let at = Some(trace.at(index));
+        for nth in 1..=TRIES {
+            let Some((world, tracee)) = self.bring(trace, index) else { return };
+            tracee.kill();
+            self.watch(&format!("recovery up to its instruction {second}, after one at {index}"));
+            let mut recoverer = match self.help(Helper::Recoverer, &world) {
+                Ok(recoverer) => recoverer,
+                Err(what) => return self.found(format!("who recovers {what}"), at),
+            };
+            let reached = recovery.reach(&mut recoverer, second, only_step(nth, second));
+            if reached == Reached::Here {
+                self.report.points += 1;
+                let drifted = self.image(&world) != recovery.steps[second].image;
+                self.report.drifted += usize::from(drifted);
+                recoverer.kill();
+                let before = self.report.findings.len();
+                self.check(world, End::Killed, at);
+                for finding in &mut self.report.findings[before..] {
+                    finding.what +=
+                        &format!(" (and who recovered died at its instruction {second})");
+                }
+                return;
+            }
+            if self.dog.has_bitten() {
+                return self.found("who recovers hangs".into(), at);
+            }
+        }
+        self.report.missed += 1;
+    }
+}
