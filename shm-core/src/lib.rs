@@ -27,7 +27,6 @@ pub mod mapping;
 pub mod bytes;
 
 // Between processes that do not trust each other: sealed memory, one writer each, and a bell.
-#[cfg(not(shm_loom))]
 pub mod sealed;
 
 // How far a peer is trusted: crashing, buggy, hostile, as types.

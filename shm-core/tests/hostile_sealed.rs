@@ -1,7 +1,7 @@
 //! `sealed` against a peer that lies about its descriptors and abuses the bell: what is not whole,
 //! sealed memory is refused by name, nothing that was smuggled in is kept, and no call outlasts
 //! its deadline. And what the honest side made, nobody else can write, cut off or punch.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use rustix::fs::{
     FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate,
     memfd_create, open,

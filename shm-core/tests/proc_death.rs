@@ -4,7 +4,7 @@
 //!
 //! "Dead" is asked for in each way there is: with a pidfd, without one, of the table of
 //! participants, of a watch. What the system does not let a test bring about is said to be not run.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "proc_death/kinds.rs"]
 mod kinds;
 #[path = "proc_death/namespaces.rs"]

@@ -1,7 +1,7 @@
 //! What processes and participants do where the system refuses: each of their system calls failing,
 //! with each error that it can give. An error, or the operation does without; never a wrong verdict
 //! of life or death; nothing leaks.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{World, world};

@@ -1,6 +1,6 @@
 //! Any sequence of operations on both ends agrees with a plain queue; and messages of every length
 //! from 0 to four times the ring survive at every place in the ring. At each level of trust.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 use common::{hostile_stream, stream_among, text};
 use proptest::prelude::*;

@@ -1,6 +1,6 @@
 //! Two threads for a fixed time: every message arrives, in order and whole, whatever its size, the
 //! ring's size and the way it was sent and received.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 use common::{LIMIT, hostile_stream, next, stream, stream_among, text};
 use shm_core::trust::Buggy;

@@ -47,7 +47,6 @@
 //! mapping that it alone can write: see `Sender::<Hostile>::connect`.
 
 mod frame;
-#[cfg(not(shm_loom))]
 mod hostile;
 mod level;
 mod peer;
@@ -55,11 +54,10 @@ mod receiver;
 mod ring;
 mod sender;
 mod shared;
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
-#[cfg(not(shm_loom))]
 pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};

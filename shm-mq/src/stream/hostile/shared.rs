@@ -50,6 +50,7 @@ pub(super) struct Half {
 // SAFETY: atomics only.
 unsafe impl ShmSync for Half {}
 
+#[cfg(not(shm_loom))]
 const _: () = {
     use std::mem::{align_of, offset_of, size_of};
     assert!(size_of::<Half>() == 384 && align_of::<Half>() == 64);

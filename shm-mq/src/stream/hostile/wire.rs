@@ -53,6 +53,14 @@ impl Wire {
         self.own.position.store(position, Ordering::Release);
     }
 
+    #[inline]
+    fn wake(&mut self) {
+        let number = self.theirs.asleep.announced();
+        if number != 0 && number != self.rung && self.bell.ring() {
+            self.rung = number;
+        }
+    }
+
     fn look(&self) -> Option<Missing> {
         // The end first, then the flag: who detached and died afterwards has detached.
         let ended = self.bell.is_gone();
@@ -95,11 +103,13 @@ impl Link for Wire {
     }
 
     #[inline]
-    fn wake(&mut self) {
-        let number = self.theirs.asleep.announced();
-        if number != 0 && number != self.rung && self.bell.ring() {
-            self.rung = number;
-        }
+    fn wake_receiver(&mut self) {
+        self.wake();
+    }
+
+    #[inline]
+    fn wake_sender(&mut self) {
+        self.wake();
     }
 
     fn leave(&mut self) {
