@@ -1,6 +1,6 @@
 //! Either side of a stream is killed at each instruction of what it does: the other one learns of
 //! it, has everything that was acknowledged and nothing torn, and hangs on nothing.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 
 use common::{LIMIT, text};
