@@ -9,7 +9,7 @@ for test in */tests/crash_*.rs; do crates+=(-p "${test%%/*}"); done
 log=${SHM_CRASH_LOG:-$(mktemp)}
 [ -n "${SHM_CRASH_LOG:-}" ] || trap 'rm -f "$log"' EXIT
 : >"$log"
-SHM_CRASH_LOG=$(realpath "$log") \
+SHM_CRASH_LOG=$(realpath "$log") SHM_KILL_POINTS=${SHM_KILL_POINTS:-1000000} \
     cargo test --profile crash "${crates[@]}" --test 'crash_*' -- --test-threads=2
 awk -F '\t' '
     $3 == "not run" { refused++; next }
