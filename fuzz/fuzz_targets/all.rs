@@ -1,0 +1,3 @@
+//! See [`fuzz::all`].
+#![cfg_attr(fuzzing, no_main)]
+fuzz::target!(all);
