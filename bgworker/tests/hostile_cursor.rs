@@ -1,6 +1,6 @@
 //! A work cursor that lies, before a process attaches and while it claims: each call ends, sleepers
 //! obey their deadline, pieces have numbers that exist, and nothing but its bytes is touched.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use bgworker::cursor::{Claim, PIECES_MAX, WorkCursor};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};

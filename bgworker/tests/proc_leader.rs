@@ -1,7 +1,7 @@
 //! Leaders as processes of their own. One is killed: its workers leave within a second, whatever
 //! they are doing, and however early it died. Others have odd habits: they fork, ignore signals,
 //! have lost their executable; and each counts what is left behind.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 
 use bgworker::{Event, Exit, LEADER_DIED, Output, Pacing, Program, Restart, SpawnError, State};

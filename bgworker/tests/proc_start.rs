@@ -2,7 +2,7 @@
 //! started one gets an error, and nobody else waits for it.
 //!
 //! A handler of the C library stops each forked child while a switch is on.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 
 use bgworker::{Event, Exit, Pacing, Program, Restart, SpawnError, State, Supervisor};

@@ -1,7 +1,7 @@
 //! The supervisor with real worker processes: deaths are noticed, restarts follow the policy, and
 //! stopping is gentle and then firm. What is left behind, and the leader's oddities, are in
 //! `proc_leader.rs`.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 
 use bgworker::{Event, Exit, Output, Pacing, Program, Restart, SpawnError, State, Supervisor};

@@ -1,6 +1,6 @@
 //! Any sequence of claims, completions and releases agrees with a plain vector of states, whatever
 //! somebody writes into the hint meanwhile. A forked child claims nothing.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use bgworker::cursor::{Claim, CursorError, PIECES_MAX, WorkCursor};
 use proptest::prelude::*;
 use shm_core::mapping::Mapping;

@@ -195,9 +195,7 @@ impl TocPlan {
     /// One more chunk of `size` bytes that begins at a multiple of `align`.
     pub fn chunk_aligned(self, size: u64, align: u64) -> TocPlan {
         let slack = align.max(CHUNK_ALIGN) - CHUNK_ALIGN;
-        let add = |sum: u64| {
-            sum.checked_add(size.checked_next_multiple_of(CHUNK_ALIGN)?)?.checked_add(slack)
-        };
+        let add = |sum: u64| sum.checked_add(padded(size)?)?.checked_add(slack);
         TocPlan { chunks: self.chunks.and_then(add), ..self }
     }
 
@@ -225,6 +223,11 @@ impl Default for TocPlan {
     fn default() -> TocPlan {
         TocPlan::new()
     }
+}
+
+/// What a chunk of `size` bytes takes.
+fn padded(size: u64) -> Option<u64> {
+    size.max(1).checked_next_multiple_of(CHUNK_ALIGN)
 }
 
 /// Bytes in front of the chunks.
@@ -335,7 +338,7 @@ impl Toc {
     }
 
     /// Takes a chunk of `size` bytes, aligned to 64: its offset. It is nobody else's from then on,
-    /// and never given back.
+    /// and never given back. One of no bytes has a place of its own too, and so takes 64.
     ///
     /// # Errors
     /// [`TocError::Full`], [`TocError::Corrupt`].
@@ -359,7 +362,7 @@ impl Toc {
         for _ in 0..ROUNDS_MAX {
             let free = self.free_after(allocated)?;
             let full = TocError::Full { size, free };
-            let padded = size.checked_next_multiple_of(CHUNK_ALIGN).ok_or(full)?;
+            let padded = padded(size).ok_or(full)?;
             let end = self.head + free;
             let start = end.checked_sub(padded).ok_or(full)?;
             let start = start - start % align;

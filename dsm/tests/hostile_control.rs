@@ -1,6 +1,6 @@
 //! A segment table that lies, before it is attached and while participants act on it: each call
 //! ends, and nothing but the table's bytes is touched.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
 use shm_core::mapping::Mapping;

@@ -4,7 +4,7 @@
 //!
 //! What may go wrong is what the table in `docs/crash-model.md` says of buggy peers: a domain is
 //! taken for closed and removed, or a segment for unused. So each seed has a domain of its own.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::backend::{self, Backend, Place};
 use dsm::{Domain, DomainConfig, SegmentHandle};
 use shm_core::mapping::Mapping;

@@ -1,6 +1,6 @@
 //! A table of contents that lies, before it is attached and while it is used: each call ends, what
 //! it gives lies inside the mapping, and nothing else is touched.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::toc::{CHUNK_ALIGN_MAX, Toc};
 use shm_core::mapping::Mapping;
 use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};

@@ -1,6 +1,6 @@
 //! Real processes in one domain, on each backend: they find segments by handle alone, are killed,
 //! and leave nothing behind.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, DestroyError, Domain, DomainConfig, PinError, SegmentHandle};
 use shm_core::mapping::{Mapped, Mapping};

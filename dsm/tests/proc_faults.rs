@@ -5,7 +5,7 @@
 //!
 //! Beside that: storms of EINTR, calls forbidden as in a sandbox, limits, full file systems, and
 //! segments that somebody cuts off.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "proc_faults/cut.rs"]
 mod cut;
 #[path = "proc_faults/limits.rs"]

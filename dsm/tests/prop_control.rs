@@ -1,6 +1,6 @@
 //! Any sequence of creating, attaching, detaching, pinning and dying, by three participants, agrees
 //! with a plain model, and removes each object once; nonsense in the memory does no harm.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects, PinError};
 use proptest::prelude::*;

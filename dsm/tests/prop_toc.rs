@@ -1,6 +1,6 @@
 //! Any sequence of allocations, insertions and look-ups agrees with a map; nonsense in the memory
 //! is an error.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::toc::{CHUNK_ALIGN, Toc, TocError, TocPlan};
 use proptest::prelude::*;
 use shm_core::mapping::{Mapped, Mapping};
@@ -150,4 +150,14 @@ fn too_many_entries_for_the_mapping() {
     let error = Toc::create(&mapping, MAGIC, 5).unwrap_err();
     assert_eq!(error, TocError::TooSmall { needed: 192, len: 128 });
     assert!(Toc::create(&mapping, MAGIC, u64::MAX).is_err());
+}
+
+#[test]
+fn a_chunk_of_no_bytes_has_a_place_of_its_own() {
+    let plan = TocPlan::new().chunk(0).chunk(0).keys(2);
+    let mapping = Mapping::heap(plan.bytes().unwrap() as usize);
+    let toc = Toc::create(&mapping, MAGIC, plan.entries()).unwrap();
+    let (first, second) = (toc.allocate(0).unwrap(), toc.allocate(0).unwrap());
+    assert_ne!(first, second);
+    assert_eq!((toc.insert(1, first), toc.insert(2, second)), (Ok(()), Ok(())));
 }

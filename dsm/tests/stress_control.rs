@@ -1,7 +1,7 @@
 //! Real threads create, pass on, attach and leave segments for a fixed time: a segment that is
 //! acknowledged has its object, and in the end there is none left. Once on the table alone, each
 //! thread a participant; once in a domain, where the threads of a process share a seat.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::backend::Backend;
 use dsm::control::{Control, Objects};
 use dsm::{AttachError, Domain, DomainConfig, PinError, Segment, SegmentHandle};

@@ -53,7 +53,7 @@ enum Op {
         who: u8,
     },
     /// As the leader does once it knows that the worker is dead.
-    Release {
+    GiveBack {
         who: u8,
     },
     Finish,
@@ -99,7 +99,7 @@ pub fn cursor_ops(bytes: &[u8]) {
                     plain[piece as usize] = Piece::Done;
                 }
             }
-            Op::Release { who } => {
+            Op::GiveBack { who } => {
                 let who = usize::from(who % 3);
                 let held = plain.iter_mut().filter(|piece| **piece == Piece::Held(who));
                 let count = held.map(|piece| *piece = Piece::Free).count();

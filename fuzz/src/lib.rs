@@ -66,21 +66,6 @@ macro_rules! target {
     };
 }
 
-/// The target that the environment variable `FUZZ_TARGET` names: for the binary that is all of them,
-/// since one is built in a twelfth of the time.
-///
-/// # Panics
-/// Where it names none; and as the target.
-pub fn all(bytes: &[u8]) {
-    static CHOSEN: std::sync::LazyLock<Target> = std::sync::LazyLock::new(|| {
-        let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
-        let chosen = TARGETS.iter().find(|(target, _)| *target == name);
-        let names: Vec<_> = TARGETS.iter().map(|(target, _)| *target).collect();
-        chosen.unwrap_or_else(|| panic!("FUZZ_TARGET is one of {}", names.join(", "))).1
-    });
-    CHOSEN(bytes);
-}
-
 /// Runs `target` on the files that the arguments name.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! Any table of participants, joined and looked at.
-use crate::block::{guarded, split};
+use crate::block::{guarded, image, split};
 use shm_core::event::EventCount;
 use shm_core::participants::{ParticipantId, Table, wait};
 use std::sync::LazyLock;
@@ -10,11 +10,17 @@ const BYTES: usize = Table::bytes_for(SLOTS) as usize;
 
 /// A table that one has joined.
 static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let (block, mapping) = guarded(&[0; BYTES], &[], false);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, SLOTS) }.expect("a table");
-    let _member = table.join().expect("a seat");
-    block.outside().read()
+    let mut bytes = Vec::new();
+    let _ = image(BYTES, |mapping| {
+        // SAFETY: nobody else has the mapping.
+        let table = unsafe { Table::create(mapping, 0, SLOTS) }.expect("a table");
+        let member = table.join().expect("a seat");
+        bytes = (0..BYTES as u64 / 8)
+            .flat_map(|word| mapping.region().read::<[u8; 8]>(8 * word).expect("inside"))
+            .collect();
+        drop(member);
+    });
+    bytes
 });
 
 /// Every call on a table, and for some inputs on a member of it.

@@ -14,18 +14,21 @@ const MESSAGES: [&[u8]; 3] = [b"abc", b"a message that takes its room", b""];
 /// A stream whose sender has come, has sent something, and is still there; and one nobody has come
 /// to.
 static IMAGES: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+    let mut used = Vec::new();
     let fresh = image(BYTES, |mapping| {
         // SAFETY: nobody else has the mapping.
         unsafe { Stream::create(mapping, 0, RING) }.expect("a stream");
     });
-    let (block, mapping) = guarded(&[0; BYTES], &[], false);
-    // SAFETY: nobody else has the mapping.
-    let stream = unsafe { Stream::create(&mapping, 0, RING) }.expect("a stream");
-    let mut sender = stream.sender(member(1)).expect("the role");
-    for message in MESSAGES {
-        sender.try_send(message).expect("room");
-    }
-    let used = block.outside().read();
+    let _ = image(BYTES, |mapping| {
+        // SAFETY: nobody else has the mapping.
+        let stream = unsafe { Stream::create(mapping, 0, RING) }.expect("a stream");
+        let mut sender = stream.sender(member(1)).expect("the role");
+        for message in MESSAGES {
+            sender.try_send(message).expect("room");
+        }
+        let word = |word| mapping.region().read::<[u8; 8]>(8 * word).expect("inside");
+        used = (0..BYTES as u64 / 8).flat_map(word).collect();
+    });
     [used, fresh]
 });
 

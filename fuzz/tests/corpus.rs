@@ -40,10 +40,9 @@ fn the_corpus_does_no_harm() {
 /// One kind of name for three things.
 #[test]
 fn every_target_has_a_binary_and_a_corpus() {
-    let mut targets: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let targets: BTreeSet<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let binaries: BTreeSet<_> = files("fuzz_targets").iter().map(|path| name(path)).collect();
     let corpora: BTreeSet<_> = files("corpus").iter().map(|path| name(path)).collect();
-    assert_eq!(targets, corpora);
-    targets.insert("all".to_owned());
     assert_eq!(targets, binaries);
+    assert_eq!(targets, corpora);
 }

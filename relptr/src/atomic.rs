@@ -6,8 +6,10 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 use core::sync::atomic::AtomicU64;
+#[cfg(shm_explore)]
+use shm_testkit::explore::AtomicU64;
 #[cfg(shm_loom)]
 use shm_testkit::model::AtomicU64;
 
@@ -135,7 +137,7 @@ macro_rules! atomic_word {
 
             /// The value. `Acquire` makes visible what was written before it was stored.
             #[inline]
-            #[cfg_attr(shm_loom, track_caller)]
+            #[cfg_attr(any(shm_loom, shm_explore), track_caller)]
             pub fn load(&self, order: Ordering) -> $value<T> {
                 $value::from_bits(self.word.load(order))
             }
@@ -145,14 +147,14 @@ macro_rules! atomic_word {
             /// # If a process dies here
             /// It is stored or it is not; so with every operation of this type.
             #[inline]
-            #[cfg_attr(shm_loom, track_caller)]
+            #[cfg_attr(any(shm_loom, shm_explore), track_caller)]
             pub fn store(&self, value: $value<T>, order: Ordering) {
                 self.word.store(value.to_bits(), order);
             }
 
             /// Stores `value` and returns what stood there.
             #[inline]
-            #[cfg_attr(shm_loom, track_caller)]
+            #[cfg_attr(any(shm_loom, shm_explore), track_caller)]
             pub fn swap(&self, value: $value<T>, order: Ordering) -> $value<T> {
                 $value::from_bits(self.word.swap(value.to_bits(), order))
             }
@@ -162,7 +164,7 @@ macro_rules! atomic_word {
             /// # Errors
             /// What stands there instead.
             #[inline]
-            #[cfg_attr(shm_loom, track_caller)]
+            #[cfg_attr(any(shm_loom, shm_explore), track_caller)]
             pub fn compare_exchange(
                 &self,
                 current: $value<T>,

@@ -4,7 +4,12 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::mem::{MaybeUninit, align_of, size_of};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
+
+#[cfg(not(shm_explore))]
+use core::sync::atomic::{AtomicU8, AtomicU64};
+#[cfg(shm_explore)]
+use shm_testkit::explore::{AtomicU8, AtomicU64};
 
 /// Types that are sound to share by reference while other processes read and write them.
 ///
@@ -20,6 +25,18 @@ macro_rules! shm_sync {
     )* };
 }
 shm_sync!(AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicI32, AtomicI64);
+#[cfg(shm_explore)]
+mod explored {
+    use super::ShmSync;
+    use shm_testkit::explore::{AtomicU8, AtomicU32, AtomicU64};
+
+    // SAFETY: transparent over core's, whose accesses pass the explorer first.
+    unsafe impl ShmSync for AtomicU8 {}
+    // SAFETY: as above.
+    unsafe impl ShmSync for AtomicU32 {}
+    // SAFETY: as above.
+    unsafe impl ShmSync for AtomicU64 {}
+}
 #[cfg(shm_loom)]
 // SAFETY: a model's stand-in for the atomic integer.
 unsafe impl ShmSync for shm_testkit::model::AtomicU32 {}
@@ -259,10 +276,24 @@ impl<'a> Region<'a> {
     pub unsafe fn place<T: ShmSync>(&self, offset: u64, value: T) -> Result<&'a T, BadPtr> {
         let address = self.at::<T>(offset)?;
         // SAFETY: in bounds and aligned; exclusive by the caller's promise.
-        unsafe { address.write(value) };
+        unsafe { write(address, value) };
         // SAFETY: just written; alive for 'a.
         Ok(unsafe { address.as_ref() })
     }
+}
+
+/// As [`NonNull::write`]. An explored process writes word by word, and may die in between.
+unsafe fn write<T>(address: NonNull<T>, value: T) {
+    #[cfg(not(shm_explore))]
+    // SAFETY: the caller's promise.
+    unsafe {
+        address.write(value)
+    };
+    #[cfg(shm_explore)]
+    // SAFETY: as above.
+    unsafe {
+        shm_testkit::explore::place(address.as_ptr(), value)
+    };
 }
 
 /// Copies `len` bytes that others may be writing: words where `from` is aligned, else bytes.

@@ -1,6 +1,6 @@
 //! Relative pointers that lie, in a region flush with a guard page: whatever their bits, before
 //! they are followed and meanwhile, each leads to a place inside the region or is refused.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use relptr::{
     AtomicRelPtr, AtomicTaggedRelPtr, BadPtr, Region, RelPtr, RelPtr32, RelSlice, RelStr,

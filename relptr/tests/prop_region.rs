@@ -1,5 +1,5 @@
 //! Doors into a region agree with arithmetic in 128 bits, whatever they are asked for.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 use proptest::prelude::*;

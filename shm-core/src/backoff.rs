@@ -29,7 +29,7 @@ impl Backoff {
 
     /// Takes one round; `false` once the caller had better sleep.
     pub fn snooze(&mut self) -> bool {
-        if cfg!(shm_loom) {
+        if cfg!(any(shm_loom, shm_explore)) {
             sync::yield_now();
             return false;
         }

@@ -1,7 +1,7 @@
 //! Sleeping until something may have changed, without a lost wake-up and without a system call
 //! when nobody sleeps.
 use crate::futex::{Futex, Wake};
-use crate::sync::{Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 use relptr::ShmSync;
 use std::time::Instant;
 
@@ -136,7 +136,61 @@ impl Default for EventCount {
     }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+/// An event's word where one side alone can write it: "I sleep, for the n-th time". 8 bytes.
+///
+/// For two processes that share no word that both may write. The sleeper announces a number that
+/// it has not used before, looks again, and sleeps on a bell; the other side changes something,
+/// looks at the number, and rings the bell, once for each number. The two fences do what those of
+/// an [`EventCount`] do.
+///
+/// # If a process dies here
+/// A sleeper leaves its number: the other side rings in vain, once.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Announcement {
+    number: AtomicU64,
+}
+
+// SAFETY: one atomic word.
+unsafe impl ShmSync for Announcement {}
+
+impl Announcement {
+    /// Nobody sleeps.
+    pub fn new() -> Announcement {
+        Announcement { number: AtomicU64::new(0) }
+    }
+
+    /// Announces sleep number `number`, not 0. Look at the condition once more after this.
+    #[inline]
+    pub fn announce(&self, number: u64) {
+        self.number.store(number, Ordering::Relaxed);
+        // Pairs with the fence in `announced`: the number before the condition.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the sleeper is awake.
+    #[inline]
+    pub fn withdraw(&self) {
+        self.number.store(0, Ordering::Relaxed);
+    }
+
+    /// The other side, after it changed something: the number of the sleep to end, 0 for none. A
+    /// claim: any number, at any time.
+    #[inline]
+    pub fn announced(&self) -> u64 {
+        // Pairs with the fence in `announce`: the condition before the number.
+        fence(Ordering::SeqCst);
+        self.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Announcement {
+    fn default() -> Announcement {
+        Announcement::new()
+    }
+}
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
 

@@ -429,7 +429,7 @@ fn pause<E>(backoff: &mut Backoff, door: &Door, deadline: Instant) -> Result<(),
             _ => OpenError::NotCreated,
         });
     }
-    if !backoff.snooze() && !cfg!(shm_loom) {
+    if !backoff.snooze() && !cfg!(any(shm_loom, shm_explore)) {
         std::thread::sleep(NAP);
     }
     Ok(())

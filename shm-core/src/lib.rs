@@ -26,6 +26,9 @@ pub mod mapping;
 // Payload bytes in shared memory: the copies, and the view that needs none.
 pub mod bytes;
 
+// Between processes that do not trust each other: sealed memory, one writer each, and a bell.
+pub mod sealed;
+
 // How far a peer is trusted: crashing, buggy, hostile, as types.
 pub mod trust;
 

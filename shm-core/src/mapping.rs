@@ -25,7 +25,8 @@ impl Mapping {
     ///
     /// # Safety
     /// The range is one mapping or allocation, aligned to 64 bytes, readable and writable until
-    /// `unmap` is called, and referred to by nobody else in this process.
+    /// `unmap` is called, and referred to by nobody else in this process. One that is only readable
+    /// must not come into safe hands.
     pub unsafe fn from_raw(base: NonNull<u8>, len: usize, unmap: Unmap) -> Arc<Mapping> {
         Arc::new(Mapping { base, len, unmap: Some(unmap) })
     }
@@ -35,18 +36,8 @@ impl Mapping {
     /// # Panics
     /// Where `len` is zero or the memory cannot be had.
     pub fn heap(len: usize) -> Arc<Mapping> {
-        let layout = std::alloc::Layout::from_size_align(len, 4096).expect("a sane size");
         assert!(len > 0, "a mapping has at least one byte");
-        // SAFETY: the layout is not empty.
-        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
-        let unmap: Unmap = Box::new(move |base, _| {
-            // loom's objects may still be looked at while a failed model unwinds: leak them then.
-            if cfg!(shm_loom) && std::thread::panicking() {
-                return;
-            }
-            // SAFETY: allocated above with this layout, and no view is left.
-            unsafe { std::alloc::dealloc(base.as_ptr(), layout) }
-        });
+        let (base, unmap) = allocate(len);
         // SAFETY: our own fresh allocation of `len` bytes.
         unsafe { Mapping::from_raw(base, len, unmap) }
     }
@@ -66,6 +57,30 @@ impl Mapping {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
+
+/// Zeroed memory of this process, and how to give it back.
+#[cfg(not(shm_explore))]
+fn allocate(len: usize) -> (NonNull<u8>, Unmap) {
+    let layout = std::alloc::Layout::from_size_align(len, 4096).expect("a sane size");
+    // SAFETY: the layout is not empty, for the caller has looked.
+    let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+    let unmap: Unmap = Box::new(move |base, _| {
+        // loom's objects may still be looked at while a failed model unwinds: leak them then.
+        if cfg!(shm_loom) && std::thread::panicking() {
+            return;
+        }
+        // SAFETY: allocated above with this layout, and no view is left.
+        unsafe { std::alloc::dealloc(base.as_ptr(), layout) }
+    });
+    (base, unmap)
+}
+
+/// The same from the explorer, which saves it and puts it back between the steps of processes.
+#[cfg(shm_explore)]
+fn allocate(len: usize) -> (NonNull<u8>, Unmap) {
+    let arena = shm_testkit::explore::Arena::new(len);
+    (arena.base(), Box::new(move |_, _| drop(arena)))
 }
 
 impl fmt::Debug for Mapping {

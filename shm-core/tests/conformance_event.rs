@@ -1,6 +1,6 @@
 //! What a sleeper on an `EventCount` is promised, in both ways to sleep: on the event alone
 //! (`futex`), and on another word too (`futex_waitv`). Threads and processes, some of them killed.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{Board, Child, WATCHDOG, shared_mapping};

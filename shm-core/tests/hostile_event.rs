@@ -1,6 +1,6 @@
 //! An event count whose word is overwritten all the time: sleepers obey their deadline, notifiers
 //! come back, and nothing but the four bytes is touched.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
 use hostile_common::{LIMIT, guarded, soon};

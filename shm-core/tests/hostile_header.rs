@@ -1,6 +1,6 @@
 //! A header that lies, before it is opened and while it is: each `open` ends by its deadline, with
 //! an answer or an error, and touches nothing but the header's 64 bytes.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
 use hostile_common::{LIMIT, guarded, soon};

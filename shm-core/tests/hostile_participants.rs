@@ -1,6 +1,6 @@
 //! A table of participants that lies, before a process attaches and while it sits in it: each call
 //! ends, sleepers obey their deadline, and nothing but the table's bytes is touched.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
 use hostile_common::{LIMIT, guarded, soon};

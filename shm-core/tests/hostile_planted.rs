@@ -1,6 +1,6 @@
 //! The liar finds what it is for: of the planted ring, the one that skips a bounds check dies of a
 //! guard page, in the call that skipped it; the sound one answers every lie.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 mod planted;
 

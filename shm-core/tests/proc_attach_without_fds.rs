@@ -1,6 +1,6 @@
 //! A process without a free descriptor attaches: it learns later, from `join`, where it lives; and
 //! it does not forget who it is. In a file of its own, for the limit is the whole process's.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinError, Table};

@@ -1,5 +1,5 @@
 //! Real processes: a death is noticed at once, nothing else is taken for one.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{Child, WATCHDOG, World, world};

@@ -1,5 +1,5 @@
 //! Whatever 64 bytes a header holds: it is opened as a plain model says, or refused with a reason.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use proptest::prelude::*;
 use shm_core::header::{Header, Identity, MAGIC, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};

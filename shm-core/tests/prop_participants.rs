@@ -1,6 +1,6 @@
 //! Any sequence of joining, leaving, dying and reaping gives what a plain model gives; and a table
 //! full of nonsense gives errors.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{Child, World, shared_mapping, world};

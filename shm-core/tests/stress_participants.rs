@@ -1,6 +1,6 @@
 //! Processes join, leave and are killed for a while: never are two in one slot, and every dead
 //! one's slot is cleaned up before it is used again.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{Child, World, world};

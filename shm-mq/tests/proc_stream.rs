@@ -1,6 +1,6 @@
 //! Real processes at the two ends of a stream are killed, stopped and missing: the other side gets
 //! everything that was acknowledged, in order and whole, and learns the reason; nobody hangs.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 use common::{LIMIT, World, next, text};
 use shm_core::process::ProcessId;

@@ -1,5 +1,5 @@
 //! A forked child is nobody: what it inherited acts for its parent neither now nor when dropped.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::process::Forked;

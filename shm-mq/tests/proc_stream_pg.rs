@@ -2,7 +2,7 @@
 //!
 //! Its queue sizes include a header of 56 bytes. Each case runs twice: with the ring that is left
 //! of such a queue, and with a ring of that size.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 use common::{LIMIT, World, next, text};
 use shm_mq::stream::{RecvError, SendError};

@@ -1,11 +1,11 @@
 //! Any sequence of operations on both ends agrees with a plain queue; and messages of every length
 //! from 0 to four times the ring survive at every place in the ring. At each level of trust.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{stream_among, text};
+use common::{hostile_stream, stream_among, text};
 use proptest::prelude::*;
 use shm_core::trust::{Buggy, Crashing};
-use shm_mq::stream::{Level, OneMapping, Receiver, RecvError, SendError, Sender, frame_bytes};
+use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender, frame_bytes};
 use std::collections::VecDeque;
 
 /// Lengths are in percent of the ring.
@@ -177,6 +177,7 @@ proptest! {
         agrees(Pair::new(ring, stream_among::<Buggy, Buggy>(ring)), &ops);
         agrees(Pair::new(ring, stream_among::<Crashing, Buggy>(ring)), &ops);
         agrees(Pair::new(ring, stream_among::<Buggy, Crashing>(ring)), &ops);
+        agrees(Pair::new(ring, hostile_stream(ring)), &ops);
     }
 }
 
@@ -205,15 +206,16 @@ fn pass<S: Level, R: Level>(
 
 #[test]
 fn every_length_at_every_place() {
-    every_length::<Crashing>();
-    every_length::<Buggy>();
+    every_length(stream_among::<Crashing, Crashing>);
+    every_length(stream_among::<Buggy, Buggy>);
+    every_length(hostile_stream);
 }
 
-fn every_length<T: OneMapping>() {
+fn every_length<T: Level>(stream: impl Fn(u64) -> (Sender<T>, Receiver<T>)) {
     let mut passed = 0;
     for ring in [8, 16, 24, 64, 128] {
         for offset in (0..ring).step_by(8) {
-            let (mut sender, mut receiver) = stream_among::<T, T>(ring);
+            let (mut sender, mut receiver) = stream(ring);
             let mut position = 0;
             for len in 0..=4 * ring as usize {
                 while position % ring != offset {

@@ -1,5 +1,5 @@
 //! Arguments at the ends of their types.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 
 use shm_core::mapping::Mapping;

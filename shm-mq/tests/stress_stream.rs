@@ -1,9 +1,10 @@
 //! Two threads for a fixed time: every message arrives, in order and whole, whatever its size, the
 //! ring's size and the way it was sent and received.
-#![cfg(not(shm_loom))]
+#![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{LIMIT, next, stream, text};
-use shm_mq::stream::{Receiver, RecvError, SendError, Sender};
+use common::{LIMIT, hostile_stream, next, stream, stream_among, text};
+use shm_core::trust::Buggy;
+use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender};
 use shm_testkit::watchdog::within;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ fn random_len(ring_bytes: u64, seed: &mut u64) -> usize {
 }
 
 /// Sends in every way there is until the time is over; returns how many messages.
-fn send_all(mut sender: Sender, ring_bytes: u64, mut seed: u64) -> u64 {
+fn send_all<T: Level>(mut sender: Sender<T>, ring_bytes: u64, mut seed: u64) -> u64 {
     let end = Instant::now() + RUN;
     let mut number = 0;
     while Instant::now() < end {
@@ -48,7 +49,7 @@ fn send_all(mut sender: Sender, ring_bytes: u64, mut seed: u64) -> u64 {
     number
 }
 
-fn receive_all(mut receiver: Receiver, mut seed: u64) -> u64 {
+fn receive_all<T: Level>(mut receiver: Receiver<T>, mut seed: u64) -> u64 {
     let mut number = 0;
     loop {
         let got = match next(&mut seed) % 3 {
@@ -66,22 +67,48 @@ fn receive_all(mut receiver: Receiver, mut seed: u64) -> u64 {
     }
 }
 
-#[test]
-fn every_message_arrives_in_order_and_whole() {
+/// Through a stream of each of these sizes everything arrives.
+fn all_arrives<T: Level>(
+    level: &str,
+    ring_sizes: &[u64],
+    stream: impl Fn(u64) -> (Sender<T>, Receiver<T>),
+) where
+    Receiver<T>: Send,
+{
     let seed = u64::from(std::process::id()) << 30 | 12345;
     println!("seed {seed}");
-    for ring_bytes in [8, 16, 40, 256, 4096, 65536] {
+    for &ring_bytes in ring_sizes {
         let (sender, receiver) = stream(ring_bytes);
         let receiving = std::thread::spawn(move || receive_all(receiver, seed + 1));
         let sent = within(LIMIT, || send_all(sender, ring_bytes, seed));
         let received = within(LIMIT, || receiving.join()).unwrap();
-        println!("ring of {ring_bytes}: {sent} messages");
+        println!("{level}, ring of {ring_bytes}: {sent} messages");
         assert_eq!(received, sent);
     }
 }
 
 #[test]
+fn every_message_arrives_in_order_and_whole() {
+    all_arrives("crashing", &[8, 16, 40, 256, 4096, 65536], stream);
+}
+
+#[test]
+fn among_those_who_trust_nobody_too() {
+    all_arrives("buggy", &[8, 256, 65536], stream_among::<Buggy, Buggy>);
+    all_arrives("hostile", &[8, 256, 65536], hostile_stream);
+}
+
+#[test]
 fn two_that_answer_each_other_never_sleep_for_ever() {
+    answers(stream);
+    answers(hostile_stream);
+}
+
+fn answers<T: Level>(stream: impl Fn(u64) -> (Sender<T>, Receiver<T>))
+where
+    Receiver<T>: Send,
+    Sender<T>: Send,
+{
     let (mut there, mut arrives) = stream(8);
     let (mut back, mut returns) = stream(8);
     let echo = std::thread::spawn(move || {

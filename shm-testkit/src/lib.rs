@@ -14,6 +14,10 @@ pub mod watchdog;
 // Runs a function of the same test binary in a child process.
 pub mod child;
 
+// Under `--cfg shm_explore`: every schedule of a small case, with deaths, stops and lies.
+#[cfg(shm_explore)]
+pub mod explore;
+
 // Names nobody else uses; what a test leaves behind is found and removed.
 pub mod unique;
 

@@ -304,7 +304,7 @@ fn last_errno() -> Errno {
 
 /// What a creator leaves who is killed right after `shmget`; returns how to ask for its bytes in
 /// memory.
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 pub(crate) fn half_made(name: &str, size: u64) -> impl Fn() -> u64 + use<> {
     let id = get(name, size, libc::IPC_CREAT | libc::IPC_EXCL | MODE).unwrap();
     move || {

@@ -303,7 +303,7 @@ impl Control {
     }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
     use shm_core::mapping::Mapping;

@@ -201,7 +201,7 @@ fn take(described: &str) -> Result<OwnedFd, OpenError> {
     Ok(copy)
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
     use crate::backend::{self, Place};

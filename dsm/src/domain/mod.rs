@@ -218,5 +218,5 @@ impl fmt::Debug for Domain {
     }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;

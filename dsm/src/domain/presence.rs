@@ -347,7 +347,7 @@ impl Drop for Presence {
     }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
     use crate::domain::Domain;

@@ -9,11 +9,11 @@
 //!
 //! Under `--cfg shm_loom` each `Word` is a cell of loom's: a copy that overlaps another process's
 //! access without an ordering between them fails the model, and each word copied is one access at
-//! which the process may die.
+//! which the process may die. Under `--cfg shm_explore` each is a step of the explorer's.
 
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 mod real;
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 pub use real::*;
 
 #[cfg(shm_loom)]
@@ -21,13 +21,18 @@ mod modelled;
 #[cfg(shm_loom)]
 pub use modelled::*;
 
+#[cfg(shm_explore)]
+mod explored;
+#[cfg(shm_explore)]
+pub use explored::*;
+
 /// Copies for bytes that a peer may be writing.
 pub mod relaxed;
 
 /// Payload bytes in one [`Word`].
 pub const WORD_BYTES: usize = 8;
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
 

@@ -79,7 +79,7 @@ pub fn copy_out(words: &[Word], at: usize, out: &mut [u8]) {
     }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
 

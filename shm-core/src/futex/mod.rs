@@ -6,11 +6,14 @@ use crate::sync::{AtomicU32, Ordering};
 use relptr::ShmSync;
 use std::time::Instant;
 
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 #[path = "linux.rs"]
 mod kernel;
 #[cfg(shm_loom)]
 #[path = "modelled.rs"]
+mod kernel;
+#[cfg(shm_explore)]
+#[path = "explored.rs"]
 mod kernel;
 
 pub use kernel::waitv_works;
@@ -60,6 +63,7 @@ impl Futex {
     ///
     /// # If a process dies here
     /// Nothing: a sleeper leaves no trace in shared memory.
+    #[track_caller]
     pub fn wait(&self, expected: u32, deadline: Option<Instant>) -> Wake {
         kernel::wait(self, expected, deadline)
     }
@@ -70,6 +74,7 @@ impl Futex {
     ///
     /// # Panics
     /// Where `words` is empty or longer than [`WAIT_WORDS_MAX`].
+    #[track_caller]
     pub fn wait_any(words: &[(&Futex, u32)], deadline: Option<Instant>) -> Wake {
         assert!(!words.is_empty() && words.len() <= WAIT_WORDS_MAX, "1 to 128 words to sleep on");
         match words {
@@ -79,11 +84,13 @@ impl Futex {
     }
 
     /// Wakes one sleeper, if any.
+    #[track_caller]
     pub fn wake_one(&self) {
         kernel::wake(self, 1);
     }
 
     /// Wakes all sleepers.
+    #[track_caller]
     pub fn wake_all(&self) {
         kernel::wake(self, i32::MAX as u32);
     }

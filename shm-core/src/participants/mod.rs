@@ -63,10 +63,11 @@
 mod claim;
 mod id;
 #[cfg_attr(shm_loom, path = "keeper_modelled.rs")]
+#[cfg_attr(shm_explore, path = "keeper_explored.rs")]
 mod keeper;
 mod member;
 mod reap;
-#[cfg_attr(shm_loom, path = "recheck_modelled.rs")]
+#[cfg_attr(any(shm_loom, shm_explore), path = "recheck_modelled.rs")]
 mod recheck;
 mod shared;
 mod table;
@@ -83,5 +84,5 @@ pub use keeper::process_ends;
 
 /// In a model an unwind is a death, or the model has failed: destructors do nothing then.
 fn model_unwinds() -> bool {
-    cfg!(shm_loom) && std::thread::panicking()
+    cfg!(any(shm_loom, shm_explore)) && std::thread::panicking()
 }

@@ -213,7 +213,7 @@ pub fn wait(
 /// When to stop sleeping: a caller without peers has nobody to look after.
 fn end(sleep: Duration, peers: &[&Watch], deadline: Option<Instant>) -> Option<Instant> {
     // A model's kernel has no clock, and its double deaths are tried without this net.
-    if peers.is_empty() || (cfg!(shm_loom) && sleep == SLEEP_MAX) {
+    if peers.is_empty() || (cfg!(any(shm_loom, shm_explore)) && sleep == SLEEP_MAX) {
         return deadline;
     }
     let slice = Instant::now() + sleep;

@@ -2,12 +2,15 @@
 use super::{Liveness, Namespaces, OpenError, ProcessId};
 use crate::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
+
+/// How long to sleep between two looks, where the system does not let us wait.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// What we want from `/proc/PID/stat`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +111,12 @@ fn pid_is_taken(pid: Pid) -> Option<bool> {
     }
 }
 
+/// Whether it has ended, told without a pidfd. `false` says nothing.
+fn is_gone(process: ProcessId) -> bool {
+    let taken = Pid::from_raw(process.pid() as i32).and_then(pid_is_taken);
+    taken == Some(false) || stat_liveness(process) == Some(Liveness::Dead)
+}
+
 /// What `/proc` says about the process: for when a pidfd is not to be had (`EMFILE`, `ENOSYS`).
 fn stat_liveness(process: ProcessId) -> Option<Liveness> {
     let stat = Stat::of(process.pid()).ok()?;
@@ -115,7 +124,13 @@ fn stat_liveness(process: ProcessId) -> Option<Liveness> {
     if process.start_ticks() == 0 {
         return None;
     }
-    let gone = stat.start_ticks != process.start_ticks() || stat.is_zombie();
+    let gone = stat.start_ticks != process.start_ticks()
+        || stat.is_zombie() && {
+            // A thread that calls `exec` becomes the process, and its first thread is thrown away:
+            // who looks at that very moment may see what was thrown away. Whoever looks again does
+            // not.
+            Stat::of(process.pid()).ok()?.is_zombie()
+        };
     Some(if gone { Liveness::Dead } else { Liveness::Alive })
 }
 
@@ -147,8 +162,10 @@ impl ProcessHandle {
         let handle = ProcessHandle { fd, process };
         // Whoever has the pid is dead: then so is our process, which had it and could not lose it
         // otherwise.
-        if handle.is_dead() {
-            return Err(OpenError::Dead(process));
+        match handle.poll_now() {
+            Ok(true) => return Err(OpenError::Dead(process)),
+            Ok(false) => {}
+            Err(e) => return Err(unknown(e.into())),
         }
         // The pidfd was opened first, and our process had started before that. Hence, if the pid
         // has our start time even now, the pidfd is our process's; if it has another, ours is gone.
@@ -171,17 +188,21 @@ impl ProcessHandle {
         self.process
     }
 
-    /// Whether it has ended. One system call.
+    /// Whether it has ended. One system call, unless that is refused.
     pub fn is_dead(&self) -> bool {
-        self.poll(Some(Duration::ZERO))
+        self.poll_now().unwrap_or_else(|_| is_gone(self.process))
     }
 
     /// Sleeps until it has ended or `deadline`; whether it has ended.
     pub fn wait_dead(&self, deadline: Option<Instant>) -> bool {
         loop {
             let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
-            if self.poll(left) {
-                return true;
+            match self.poll(left) {
+                Ok(true) => return true,
+                Ok(false) | Err(Errno::INTR) => {}
+                // Forbidden, or no memory: then by looking.
+                Err(_) if is_gone(self.process) => return true,
+                Err(_) => std::thread::sleep(LOOK_AGAIN),
             }
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
@@ -189,12 +210,15 @@ impl ProcessHandle {
         }
     }
 
+    fn poll_now(&self) -> Result<bool, Errno> {
+        retry_on_intr(|| self.poll(Some(Duration::ZERO)))
+    }
+
     /// Readable: the last thread of the process has passed its last instruction.
-    fn poll(&self, timeout: Option<Duration>) -> bool {
+    fn poll(&self, timeout: Option<Duration>) -> Result<bool, Errno> {
         let timeout = timeout.and_then(|t| rustix::event::Timespec::try_from(t).ok());
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        // An error (EINTR) says as little as a timeout: the caller looks again.
-        poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+        Ok(poll(&mut fds, timeout.as_ref())? > 0)
     }
 }
 

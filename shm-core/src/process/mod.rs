@@ -11,11 +11,14 @@
 //! time); [`Namespaces`] tells them apart.
 use std::fmt;
 
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 #[path = "linux.rs"]
 mod kernel;
 #[cfg(shm_loom)]
 #[path = "modelled.rs"]
+mod kernel;
+#[cfg(shm_explore)]
+#[path = "explored.rs"]
 mod kernel;
 
 #[cfg(shm_loom)]

@@ -2,13 +2,19 @@
 //!
 //! In production these are core's atomics, nothing added. Under `--cfg shm_loom` they are those of
 //! `shm_testkit::model`: loom's, with two repairs (a shadow access per word, and a table of
-//! ordering sites) and with death. No other module of this crate, or of one above it, names
-//! `core::sync::atomic`.
+//! ordering sites) and with death. Under `--cfg shm_explore` they are those of
+//! `shm_testkit::explore`, and each access is a step of the explorer's. No other module of this
+//! crate, or of one above it, names `core::sync::atomic`.
 
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 mod real;
-#[cfg(not(shm_loom))]
+#[cfg(not(any(shm_loom, shm_explore)))]
 pub use real::*;
+
+#[cfg(shm_explore)]
+mod explored;
+#[cfg(shm_explore)]
+pub use explored::*;
 
 #[cfg(shm_loom)]
 pub use shm_testkit::model::{AtomicU32, AtomicU64, fence, spin_loop, yield_now};

@@ -314,6 +314,11 @@ impl Ring {
         }
     }
 
+    /// What a consumer sleeps on that has more to wait for than messages.
+    pub(crate) fn arrived(&self) -> &EventCount {
+        &self.head.arrived
+    }
+
     /// Where slot `index` says that its payload is: what a liar overwrites.
     pub(crate) fn place_word(&self, index: usize) -> &AtomicU64 {
         &self.slots[index].place

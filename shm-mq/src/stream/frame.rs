@@ -88,7 +88,7 @@ pub(super) const fn payload_distance(len: usize) -> u64 {
     if len <= INLINE_BYTES_MAX { 4 } else { WORD }
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
 

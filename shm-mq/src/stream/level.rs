@@ -40,8 +40,10 @@ pub trait Link: fmt::Debug {
     /// The receiver tells the sender how far it is.
     fn tell_read(&self, position: u64);
 
-    /// Wakes the other side if it sleeps.
-    fn wake(&mut self);
+    /// The sender wakes the receiver if it sleeps.
+    fn wake_receiver(&mut self);
+    /// The receiver wakes the sender if it sleeps.
+    fn wake_sender(&mut self);
     /// Says that this side's handle is gone.
     fn leave(&mut self);
 

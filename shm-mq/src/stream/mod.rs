@@ -39,21 +39,26 @@
 //! | `DETACHED`, before the wake-up | is woken by the death, and finds the flag: `Detached` |
 //! | (receiver) consuming, before `read` | the sender sees less room, waits, and is woken by the death |
 //!
-//! **Trust.** Peers may crash anywhere; they follow the protocol until then. Foreign positions and
-//! headers are checked all the same (nonsense is a lasting `Corrupt`, and nothing outside the ring
-//! is touched), but payload bytes are moved by plain copies: see [`shm_core::bytes`].
+//! **Trust.** How far a side trusts its peer is its type's parameter, a level of
+//! [`shm_core::trust`]. Foreign positions and headers are checked at each: nonsense is a lasting
+//! `Corrupt`, and nothing outside the ring is touched. Among peers that only crash, bytes are moved
+//! by plain copies and received where they lie. Against buggy ones they move as relaxed words, into
+//! private memory, before anything is believed of them. Against hostile ones each side has a
+//! mapping that it alone can write: see `Sender::<Hostile>::connect`.
 
 mod frame;
+mod hostile;
 mod level;
 mod peer;
 mod receiver;
 mod ring;
 mod sender;
 mod shared;
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;
 
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
+pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
 pub use sender::{SendError, Sender, Sending};

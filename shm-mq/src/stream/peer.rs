@@ -209,9 +209,15 @@ impl Link for Peer {
         self.shared.read.store(position, Ordering::Release);
     }
 
+    // Each by its own name: which of the two it is need not be asked in the common path.
     #[inline]
-    fn wake(&mut self) {
-        self.shared.bed(self.side).notify();
+    fn wake_receiver(&mut self) {
+        self.shared.arrived.notify();
+    }
+
+    #[inline]
+    fn wake_sender(&mut self) {
+        self.shared.left.notify();
     }
 
     fn leave(&mut self) {

@@ -384,7 +384,7 @@ impl<T: Level> Cursor<T> {
         if self.given_back != self.place.position {
             self.given_back = self.place.position;
             self.link.tell_read(self.given_back);
-            self.link.wake();
+            self.link.wake_sender();
         }
     }
 

@@ -153,7 +153,7 @@ pub(super) fn checked_distance(ahead: u64, behind: u64, ring: u64) -> Option<u64
     (distance <= ring && distance.is_multiple_of(WORD)).then_some(distance)
 }
 
-#[cfg(all(test, not(shm_loom)))]
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
     use shm_core::trust::{Buggy, Crashing};

@@ -415,7 +415,7 @@ impl<T: Level> Sender<T> {
     fn publish(&mut self) {
         if self.published != self.place.position {
             self.tell();
-            self.link.wake();
+            self.link.wake_receiver();
         }
     }
 

@@ -4,7 +4,9 @@ use dsm::backend::{self, Backend, Place};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::AtomicU64;
-use shm_mq::stream::{OneMapping, Receiver, Sender, Stream};
+use shm_core::trust::Hostile;
+use shm_mq::stream::{Limits, OneMapping, Receiver, Sender, Stream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,15 @@ pub(crate) fn stream_among<S: OneMapping, R: OneMapping>(
     let stream = unsafe { Stream::create(&mapping, at, ring_bytes) }.unwrap();
     let sender = stream.clone().with_peers::<S>().sender(&me).unwrap();
     (sender, stream.with_peers::<R>().receiver(&me).unwrap())
+}
+
+/// Both ends of a new stream between those who trust each other least, in this process.
+pub(crate) fn hostile_stream(ring_bytes: u64) -> (Sender<Hostile>, Receiver<Hostile>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let receiving =
+        std::thread::spawn(|| Receiver::<Hostile>::connect(theirs, Limits::default(), None));
+    let sender = Sender::<Hostile>::connect(ours, ring_bytes, None).unwrap();
+    (sender, receiving.join().unwrap().unwrap())
 }
 
 /// Message number `seed`: bytes that no other message has at these places.

@@ -144,7 +144,11 @@ impl SharedMemory {
         let first = self.mapped.base.cast::<AtomicU64>();
         // SAFETY: whole pages, mapped as long as self; any bits are a valid word.
         let words = unsafe { NonNull::slice_from_raw_parts(first, self.len() / 8).as_ref() };
-        words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect()
+        let mut bytes = Vec::with_capacity(self.len());
+        for word in words {
+            bytes.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        bytes
     }
 }
 

@@ -4,7 +4,8 @@ use super::machine::{self, Kind, REFUSAL, RIP, TRAP, mark};
 use super::page::Page;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the child is to do. It calls [`mark`] twice, and what lies between is what is traced.
 pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
@@ -252,10 +253,27 @@ fn live(page: &Page, life: Life<'_>) -> ! {
         page.refused.store(error.raw_os_error().unwrap_or(0) as u64, Ordering::Relaxed);
         leave(EXIT_REFUSED);
     }
-    // What it has to say goes to the parent by the page; output may be locked by another thread.
-    std::panic::set_hook(Box::new(|_| {}));
+    IS_CHILD.store(true, Ordering::Relaxed);
     settle_heap();
     end_with(page, life)
+}
+
+/// Set in children: what they have to say when they panic goes to the parent by the page, for
+/// output may be locked by a thread that they are without.
+static IS_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Has children panic silently. In the parent, and once: a child cannot change the hook, for
+/// another thread may have been in it.
+fn silence_children() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let parents = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !IS_CHILD.load(Ordering::Relaxed) {
+                parents(info);
+            }
+        }));
+    });
 }
 
 /// Does `work` and ends the process, with a code and a message that say how it went.
@@ -325,6 +343,7 @@ pub(super) fn refusal(dog: &Dog) -> Option<String> {
     if let Some(why) = REFUSAL {
         return Some(why.to_owned());
     }
+    silence_children();
     let page = Page::new();
     dog.watch("whether a child may be traced");
     let mut life = || {

@@ -102,10 +102,15 @@ fn unreachable_files_are_found() {
     let files = [
         ("a/src/lib.rs", "/// One.\npub mod one;\n#[cfg(x)]\n#[path = \"other.rs\"]\nmod real;\n"),
         ("a/src/one/mod.rs", "pub(crate) mod two;\n// mod comment;\n"),
-        ("a/src/one/two.rs", "mod three;\n#[cfg_attr(m, path = \"m.rs\")]\nmod four;"),
+        (
+            "a/src/one/two.rs",
+            "mod three;\n#[cfg_attr(m, path = \"m.rs\")]\n\
+             #[cfg_attr(n, path = \"n.rs\")]\nmod four;",
+        ),
         ("a/src/one/two/three.rs", ""),
         ("a/src/one/two/four.rs", ""),
         ("a/src/one/m.rs", ""),
+        ("a/src/one/n.rs", ""),
         ("a/src/other.rs", ""),
         ("a/src/real.rs", ""),
         ("a/src/one/comment.rs", ""),

@@ -1,3 +1,0 @@
-//! See [`fuzz::all`].
-#![cfg_attr(fuzzing, no_main)]
-fuzz::target!(all);

@@ -1,0 +1,115 @@
+//! A bell between two processes, on which one can sleep; and whether the other one lives.
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// The other end is closed, or cannot be used any more.
+const HUNG_UP: PollFlags =
+    PollFlags::HUP.union(PollFlags::RDHUP).union(PollFlags::ERR).union(PollFlags::NVAL);
+
+/// Bytes thrown away by one call, and how many calls a waking makes: a peer that rings faster than
+/// that finds us awake, and no more.
+const DRAIN_BYTES: usize = 4096;
+const DRAIN_CALLS: usize = 4;
+
+/// Why a [`Doorbell::wait`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heard {
+    /// Somebody rang, or it ended for no reason: look.
+    Bell,
+    /// The peer is [gone](Doorbell::is_gone).
+    Gone,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// One end of a connection with a peer that need not be trusted.
+#[derive(Debug)]
+pub struct Doorbell {
+    socket: OwnedFd,
+    /// A pidfd of the peer, where its pid is known.
+    peer: Option<OwnedFd>,
+}
+
+impl Doorbell {
+    pub(super) fn new(socket: UnixStream, peer: Option<OwnedFd>) -> Doorbell {
+        Doorbell { socket: socket.into(), peer }
+    }
+
+    /// Wakes the peer; whether it will hear it. Never blocks: one system call.
+    ///
+    /// A peer that left its bell unanswered until no byte fits has one to wake from.
+    pub fn ring(&self) -> bool {
+        // NOSIGNAL: a peer that left is no SIGPIPE.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        matches!(send(&self.socket, b"!", flags), Ok(_) | Err(Errno::AGAIN))
+    }
+
+    /// Whether the peer's process has ended, or no process holds the other end any more: the
+    /// kernel's word, for good. One system call.
+    ///
+    /// What the peer wrote before is visible to the caller.
+    pub fn is_gone(&self) -> bool {
+        self.poll(Some(Duration::ZERO)).is_ok_and(|(_, gone)| gone)
+    }
+
+    /// Sleeps until the bell is rung, the peer is gone, or `deadline`.
+    ///
+    /// Bells from before count: who wants to sleep looks once more at what it waits for after a
+    /// wait, and before the next.
+    pub fn wait(&self, deadline: Option<Instant>) -> Heard {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match self.poll(left) {
+            Ok((_, true)) => Heard::Gone,
+            Ok((true, false)) => {
+                self.drain();
+                Heard::Bell
+            }
+            Ok((false, false)) => Heard::TimedOut,
+            // A signal, for one.
+            Err(_) => Heard::Bell,
+        }
+    }
+
+    /// Throws away what has come, with anything that came along.
+    pub(super) fn drain(&self) {
+        let mut bytes = [0; DRAIN_BYTES];
+        for _ in 0..DRAIN_CALLS {
+            match recv(&self.socket, &mut bytes[..], RecvFlags::DONTWAIT) {
+                Ok((count, _)) if count == DRAIN_BYTES => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether bytes have come, and whether the peer is gone.
+    fn poll(&self, timeout: Option<Duration>) -> Result<(bool, bool), Errno> {
+        // A wait longer than the clock can express is one without a limit.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let of_socket = PollFlags::IN | PollFlags::RDHUP;
+        let socket = PollFd::new(&self.socket, of_socket);
+        let Some(peer) = &self.peer else {
+            let mut events = [socket];
+            poll(&mut events, timeout.as_ref())?;
+            return Ok(seen(&events));
+        };
+        let mut events = [socket, PollFd::new(peer, PollFlags::IN)];
+        poll(&mut events, timeout.as_ref())?;
+        Ok(seen(&events))
+    }
+}
+
+fn seen(events: &[PollFd<'_>]) -> (bool, bool) {
+    let of_socket = events[0].revents();
+    let died = events.get(1).is_some_and(|peer| peer.revents().contains(PollFlags::IN));
+    (of_socket.contains(PollFlags::IN), of_socket.intersects(HUNG_UP) || died)
+}
+
+impl AsFd for Doorbell {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

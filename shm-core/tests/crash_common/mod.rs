@@ -1,0 +1,24 @@
+//! What the crash tests share.
+#![allow(dead_code)] // each test uses its part
+
+use shm_core::mapping::Mapping;
+use shm_testkit::killpoint::SharedMemory;
+use std::sync::Arc;
+
+/// Memory that forked children share, and a mapping of it.
+pub(crate) fn shared(bytes: u64) -> (SharedMemory, Arc<Mapping>) {
+    let memory = SharedMemory::new(bytes as usize);
+    let (base, len, keep) = (memory.base(), memory.len(), memory.clone());
+    // SAFETY: whole pages, mapped until the last clone goes; the other one only copies words.
+    let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(keep))) };
+    (memory, mapping)
+}
+
+/// `bytes` without those of `ranges`: padding, which a structure that is written as a whole fills
+/// with whatever the writer's stack held, and words that name processes.
+pub(crate) fn without(mut bytes: Vec<u8>, ranges: &[std::ops::Range<usize>]) -> Vec<u8> {
+    for range in ranges {
+        bytes[range.clone()].fill(0);
+    }
+    bytes
+}

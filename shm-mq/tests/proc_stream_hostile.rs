@@ -1,0 +1,394 @@
+//! Real processes at the two ends of a hostile stream are killed, stopped, forked, and end without
+//! a word; and one that lies. The kernel alone says who lives: the other side gets everything that
+//! was acknowledged, learns the reason, and nobody hangs.
+#![cfg(not(any(shm_loom, shm_explore)))]
+mod common;
+#[path = "hostile_stream/liar.rs"]
+#[allow(dead_code, reason = "another test's")]
+mod liar;
+use common::{LIMIT, next, text};
+use dsm::backend::{self, Backend, Object, Place};
+use shm_core::mapping::Mapped;
+use shm_core::sealed::ExchangeError;
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_core::trust::Hostile;
+use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
+use shm_testkit::child::{Child, Setup, parent_says, tell_parent};
+use shm_testkit::watchdog::within;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Message number `number`, of 0 to 299 bytes.
+fn message(number: u64) -> Vec<u8> {
+    text(number, (number * 7919 % 300) as usize)
+}
+
+/// A child's descriptor number `index` among those it was given.
+fn given(args: &[String], index: usize) -> OwnedFd {
+    // SAFETY: it was inherited for this, and is taken once.
+    unsafe { OwnedFd::from_raw_fd(args[index].parse().unwrap()) }
+}
+
+fn sender(args: &[String]) -> Sender<Hostile> {
+    let ring_bytes = args[2].parse().unwrap();
+    Sender::<Hostile>::connect(given(args, 0).into(), ring_bytes, None).unwrap()
+}
+
+fn receiver(args: &[String]) -> Receiver<Hostile> {
+    Receiver::<Hostile>::connect(given(args, 0).into(), Limits::default(), None).unwrap()
+}
+
+/// Where a child counts what was acknowledged: a matter between the two halves of this test.
+fn count(args: &[String]) -> Mapped<AtomicU64> {
+    let object = backend::memfd::open_fd(given(args, 1)).unwrap();
+    Mapped::new(object.mapping(), 0).unwrap()
+}
+
+/// Sends until it is killed, and counts.
+fn sends(args: &[String]) {
+    let (count, mut sender) = (count(args), sender(args));
+    for number in 0.. {
+        sender.send(&message(number)).unwrap();
+        count.store(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// Receives until it is killed, and counts.
+fn receives(args: &[String]) {
+    let (count, mut receiver) = (count(args), receiver(args));
+    for number in 0.. {
+        assert_eq!(*receiver.recv().unwrap(), *message(number));
+        count.store(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// Sends a message for each line from the parent; "leave" drops the handle, "exit" ends the process
+/// without.
+fn sends_when_told(args: &[String]) {
+    let mut sender = sender(args);
+    tell_parent("attached");
+    loop {
+        match parent_says().as_str() {
+            "send" => sender.send(b"told").unwrap(),
+            "leave" => return,
+            // SAFETY: ends the process, without running a destructor.
+            _ => unsafe { libc::_exit(0) },
+        }
+    }
+}
+
+/// Does nothing with its handle.
+fn receives_nothing(args: &[String]) {
+    let _receiver = receiver(args);
+    tell_parent("attached");
+    std::thread::sleep(LIMIT);
+}
+
+/// Leaves the socket to a child of its own, which ends with the test.
+fn leaves_the_socket_to_a_child(args: &[String]) {
+    let _sender = sender(args);
+    // SAFETY: the child makes system calls alone.
+    if unsafe { libc::fork() } == 0 {
+        let mut byte = 0_u8;
+        // SAFETY: one byte, from the pipe that the test holds open.
+        while unsafe { libc::read(0, (&raw mut byte).cast(), 1) } > 0 {}
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    tell_parent("attached");
+    std::thread::sleep(LIMIT);
+}
+
+/// Ends at once.
+fn does_nothing(_: &[String]) {}
+
+/// Makes the hello and sends it, as `Sender::connect` does, and is killed at some moment.
+fn connects(args: &[String]) {
+    let _sender = sender(args);
+    std::thread::sleep(LIMIT);
+}
+
+/// Lies about everything it can write.
+fn lies(args: &[String]) {
+    let (own, words) = liar::half(liar::SENDER, 1024, 0);
+    let liar = liar::liar(given(args, 0).into(), &own, words, liar::SENDER, liar::RECEIVER);
+    assert_eq!(parent_says(), "lie");
+    let seed = args[2].parse().unwrap();
+    let pace = liar.pace();
+    liar.lies(1024, &pace, true).tell(seed, &AtomicU32::new(0));
+}
+
+shm_testkit::children! {
+    sends, receives, sends_when_told, receives_nothing, leaves_the_socket_to_a_child, does_nothing,
+    connects, lies,
+}
+
+/// A child with one end of a socket, and the other end.
+struct Peer {
+    child: Child,
+    socket: Option<UnixStream>,
+    counter: Object,
+}
+
+fn spawn(function: &str, ring_bytes: u64) -> Peer {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let counter = backend::create(&Place::new(Backend::Memfd), "count", 4096).unwrap();
+    let fds = [theirs.as_fd(), counter.fd().unwrap()];
+    let numbers = fds.map(|fd| fd.as_raw_fd().to_string());
+    let ring = ring_bytes.to_string();
+    let args = [numbers[0].as_str(), &numbers[1], &ring];
+    let setup = Setup { args: &args, fds: &fds, ..Setup::default() };
+    let child = Child::spawn_with(function, setup);
+    Peer { child, socket: Some(ours), counter }
+}
+
+impl Peer {
+    fn receiver(&mut self) -> Receiver<Hostile> {
+        let socket = self.socket.take().unwrap();
+        within(LIMIT, || Receiver::<Hostile>::connect(socket, Limits::default(), None)).unwrap()
+    }
+
+    fn sender(&mut self, ring_bytes: u64) -> Sender<Hostile> {
+        let socket = self.socket.take().unwrap();
+        within(LIMIT, || Sender::<Hostile>::connect(socket, ring_bytes, None)).unwrap()
+    }
+
+    fn acknowledged(&self) -> u64 {
+        Mapped::<AtomicU64>::new(self.counter.mapping(), 0).unwrap().load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn what_a_killed_sender_had_sent_is_received() {
+    let mut seed = u64::from(std::process::id()) | 1 << 42;
+    println!("seed {seed}");
+    let mut total = 0;
+    for ring_bytes in [8, 64, 256, 1024, 65536].repeat(6) {
+        let mut peer = spawn("sends", ring_bytes);
+        let mut receiver = peer.receiver();
+        let mut number = 0;
+        for _ in 0..next(&mut seed) % 300 {
+            assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *message(number));
+            number += 1;
+        }
+        std::thread::sleep(Duration::from_micros(next(&mut seed) % 2000));
+        peer.child.kill();
+        let end = within(LIMIT, || {
+            loop {
+                match receiver.recv() {
+                    Ok(got) => assert_eq!(*got, *message(number)),
+                    Err(end) => return end,
+                }
+                number += 1;
+            }
+        });
+        assert_eq!(end, RecvError::PeerDied);
+        assert!(number >= peer.acknowledged(), "an acknowledged one is lost");
+        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied, "it stays so");
+        total += number;
+    }
+    println!("messages received: {total}");
+}
+
+#[test]
+fn the_sender_learns_that_the_receiver_was_killed() {
+    let mut seed = u64::from(std::process::id()) | 1 << 43;
+    println!("seed {seed}");
+    for ring_bytes in [8, 64, 256, 1024, 65536].repeat(3) {
+        let mut peer = spawn("receives", ring_bytes);
+        let mut sender = peer.sender(ring_bytes);
+        let kill_at = next(&mut seed) % 300;
+        let mut number = 0;
+        let end = within(LIMIT, || {
+            loop {
+                if number == kill_at {
+                    peer.child.kill();
+                }
+                if let Err(end) = sender.send(&message(number)) {
+                    return end;
+                }
+                number += 1;
+            }
+        });
+        assert_eq!(end, SendError::PeerDied);
+        assert!(number >= peer.acknowledged());
+        assert_eq!(sender.try_send(b""), Err(SendError::PeerDied), "it stays so");
+    }
+}
+
+#[test]
+fn a_sleeper_is_woken_by_the_other_sides_death() {
+    let mut peer = spawn("sends_when_told", 1024);
+    let mut receiver = peer.receiver();
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(SHORT);
+            peer.child.kill();
+        });
+        assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
+    });
+    let mut peer = spawn("receives_nothing", 0);
+    let mut sender = peer.sender(64);
+    sender.send(&[1; 56]).unwrap();
+    assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(SHORT);
+            peer.child.kill();
+        });
+        assert_eq!(within(LIMIT, || sender.send(b"")), Err(SendError::PeerDied));
+    });
+}
+
+#[test]
+fn a_stopped_peer_is_slow_and_not_dead() {
+    let mut peer = spawn("sends_when_told", 64);
+    let mut receiver = peer.receiver();
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    peer.child.stop();
+    peer.child.say("send");
+    for _ in 0..3 {
+        assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
+        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    }
+    peer.child.cont();
+    assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told");
+    let mut peer = spawn("receives_nothing", 0);
+    let mut sender = peer.sender(64);
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    peer.child.stop();
+    sender.send(&[1; 56]).unwrap();
+    for _ in 0..3 {
+        assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
+        assert_eq!(sender.try_send(b""), Err(SendError::WouldBlock));
+    }
+}
+
+#[test]
+fn who_leaves_has_detached_and_who_ends_without_a_word_has_died() {
+    for (word, end) in [("leave", RecvError::Detached), ("exit", RecvError::PeerDied)] {
+        let mut peer = spawn("sends_when_told", 64);
+        let mut receiver = peer.receiver();
+        peer.child.say("send");
+        peer.child.say(word);
+        peer.child.wait(LIMIT).assert_success();
+        assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told", "{word}");
+        assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), end, "{word}");
+    }
+}
+
+#[test]
+fn a_death_is_seen_though_a_child_of_the_dead_holds_the_socket() {
+    let mut peer = spawn("leaves_the_socket_to_a_child", 64);
+    let mut receiver = peer.receiver();
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(SHORT);
+            peer.child.kill();
+        });
+        assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
+    });
+}
+
+#[test]
+fn a_peer_that_ends_before_its_hello_has_died() {
+    let mut peer = spawn("does_nothing", 64);
+    let socket = peer.socket.take().unwrap();
+    let end = within(LIMIT, || Receiver::<Hostile>::connect(socket, Limits::default(), None));
+    assert_eq!(end.unwrap_err(), ConnectError::Exchange(ExchangeError::PeerDied));
+    let mut peer = spawn("receives_nothing", 0);
+    peer.child.stop();
+    let socket = peer.socket.take().unwrap();
+    let deadline = Some(Instant::now() + SHORT);
+    let end = within(LIMIT, || Sender::<Hostile>::connect(socket, 64, deadline));
+    // It may have said hello before it was stopped; then there is a stream, and nobody reads.
+    match end {
+        Ok(mut sender) => {
+            assert_eq!(sender.send_timeout(&[0; 99], SHORT), Err(SendError::TimedOut))
+        }
+        Err(end) => assert_eq!(end, ConnectError::Exchange(ExchangeError::TimedOut)),
+    }
+}
+
+#[test]
+fn a_peer_killed_while_it_connects_has_died() {
+    let mut seed = u64::from(std::process::id()) | 1 << 44;
+    let (mut connected, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let mut peer = spawn("connects", 64);
+        std::thread::sleep(Duration::from_micros(next(&mut seed) % 3000));
+        peer.child.kill();
+        let socket = peer.socket.take().unwrap();
+        let end = within(LIMIT, || Receiver::<Hostile>::connect(socket, Limits::default(), None));
+        match end {
+            Ok(mut receiver) => {
+                let end = within(LIMIT, || receiver.recv().map(|message| message.len()));
+                assert_eq!(end, Err(RecvError::PeerDied));
+                connected += 1;
+            }
+            Err(end) => {
+                assert_eq!(end, ConnectError::Exchange(ExchangeError::PeerDied));
+                refused += 1;
+            }
+        }
+    }
+    println!("killed before its hello {refused} times, after it {connected} times");
+}
+
+#[test]
+fn a_process_that_lies_is_found_out_or_dies() {
+    let mut seed = u64::from(std::process::id()) | 1 << 45;
+    let (mut received, mut corrupt, mut died) = (0, 0, 0);
+    for _ in 0..20 {
+        let mut peer = spawn("lies", next(&mut seed) >> 1);
+        let mut receiver = peer.receiver();
+        peer.child.say("lie");
+        let kill_at = Instant::now() + Duration::from_millis(5 + next(&mut seed) % 30);
+        let end = within(LIMIT, || {
+            loop {
+                if Instant::now() > kill_at {
+                    peer.child.kill();
+                }
+                match receiver.recv_timeout(Duration::from_millis(1)) {
+                    Ok(_) => received += 1,
+                    Err(RecvError::TimedOut) => {}
+                    Err(end) => return end,
+                }
+            }
+        });
+        match end {
+            RecvError::Corrupt => corrupt += 1,
+            RecvError::PeerDied | RecvError::Detached => died += 1,
+            other => panic!("{other}"),
+        }
+    }
+    println!("{received} messages, found out {corrupt} times, dead {died} times");
+    assert!(corrupt > 0);
+}
+
+#[test]
+fn a_forked_child_is_nobody() {
+    let (mut sender, mut receiver) = common::hostile_stream(64);
+    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let refused = sender.send(b"") == Err(SendError::Forked)
+            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
+        drop((sender, receiver));
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
+    }
+    let mut status = -1;
+    // SAFETY: our child, and a place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!(status, 0, "its handles refused to work");
+    sender.send(b"still here").unwrap();
+    assert_eq!(*receiver.recv().unwrap(), *b"still here");
+}
