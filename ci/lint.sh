@@ -22,6 +22,11 @@ if have clippy clippy; then
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" \
         cargo clippy "${crates[@]}" --all-targets -- -D warnings
     crates=()
+    for model in */tests/shuttle_*.rs; do crates+=(-p "${model%%/*}"); done
+    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
+        RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle" \
+        cargo clippy "${crates[@]}" --all-targets -- -D warnings
+    crates=()
     for scenario in */tests/explore_*.rs; do crates+=(-p "${scenario%%/*}"); done
     CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore" \
         RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore" \

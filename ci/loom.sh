@@ -6,8 +6,11 @@ crates=()
 for model in */tests/loom_*.rs; do crates+=(-p "${model%%/*}"); done
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" \
-    cargo test --profile loom "${crates[@]}" --test 'loom_*' -- --show-output | tee "$log"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom"
+export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_loom"
+cargo test --profile loom "${crates[@]}" --test 'loom_*' -- --show-output | tee "$log"
 ran=$(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$log")
 echo "model tests run: $ran"
 [ "$ran" -gt 0 ]
+# The example of the engine's documentation.
+cargo test --profile loom -p shm-testkit --doc model

@@ -3,7 +3,7 @@
 //! Two workers claim and a leader gives back what the dead one held. A result travels to the leader
 //! by the join of its thread, as it does by a queue in production. A worker that waits wakes when a
 //! piece comes back. The cursor's accesses are all relaxed, so there is no ordering to weaken.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use bgworker::cursor::{Claim, WorkCursor};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};

@@ -3,7 +3,7 @@
 //!
 //! Two participants sit in different words of the set: that is the hard case for "the last one
 //! out".
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
 use shm_core::mapping::{Mapped, Mapping};

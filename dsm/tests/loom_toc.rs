@@ -1,6 +1,6 @@
 //! The table of contents: whichever inserter dies where, a key has one value, and whoever finds it
 //! finds the chunk's contents.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use dsm::toc::{Toc, TocError};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! Atomic relative pointers publish what stands behind them, and a tag sees through ABA, whichever
 //! process dies where.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{self, Acquire, Relaxed, Release};
 use relptr::{AtomicRelPtr, AtomicTaggedRelPtr, Region, RelPtr, ShmSync, TaggedRelPtr};

@@ -1,6 +1,6 @@
 //! `Announcement` and a bell that keeps what was rung: no wake-up is lost between two sides that
 //! share no word both may write, and each sleep costs one ring.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::event::Announcement;
 use shm_core::futex::Futex;
 use shm_core::mapping::{Mapped, Mapping};

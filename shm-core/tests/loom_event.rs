@@ -1,5 +1,5 @@
 //! `EventCount`: no wake-up is lost, whichever of the two sides dies where.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::event::EventCount;
 use shm_core::futex::Futex;
 use shm_core::mapping::{Mapped, Mapping};

@@ -1,5 +1,5 @@
 //! Header handshake: it is initialised exactly once, whoever dies where.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::header::{Header, Identity, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::process::model::{become_process, buried};

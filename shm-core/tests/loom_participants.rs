@@ -4,7 +4,7 @@
 //! time, before their slot is used again, also where a reaper dies of it; an id of the past never
 //! looks alive; who is found dead or gone has its last words visible; who sleeps on a peer wakes,
 //! also where the kernel wakes one sleeper only.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};

@@ -3,7 +3,7 @@
 //!
 //! Two kinds of wrong verdict as well: a producer that is late is taken for dead and goes on
 //! writing (found), and one that the kernel says is dead (nothing to find).
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 mod planted;
 #[path = "planted/scenes.rs"]
 mod scenes;

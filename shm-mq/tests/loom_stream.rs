@@ -4,7 +4,7 @@
 //!
 //! Process 1 is the receiver and process 2 the sender, whatever thread they run in. A model's two
 //! ends are at one level of trust, for their words are other objects of loom's.
-#![cfg(shm_loom)]
+#![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table, process_ends};

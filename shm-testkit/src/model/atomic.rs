@@ -1,10 +1,12 @@
 //! The runtime's atomics, with the repairs and the deaths.
 use super::death::{Effect, is_dead, step};
 use super::{orders, runtime};
+#[cfg(not(shm_shuttle))]
 use core::cell::Cell;
 use core::panic::Location;
 use core::sync::atomic::Ordering;
 
+#[cfg(not(shm_shuttle))]
 thread_local! {
     static SHADOW: Cell<bool> = const { Cell::new(true) };
 }
@@ -17,6 +19,7 @@ thread_local! {
 /// store orders all accesses for the search, and synchronizes nothing.
 ///
 /// For tests that show what the shadow is good for, and that fail when a later loom can do without.
+#[cfg(not(shm_shuttle))]
 pub fn without_shadow<R>(model: impl FnOnce() -> R) -> R {
     struct Again;
     impl Drop for Again {
@@ -52,6 +55,7 @@ macro_rules! modelled_atomic {
         #[derive(Debug)]
         pub struct $name {
             word: runtime::sync::atomic::$name,
+            #[cfg(not(shm_shuttle))]
             shadow: runtime::sync::atomic::AtomicU32,
         }
 
@@ -60,11 +64,13 @@ macro_rules! modelled_atomic {
             pub fn new(value: $int) -> Self {
                 Self {
                     word: runtime::sync::atomic::$name::new(value),
+                    #[cfg(not(shm_shuttle))]
                     shadow: runtime::sync::atomic::AtomicU32::new(0),
                 }
             }
 
             fn touch(&self) {
+                #[cfg(not(shm_shuttle))]
                 if SHADOW.get() {
                     self.shadow.fetch_add(0, Ordering::Relaxed);
                 }

@@ -17,7 +17,7 @@ pub enum Effect {
 /// Payload of the unwind that stands for SIGKILL.
 struct Died;
 
-const IMMORTAL: u32 = u32::MAX;
+pub(super) const IMMORTAL: u32 = u32::MAX;
 
 runtime::thread_local! {
     static FUEL: Cell<u32> = Cell::new(IMMORTAL);

@@ -13,6 +13,7 @@
 //! reports the sites whose weakening no run noticed. [`finds`] holds a checker to its planted bugs.
 //!
 //! ```
+//! # #[cfg(not(shm_shuttle))] {
 //! use shm_testkit::model::{self, AtomicU32, Deaths, UnsafeCell};
 //! use std::sync::Arc;
 //! use std::sync::atomic::Ordering::{Acquire, Release};
@@ -52,31 +53,65 @@
 //!     model::check(|| published(u32::MAX, &Deaths::default()));
 //! });
 //! assert_eq!(found, 2, "the Release, and the Acquire");
+//! # }
 //! ```
+//!
+//! loom tries everything, and so cannot finish with many processes or many messages. With
+//! `--cfg shm_shuttle` besides, the same code runs under shuttle: `sample` tries random schedules
+//! with random deaths, of memory that is sequentially consistent, and prints the seed.
 //!
 //! Modules, lowest first; each uses only those above it.
 
 // `mortal`: a process that dies at its n-th access.
 mod death;
 
+// What a run tells; `finds`.
+mod run;
+
 // `every_ordering_matters`: each ordering weakened, and the model fails.
+#[cfg_attr(shm_shuttle, path = "orders_ignored.rs")]
 mod orders;
 
 // The atomics: of the runtime, with shadow, notes and death.
 mod atomic;
 
-// `check`, `every_death`, `finds`: how a model is run.
-mod run;
+// Payload, where the runtime has no cell of its own.
+#[cfg(shm_shuttle)]
+mod cell;
 
-pub use atomic::{AtomicU32, AtomicU64, fence, spin_loop, without_shadow, yield_now};
+// `check`, `every_death`: every interleaving.
+#[cfg(not(shm_shuttle))]
+mod exhaustive;
+
+// `sample`: a choice of them, where there are too many.
+#[cfg(shm_shuttle)]
+mod sampled;
+
+pub use atomic::{AtomicU32, AtomicU64, fence, spin_loop, yield_now};
 pub use death::{Deaths, Effect, is_dead, mortal, step};
-pub use orders::every_ordering_matters;
-pub use run::preemption_bound;
-pub use run::{Tried, check, check_bounded, every_death, every_death_bounded, finds};
+pub use run::{Tried, finds};
+
+#[cfg(not(shm_shuttle))]
+pub use {
+    atomic::without_shadow,
+    exhaustive::{check, check_bounded, every_death, every_death_bounded, preemption_bound},
+    orders::every_ordering_matters,
+};
+
+#[cfg(shm_shuttle)]
+pub use {
+    cell::UnsafeCell,
+    sampled::{Choice, chance, chance_of_death, every_schedule, sample, sample_seeded},
+};
 
 /// What schedules the threads of a model.
+#[cfg(not(shm_shuttle))]
 pub use loom as runtime;
 /// Payload whose unordered accesses fail the model.
+#[cfg(not(shm_shuttle))]
 pub use loom::cell::UnsafeCell;
 /// The threads of a model: each one process, or several of one.
 pub use runtime::thread;
+/// What schedules the threads of a model.
+#[cfg(shm_shuttle)]
+pub use shuttle as runtime;

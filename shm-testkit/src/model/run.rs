@@ -1,17 +1,15 @@
-//! How a model is run: every interleaving, every death, planted bugs.
-use super::death::Deaths;
+//! What a run of a model tells, and holding a checker to its planted bugs.
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Once};
+use std::sync::Once;
 
-/// The preemption bound of ordinary runs; `SHM_DEEP=1` raises it to 3.
-pub fn preemption_bound() -> usize {
-    if std::env::var_os("SHM_DEEP").is_some_and(|v| v == "1") { 3 } else { 2 }
+/// Whether `SHM_DEEP=1` asks for more than ordinary runs try.
+pub(super) fn is_deep() -> bool {
+    std::env::var_os("SHM_DEEP").is_some_and(|v| v == "1")
 }
 
 /// How many executions a model took, and in how many of them a process died.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tried {
     /// Executions that were explored.
     pub executions: u64,
@@ -19,62 +17,6 @@ pub struct Tried {
     pub deaths: u64,
     /// Fuel values swept.
     pub kill_points: u32,
-}
-
-/// Explores every interleaving of `scenario` at the [`preemption_bound`].
-///
-/// # Panics
-/// Where an execution panics, deadlocks or breaks causality.
-pub fn check(scenario: impl Fn() + Send + Sync + 'static) -> Tried {
-    check_bounded(Some(preemption_bound()), scenario)
-}
-
-/// Explores `scenario` with at most `bound` preemptions an execution (`None`: any number).
-///
-/// # Panics
-/// Where an execution panics, deadlocks or breaks causality.
-pub fn check_bounded(bound: Option<usize>, scenario: impl Fn() + Send + Sync + 'static) -> Tried {
-    let executions = Arc::new(AtomicU64::new(0));
-    let counter = executions.clone();
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = bound;
-    builder.max_branches = 100_000;
-    builder.check(move || {
-        counter.fetch_add(1, Relaxed);
-        scenario();
-    });
-    Tried { executions: executions.load(Relaxed), ..Tried::default() }
-}
-
-/// Runs `scenario(fuel, deaths)` for fuel 0, 1, 2, … until no execution runs out of it.
-///
-/// # Panics
-/// Where an execution does.
-pub fn every_death(scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static) -> Tried {
-    every_death_bounded(Some(preemption_bound()), scenario)
-}
-
-/// The same, with at most `bound` preemptions an execution (`None`: any number).
-///
-/// # Panics
-/// Where an execution does.
-pub fn every_death_bounded(
-    bound: Option<usize>,
-    scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static,
-) -> Tried {
-    let mut tried = Tried::default();
-    for fuel in 0.. {
-        let deaths = Deaths::default();
-        let (run, seen) = (scenario.clone(), deaths.clone());
-        tried.executions += check_bounded(bound, move || run(fuel, &seen)).executions;
-        let died = deaths.count();
-        tried.deaths += died;
-        if died == 0 {
-            break;
-        }
-        tried.kill_points += 1;
-    }
-    tried
 }
 
 /// Runs `model`, which has a planted bug, and requires that the bug is what it fails of: that the
@@ -92,7 +34,7 @@ pub fn finds(reason: &str, model: impl Fn()) {
     println!("found: {}", in_short(&found));
 }
 
-// loom runs all threads of a model on the calling one, so this belongs to one test.
+// All threads of a model run on the calling one, so this belongs to one test.
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
