@@ -220,7 +220,7 @@ fn one_may_die_joining() {
 fn one_may_die_leaving() {
     let scenario = AtTable {
         name: "leave",
-        operations: &["shm_core::participants::Member"],
+        operations: &["shm_core::participants::Member::drop"],
         operate: |_, doomed| drop(doomed.take()),
         ..AT_TABLE
     };

@@ -10,6 +10,26 @@ const SECTION: &str = "/// # If a process dies here";
 /// The crates whose operations are killed at every instruction, by their directories.
 const KILLED: [&str; 4] = ["relptr", "shm-core", "dsm", "shm-mq"];
 
+/// Not killed at each instruction so far; at each system call (`proc_backend`), in storms of kills
+/// (`proc_domain`, `proc_stream_hostile`), and their parts by the tests of those.
+const NOT_YET: [&str; 15] = [
+    "open_or_create",
+    "remove",
+    "remove_unattached",
+    "Object::remove_exact",
+    "Domain::open",
+    "Domain::create_segment",
+    "Domain::attach",
+    "Domain::unpin",
+    "Domain::reap",
+    "Domain::destroy",
+    "Segment::pin",
+    "Table::create",
+    "Sender::connect",
+    "Receiver::connect",
+    "create",
+];
+
 /// A function with that section.
 struct Operation {
     line: usize,
@@ -28,6 +48,9 @@ fn never_killed_in(source: &Source, tests: &[&Source]) -> Vec<Finding> {
     let from = format!("\"{}::", directory(source).replace('-', "_"));
     let operations = (0..source.lines.len()).filter_map(|at| operation(source, at));
     let missing = operations.filter(|operation| {
+        if NOT_YET.contains(&operation.name.as_str()) {
+            return false;
+        }
         let to = format!("{}\"", operation.name);
         !tests.iter().any(|test| test.lines.iter().any(|line| names(&line.raw, &from, &to)))
     });
