@@ -20,13 +20,13 @@ impl<T> UnsafeCell<T> {
 
     /// Calls `look` with the address of the value, to read it.
     pub fn with<R>(&self, look: impl FnOnce(*const T) -> R) -> R {
-        self.turn.load(Ordering::SeqCst);
+        self.turn.load(Ordering::Acquire);
         look(self.value.get())
     }
 
     /// Calls `change` with the address of the value, to write it.
     pub fn with_mut<R>(&self, change: impl FnOnce(*mut T) -> R) -> R {
-        self.turn.load(Ordering::SeqCst);
+        self.turn.load(Ordering::Acquire);
         change(self.value.get())
     }
 }
