@@ -1,11 +1,10 @@
 //! `EventCount`: no wake-up is lost, whichever of the two sides dies where.
 #![cfg(all(shm_loom, not(shm_shuttle)))]
-use shm_core::event::{Announcement, EventCount};
+use shm_core::event::EventCount;
 use shm_core::futex::Futex;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU32, Ordering};
 use shm_testkit::model::{self, Deaths};
-use std::sync::Arc;
 
 struct Shared {
     event: EventCount,
@@ -162,26 +161,4 @@ fn a_dead_notifier_does_not_swallow_the_next_ones_wake_up() {
     let tried = model::every_death(one_of_two_notifiers_dies);
     println!("event, two notifiers: {tried:?}");
     assert!(tried.deaths > 0);
-}
-
-/// A sleep that is announced in a word of one's own: either the sleeper sees the condition, or the
-/// other side sees the announcement.
-fn announced_or_seen() {
-    let shared = Arc::new((Announcement::new(), AtomicU32::new(0)));
-    let theirs = shared.clone();
-    let other = model::thread::spawn(move || {
-        theirs.1.store(1, Ordering::Relaxed);
-        theirs.0.announced() == 1
-    });
-    shared.0.announce(1);
-    let seen = shared.1.load(Ordering::Relaxed) == 1;
-    assert!(other.join().unwrap() || seen, "it sleeps, and nobody knows");
-}
-
-#[test]
-fn both_fences_of_an_announcement_matter() {
-    let found = model::every_ordering_matters(&["src/event.rs"], || {
-        model::check(announced_or_seen);
-    });
-    assert_eq!(found, 4, "each as AcqRel, and taken away");
 }
