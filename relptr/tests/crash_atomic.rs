@@ -1,116 +1,106 @@
-//! What is published by a relative pointer outlives who publishes it, and a free list outlives
-//! whoever dies at it: nobody finds half a record, and no record is on the list twice.
+//! A process is killed at each instruction of publishing a record, and of taking a block from a
+//! free list and giving it back: what others find is whole, and a death costs one block at most.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use relptr::{AtomicRelPtr, AtomicTaggedRelPtr, BadPtr, Region, RelPtr, ShmSync};
+
+use relptr::{AtomicRelPtr, AtomicTaggedRelPtr, Region, RelPtr, TaggedRelPtr};
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, SharedMemory, Work};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const RECORDS: usize = 4;
-const WHOLE: u64 = 0xfeed;
-/// In the notes: a record was taken; it was published; one was given back.
-const TAKEN: usize = 0;
-const PUBLISHED: usize = 1;
-const RETURNED: usize = 2;
+const BLOCKS: u64 = 4;
+const NEWEST_AT: u64 = 0;
+const FREE_AT: u64 = 8;
+const BLOCK_BYTES: u64 = 64;
+/// In the notes: what the doomed one was told is done.
+const PUBLISHED: usize = 0;
+const TAKEN: usize = 1;
+const GIVEN_BACK: usize = 2;
 
-#[repr(C)]
-struct Record {
-    next: AtomicRelPtr<Record>,
-    value: AtomicU64,
-}
+/// At 0 the newest record, at 8 the list of free blocks, from 64 on the blocks; the first word of a
+/// free one leads to the next.
+struct World(SharedMemory);
 
-#[repr(C)]
-struct Shared {
-    free: AtomicTaggedRelPtr<Record>,
-    newest: AtomicRelPtr<Record>,
-    records: [Record; RECORDS],
-}
-
-// SAFETY: atomics only.
-unsafe impl ShmSync for Record {}
-// SAFETY: atomics only.
-unsafe impl ShmSync for Shared {}
-
-struct World {
-    memory: SharedMemory,
-}
+type Next = AtomicRelPtr<AtomicU64>;
 
 impl World {
     fn new() -> World {
-        let world = World { memory: SharedMemory::new(size_of::<Shared>()) };
-        for record in world.shared().records.iter().rev() {
-            world.push(record).unwrap();
+        let world = World(SharedMemory::new(4096));
+        for block in 1..=BLOCKS {
+            world.give_back(RelPtr::from_offset(block * BLOCK_BYTES)).unwrap();
         }
         world
     }
 
     fn region(&self) -> Region<'_> {
-        // SAFETY: whole pages of shared memory, mapped as long as self; only atomics refer to it.
-        unsafe { Region::from_raw(self.memory.base(), self.memory.len()) }
+        // SAFETY: whole pages, mapped as long as self, and accessed by atomics only.
+        unsafe { Region::from_raw(self.0.base(), self.0.len()) }
     }
 
-    fn shared(&self) -> &Shared {
-        self.region().share(0).unwrap()
+    fn newest(&self) -> &AtomicRelPtr<AtomicU64> {
+        self.region().share(NEWEST_AT).unwrap()
     }
 
-    fn push(&self, record: &Record) -> Result<(), BadPtr> {
-        let free = &self.shared().free;
-        let mut head = free.load(Ordering::Relaxed);
+    fn free(&self) -> &AtomicTaggedRelPtr<AtomicU64> {
+        self.region().share(FREE_AT).unwrap()
+    }
+
+    fn next_of(&self, block: RelPtr<AtomicU64>) -> Result<&Next, String> {
+        let offset = block.offset().ok_or("no block")?;
+        self.region().share::<Next>(offset).map_err(|error| error.to_string())
+    }
+
+    fn take(&self) -> Result<Option<RelPtr<AtomicU64>>, String> {
         loop {
-            record.next.store(head.ptr(), Ordering::Relaxed);
-            let new = head.advance(RelPtr::from_ref(self.region(), record)?)?;
-            match free.compare_exchange(head, new, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(now) => head = now,
+            let head = self.free().load(Ordering::Acquire);
+            if head.ptr().is_null() {
+                return Ok(None);
+            }
+            let next = self.next_of(head.ptr())?.load(Ordering::Relaxed);
+            let next = head.advance(next).map_err(|error| error.to_string())?;
+            if self.swap(head, next) {
+                return Ok(Some(head.ptr()));
             }
         }
     }
 
-    fn pop(&self) -> Result<Option<&Record>, BadPtr> {
-        let free = &self.shared().free;
-        let mut head = free.load(Ordering::Acquire);
-        while head.ptr() != RelPtr::NULL {
-            let first = head.ptr().share(self.region())?;
-            let new = head.advance(first.next.load(Ordering::Relaxed))?;
-            match free.compare_exchange(head, new, Ordering::Acquire, Ordering::Acquire) {
-                Ok(_) => return Ok(Some(first)),
-                Err(now) => head = now,
+    fn give_back(&self, block: RelPtr<AtomicU64>) -> Result<(), String> {
+        loop {
+            let head = self.free().load(Ordering::Acquire);
+            self.next_of(block)?.store(head.ptr(), Ordering::Relaxed);
+            if self.swap(head, head.advance(block).map_err(|error| error.to_string())?) {
+                return Ok(());
             }
         }
-        Ok(None)
     }
 
-    /// What is published; it must be whole.
-    fn newest(&self) -> Result<Option<&Record>, String> {
-        let newest = self.shared().newest.load(Ordering::Acquire);
-        if newest == RelPtr::NULL {
-            return Ok(None);
-        }
-        let record = newest.share(self.region()).map_err(|error| error.to_string())?;
-        match record.value.load(Ordering::Relaxed) {
-            WHOLE => Ok(Some(record)),
-            half => Err(format!("half a record is published: {half:#x}")),
-        }
+    fn swap(&self, from: TaggedRelPtr<AtomicU64>, to: TaggedRelPtr<AtomicU64>) -> bool {
+        self.free().compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// A record's word, and its double behind it.
+    fn record(&self, block: RelPtr<AtomicU64>) -> Result<[&AtomicU64; 2], String> {
+        let offset = block.offset().ok_or("no block")?;
+        let share = |at| self.region().share::<AtomicU64>(at).map_err(|error| error.to_string());
+        Ok([share(offset + 8)?, share(offset + 16)?])
     }
 }
 
-/// Takes a record, fills it, publishes it; takes another and gives it back.
-struct Publish {
-    /// Planted: the record is published before it is filled.
-    is_hasty: bool,
-}
+/// Takes a block, publishes a record in it, takes another and gives that back.
+struct PublishAndGiveBack;
 
-impl Scenario for Publish {
+impl Scenario for PublishAndGiveBack {
     type World = World;
     type Doomed = ();
 
     fn name(&self) -> String {
-        format!("relative pointers, publish and free list, hasty: {}", self.is_hasty)
+        "atomic pointers, publish and give back".to_owned()
     }
 
     fn operations(&self) -> &'static [&'static str] {
         &[
             "relptr::AtomicRelPtr::store",
             "relptr::AtomicRelPtr::load",
+            "relptr::AtomicTaggedRelPtr::load",
             "relptr::AtomicTaggedRelPtr::compare_exchange",
         ]
     }
@@ -122,61 +112,62 @@ impl Scenario for Publish {
     fn prepare(&self, _: &World, _: &Notes) {}
 
     fn operate(&self, world: &World, (): &mut (), notes: &Notes) {
-        let record = world.pop().unwrap().unwrap();
-        notes.set(TAKEN, 1);
-        let pointer = RelPtr::from_ref(world.region(), record).unwrap();
-        if self.is_hasty {
-            world.shared().newest.store(pointer, Ordering::Release);
+        let block = world.take().unwrap().unwrap();
+        notes.count(TAKEN);
+        for word in world.record(block).unwrap() {
+            word.store(42, Ordering::Relaxed);
         }
-        record.value.store(WHOLE, Ordering::Relaxed);
-        world.shared().newest.store(pointer, Ordering::Release);
+        world.newest().store(block, Ordering::Release);
         notes.set(PUBLISHED, 1);
-        let other = world.pop().unwrap().unwrap();
-        world.push(other).unwrap();
-        notes.set(RETURNED, 1);
+        let Some(other) = world.take().unwrap() else { return };
+        notes.count(TAKEN);
+        world.give_back(other).unwrap();
+        notes.set(GIVEN_BACK, 1);
     }
 
     fn image(&self, world: &World) -> Vec<u8> {
-        world.memory.copy()
+        world.0.copy()
     }
 
-    fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
-        let newest = world.newest()?;
-        if newest.is_none() && notes.get(PUBLISHED) == 1 {
-            return Err("it was told that its record is published".into());
-        }
-        let mut free: Vec<*const Record> = newest.map(std::ptr::from_ref).into_iter().collect();
-        while let Some(record) = world.pop().map_err(|error| error.to_string())? {
-            if free.contains(&std::ptr::from_ref(record)) {
-                return Err("a record is free twice, or free and published".into());
+    fn check(&self, world: World, notes: &Notes, end: End) -> Result<(), String> {
+        let newest = world.newest().load(Ordering::Acquire);
+        if !newest.is_null() {
+            let record = world.record(newest)?.map(|word| word.load(Ordering::Relaxed));
+            if record != [42, 42] {
+                return Err(format!("a torn record: {record:?}"));
             }
-            free.push(record);
+        } else if notes.get(PUBLISHED) == 1 {
+            return Err("what was published is lost".to_owned());
         }
-        // Who dies with a record in hand takes it along: one.
-        let least = if notes.get(RETURNED) == 1 { RECORDS } else { RECORDS - 1 };
-        let count = free.len();
-        if count < least { Err(format!("of {RECORDS} records there are {count}")) } else { Ok(()) }
+        let mut found = BTreeSet::new();
+        while let Some(block) = world.take()? {
+            if block == newest || !found.insert(block.offset()) {
+                return Err(format!("block {block:?} is free and in use"));
+            }
+        }
+        // The record's, and one that the dead one had in its hands, are not free.
+        let least = BLOCKS as usize - if end == End::Killed { 2 } else { 1 };
+        let most = BLOCKS as usize - usize::from(notes.get(TAKEN) > 0);
+        if !(least..=most).contains(&found.len()) {
+            return Err(format!("{} blocks are free, of {least} to {most}", found.len()));
+        }
+        Ok(())
     }
 
     fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         Some(Box::new(|| {
-            let record = world.pop().map_err(|error| error.to_string())?.ok_or("nothing free")?;
-            world.push(record).map_err(|error| error.to_string())
+            let block = world.take()?.ok_or("no block is free")?;
+            world.give_back(block)
         }))
     }
 }
 
 #[test]
-fn who_publishes_may_die_anywhere() {
-    Run::new(&Publish { is_hasty: false }).points(600).kill().passes();
+fn one_may_die_publishing_and_with_a_block_in_its_hands() {
+    Run::new(&PublishAndGiveBack).kill().passes();
 }
 
 #[test]
-fn who_stands_still_hinders_nobody() {
-    Run::new(&Publish { is_hasty: false }).points(200).stop().passes();
-}
-
-#[test]
-fn a_record_published_before_it_is_filled_is_found() {
-    Run::new(&Publish { is_hasty: true }).points(600).kill().finds("half a record is published");
+fn who_is_stopped_holds_nobody_up() {
+    Run::new(&PublishAndGiveBack).stop().passes();
 }
