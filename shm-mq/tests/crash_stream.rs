@@ -16,7 +16,7 @@ const SLOTS: u32 = 3;
 const RING_BYTES: u64 = 256;
 /// In the notes: how many messages the doomed one was told are sent, or has received.
 const DONE: usize = 0;
-/// Whether one that says nothing lives is read from `/proc`: 60,000 instructions where not optimised.
+/// Whether a silent peer lives is read from `/proc`: 60,000 instructions where not optimised.
 const BYSTANDER_MAX: usize = 200_000;
 /// Who finds nothing, or no room, asks the kernel about its peer: ten times a second, so by the
 /// clock, and what `/proc` says is not of the same length each time. So many points may be missed.
