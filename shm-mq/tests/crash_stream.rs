@@ -16,6 +16,8 @@ const SLOTS: u32 = 3;
 const RING_BYTES: u64 = 256;
 /// In the notes: how many messages the doomed one was told are sent, or has received.
 const DONE: usize = 0;
+/// Whether a silent peer lives is read from `/proc`: 60,000 instructions where not optimised.
+const BYSTANDER_MAX: usize = 200_000;
 /// Who finds nothing, or no room, asks the kernel about its peer: ten times a second, so by the
 /// clock, and what `/proc` says is not of the same length each time. So many points may be missed.
 const ASKING: usize = 60;
@@ -264,7 +266,7 @@ fn a_sender_may_die_in_send() {
     Run::new(&send()).nested().passes();
     Run::new(&send()).fork().passes();
     let alone = Sends { is_alone: true, name: "send, a receiver stands by", ..send() };
-    Run::new(&alone).stop().passes();
+    Run::new(&alone).bystander_at_most(BYSTANDER_MAX).stop().passes();
 }
 
 #[test]
@@ -495,7 +497,10 @@ fn a_sender_goes_on_while_the_receiver_stands_still() {
             Err(error) => assert!(matches!(error, RecvError::WouldBlock | RecvError::Detached)),
         };
     let scenario = receives("try_recv, a sender stands by", looks);
-    Run::new(&Receives { is_alone: true, messages: Vec::new, ..scenario }).stop().passes();
+    Run::new(&Receives { is_alone: true, messages: Vec::new, ..scenario })
+        .bystander_at_most(BYSTANDER_MAX)
+        .stop()
+        .passes();
 }
 
 #[test]
