@@ -210,7 +210,7 @@ mod tests {
             event.notify();
             word
         });
-        assert_eq!(tickets, [0, 1, 2, 3].map(|count| count * ONE | SLEEPER));
+        assert_eq!(tickets, [0, 1, 2, 3].map(|count| (count * ONE) | SLEEPER));
     }
 
     #[test]
