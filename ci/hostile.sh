@@ -27,7 +27,8 @@ if cargo +nightly --version >/dev/null 2>&1; then
     build=${CARGO_TARGET_DIR:-target}
     # Optimised, for lies come by the thousand. The planted ring without its check dies here too:
     # of the sanitizer's report, before it comes to a guard page.
-    CARGO_TARGET_DIR="$build/asan" RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address" \
+    # With the cfg, a stream says which bytes it has given back.
+    CARGO_TARGET_DIR="$build/asan" RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address --cfg shm_asan" \
         run "under AddressSanitizer" cargo +nightly test --profile crash --target "$host" \
         -p relptr -p shm-core -p shm-mq --test 'hostile_*'
     # The standard library is not instrumented: its channels look racy. Fences it does not know.

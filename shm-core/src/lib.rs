@@ -23,6 +23,10 @@ pub mod layout;
 // `Mapping`: memory shared with other processes; typed views that keep it mapped.
 pub mod mapping;
 
+// Bytes that are nobody's, told to AddressSanitizer in our own checks.
+#[doc(hidden)]
+pub mod poison;
+
 // Payload bytes in shared memory: the copies, and the view that needs none.
 pub mod bytes;
 

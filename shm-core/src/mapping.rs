@@ -92,6 +92,7 @@ impl fmt::Debug for Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Some(unmap) = self.unmap.take() {
+            crate::poison::forget(self.base.addr().get(), self.len);
             unmap(self.base, self.len);
         }
     }
@@ -182,6 +183,13 @@ impl<T: ShmSync> MappedSlice<T> {
     /// The mapping they lie in.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
+    }
+}
+
+impl<T> MappedSlice<T> {
+    /// Address and size in bytes.
+    pub(crate) fn extent(&self) -> (usize, usize) {
+        (self.values.addr().get(), self.values.len() * size_of::<T>())
     }
 }
 

@@ -4,6 +4,8 @@
 //! finds what it is for. All findings are reported at once.
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/operations.rs"]
+mod operations;
 #[path = "tidy/planted.rs"]
 mod planted;
 #[path = "tidy/rules.rs"]
@@ -37,6 +39,7 @@ fn the_workspace_is_tidy() {
         rust.iter().flat_map(|source| rules::ALL.iter().flat_map(|rule| rule(source))).collect();
     findings.extend(others.iter().flat_map(rules::machine_paths));
     findings.extend(rules::unreachable_files(&rust));
+    findings.extend(operations::never_killed(&rust));
     let document = others.iter().find(|text| text.path == documents::LAYOUT);
     let document = document.expect(documents::LAYOUT);
     findings.extend(documents::undocumented_layouts(document, &rust));

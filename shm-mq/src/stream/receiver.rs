@@ -8,6 +8,7 @@ use super::{AttachError, Stream};
 use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;
+use shm_core::poison;
 use shm_core::process::{ForkGuard, ProcessId};
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -83,6 +84,8 @@ pub struct Receiver<T: Level = Crashing> {
 #[derive(Debug)]
 struct Cursor<T: Level> {
     ring_bytes: u64,
+    /// Of no size but under a sanitizer.
+    owned: poison::Ring,
     link: T::Link,
     fork: ForkGuard,
     /// The next frame. The truth; `given_back` is what the sender has been told.
@@ -154,6 +157,7 @@ impl<T: Level> Receiver<T> {
     pub(super) fn new(ring: Ring<T>, link: T::Link) -> Receiver<T> {
         let cursor = Cursor {
             ring_bytes: ring.bytes(),
+            owned: ring.owned(),
             link,
             fork: ForkGuard::new(),
             place: Place::default(),
@@ -382,6 +386,8 @@ impl<T: Level> Cursor<T> {
     #[inline]
     fn give_back(&mut self) {
         if self.given_back != self.place.position {
+            let len = self.place.position.wrapping_sub(self.given_back);
+            self.owned.give_back(self.given_back, len);
             self.given_back = self.place.position;
             self.link.tell_read(self.given_back);
             self.link.wake_sender();
@@ -395,6 +401,7 @@ impl<T: Level> Cursor<T> {
         if checked_distance(written, self.written, free).is_none() {
             return Err(self.corrupt());
         }
+        self.owned.take(self.written, written.wrapping_sub(self.written));
         self.written = written;
         Ok(())
     }

@@ -2,6 +2,7 @@
 use shm_core::BadPtr;
 use shm_core::bytes::{View, WORD_BYTES, Word};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::poison;
 use shm_core::trust::Trust;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -49,6 +50,12 @@ impl<T: Trust> Ring<T> {
     /// The same ring at another level.
     pub(super) fn at_level<U: Trust>(self) -> Ring<U> {
         Ring::of(self.words)
+    }
+
+    /// Whose bytes are whose, for a sanitizer.
+    #[inline]
+    pub(super) fn owned(&self) -> poison::Ring {
+        poison::Ring::of(&self.words)
     }
 
     #[inline]

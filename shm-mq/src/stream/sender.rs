@@ -396,6 +396,7 @@ impl<T: Level> Sender<T> {
         let len = message.left.min(fragment_bytes_max(self.free()));
         let header = Header::new(len, !message.begun, len == message.left);
         message.begun = true;
+        self.ring.owned().take(self.place.position, frame_bytes(len));
         // SAFETY: `free` bytes from `place` on were given back or never used; this is the sender.
         unsafe { self.ring.set_header(self.place, header.to_word()) };
         let mut at = self.place.plus(payload_distance(len), ring);

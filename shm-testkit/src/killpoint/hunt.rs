@@ -12,9 +12,9 @@ use std::sync::atomic::Ordering;
 
 /// How often a point is tried; the last time by single steps only, which no other thread of the
 /// child can disturb.
-pub(super) const TRIES: usize = 4;
+pub(super) const TRIES: usize = 3;
 /// Farther than this nobody is stepped.
-const STEPPED_MAX: usize = 20_000;
+const STEPPED_MAX: usize = 4000;
 
 /// Index of an instruction, and where it stands.
 pub(super) type At = (usize, u64);

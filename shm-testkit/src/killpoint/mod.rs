@@ -21,6 +21,8 @@
 //! | [`nested`](Run::nested) | it is killed, and so is who recovers, at each of *its* images |
 //! | [`fork`](Run::fork) | it is made to fork; the child's handles must refuse to work, and change nothing |
 //!
+//! A scenario for a structure of one's own, of some fifty lines, is `examples/2_killpoint.rs`.
+//!
 //! # What it shows, and what not
 //!
 //! Every machine instruction of *one* path through the operation, in program order. Other paths

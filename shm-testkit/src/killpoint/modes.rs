@@ -58,8 +58,11 @@ impl<S: Scenario> Hunt<'_, S> {
     pub(super) fn nested(&mut self, trace: &Trace, wanted: usize) {
         let is_deep = wanted == usize::MAX;
         let all = trace.new_images();
-        let first_deaths =
-            if is_deep { all.clone() } else { spread(all.clone(), NESTED_IMAGES_MAX) };
+        let first_deaths = if is_deep {
+            all.clone()
+        } else {
+            spread(all.clone(), NESTED_IMAGES_MAX.min(wanted / 10))
+        };
         self.report.depth = if is_deep { Depth::All } else { Depth::Images };
         if first_deaths.len() < all.len() {
             self.report.depth = Depth::SomeImages;
