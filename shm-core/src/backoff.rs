@@ -51,3 +51,19 @@ impl Backoff {
         self.round = 0;
     }
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_eleven_rounds_it_is_time_to_sleep_and_after_a_reset_again() {
+        let mut backoff = Backoff::new();
+        for _ in 0..2 {
+            let rounds = (0..1000).take_while(|_| backoff.snooze()).count();
+            assert_eq!(rounds, (SPIN_ROUNDS + YIELD_ROUNDS) as usize);
+            assert!(!backoff.snooze(), "it stays so");
+            backoff.reset();
+        }
+    }
+}

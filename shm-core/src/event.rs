@@ -195,6 +195,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_wake_up_leaves_a_count_and_no_flag() {
+        let event = EventCount::new();
+        let _ = event.prepare();
+        event.notify();
+        assert_eq!(event.futex.load(Ordering::Relaxed), ONE);
+    }
+
+    #[test]
+    fn no_wake_up_gives_the_ticket_of_an_earlier_one() {
+        let event = EventCount::new();
+        let tickets = [(); 4].map(|()| {
+            let Ticket(word) = event.prepare();
+            event.notify();
+            word
+        });
+        assert_eq!(tickets, [0, 1, 2, 3].map(|count| (count * ONE) | SLEEPER));
+    }
+
+    #[test]
     fn a_word_that_never_stays_is_given_up() {
         let event = EventCount::new();
         let ticket = event.prepare();

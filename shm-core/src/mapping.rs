@@ -207,3 +207,33 @@ impl<T: ShmSync> Deref for MappedSlice<T> {
         unsafe { self.values.as_ref() }
     }
 }
+
+#[cfg(all(test, not(shm_loom)))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_mapping_says_its_size() {
+        let mapping = Mapping::heap(100);
+        assert_eq!((mapping.len(), mapping.is_empty()), (100, false));
+        let text = format!("{mapping:?}");
+        assert!(text.starts_with("Mapping {") && text.contains("len: 100"), "{text}");
+        // SAFETY: no byte of it is ever looked at.
+        let empty = unsafe { Mapping::from_raw(NonNull::dangling(), 0, Box::new(|_, _| ())) };
+        assert!(empty.is_empty());
+    }
+
+    #[test]
+    fn the_last_view_gives_the_memory_back() {
+        static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
+        let unmap = Box::new(|_, len| GIVEN_BACK.store(len, Ordering::Relaxed));
+        // SAFETY: no byte of it is ever looked at.
+        let mapping = unsafe { Mapping::from_raw(NonNull::dangling(), 64, unmap) };
+        let second = mapping.clone();
+        drop(mapping);
+        assert_eq!(GIVEN_BACK.load(Ordering::Relaxed), 0);
+        drop(second);
+        assert_eq!(GIVEN_BACK.load(Ordering::Relaxed), 64);
+    }
+}

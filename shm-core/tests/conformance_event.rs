@@ -53,7 +53,7 @@ macro_rules! promises {
 promises! {
     a_notify_before_the_sleep_is_not_lost, a_notify_wakes_a_thread, a_notify_wakes_a_process,
     one_notify_wakes_all, deadlines_are_kept, a_killed_sleeper_costs_one_notify,
-    a_killed_sleeper_hangs_nobody,
+    a_killed_sleeper_hangs_nobody, a_sleep_whose_time_runs_out_says_so,
 }
 
 fn board() -> (Arc<Mapping>, Mapped<Board>) {
@@ -188,4 +188,43 @@ fn a_notify_without_sleepers_writes_nothing() {
     let (mapping, board) = board();
     board.event.notify();
     assert_eq!(word_of_the_event(&mapping), 0);
+}
+
+/// On an event that has been notified before, whose word is no small number any more.
+fn a_sleep_whose_time_runs_out_says_so(sleep: Sleep) {
+    let (_, board) = board();
+    let _ = board.event.prepare();
+    board.event.notify();
+    let said = (0..10).any(|_| {
+        let ticket = board.event.prepare();
+        let deadline = Instant::now() + Duration::from_millis(20);
+        sleep(&board.event, ticket, Some(deadline)) == Wake::TimedOut
+    });
+    assert!(said, "ten sleeps, and none of them ended by its deadline");
+}
+
+#[test]
+fn one_wake_up_ends_a_sleep_though_the_word_stays() {
+    within(WATCHDOG, || {
+        let futex = Arc::new(Futex::new(0));
+        let theirs = futex.clone();
+        let sleeper = thread::spawn(move || theirs.wait(0, None));
+        while !sleeper.is_finished() {
+            futex.wake_one();
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(sleeper.join().unwrap(), Wake::Woken);
+    });
+}
+
+/// A system without the call refuses at once; one that has it sleeps until the deadline.
+#[test]
+fn whether_two_words_can_be_slept_on_is_said_truly() {
+    let (one, two) = (Futex::new(1), Futex::new(1));
+    let slept = (0..10).any(|_| {
+        let deadline = Instant::now() + Duration::from_millis(20);
+        Futex::wait_any(&[(&one, 1), (&two, 1)], Some(deadline)) == Wake::TimedOut
+    });
+    assert!(slept || !waitv_works());
+    assert!(waitv_works() || !slept);
 }

@@ -95,7 +95,8 @@ fn expected(words: &Words, dead: bool) -> Result<Opened, OpenError> {
 /// Any bytes; or a valid header with some words replaced, which gets further.
 fn words() -> impl Strategy<Value = Words> {
     let word = prop_oneof![Just(0), 0..8u64, Just(MAGIC), any::<u64>()];
-    let state = prop_oneof![0..16u64, (77..80u64).prop_map(|pid| pid << 42 | 1), any::<u64>()];
+    let state =
+        prop_oneof![Just(READY), 0..16u64, (77..80u64).prop_map(|pid| pid << 42 | 1), any::<u64>()];
     let changes = prop::collection::vec((1..8usize, word), 0..3);
     let nearly = (state, changes).prop_map(|(state, changes)| {
         let mut words = VALID;
@@ -193,4 +194,48 @@ fn a_claim_overwritten_meanwhile_is_not_published() {
     });
     assert_eq!(opened, Err(OpenError::NotOurs));
     assert_eq!(at(&mapping)[0].load(Relaxed), 0xbad0);
+}
+
+#[test]
+fn a_size_of_one_byte_more_or_less_is_refused() {
+    for (found, error) in [
+        (SIZE - 1, OpenError::WrongSize { found: SIZE - 1, mapped: SIZE }),
+        (SIZE + 1, OpenError::Truncated { found: SIZE + 1, mapped: SIZE }),
+    ] {
+        let mut words = VALID;
+        words[2] = found;
+        assert_eq!(open(&header(&mapping(&words)), false), Err(error));
+    }
+}
+
+#[test]
+fn an_opener_takes_the_dead_for_dead_and_itself_for_alive() {
+    let opener = Opener::this_process(Instant::now()).unwrap();
+    assert_eq!(opener.me, ProcessId::me());
+    assert!(!(opener.is_dead)(opener.me));
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let process = ProcessId::of(child.id()).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!((opener.is_dead)(process));
+}
+
+/// It looks once a nap: each takes a millisecond at least, and what is spun before is bounded.
+#[test]
+fn who_waits_for_an_initialiser_naps() {
+    let mut words = [0; 8];
+    words[0] = (4711 << 40 | 99) << 2 | INITIALISING;
+    let mapping = mapping(&words);
+    let looks = AtomicU64::new(0);
+    let Opener { me, home, .. } = at_once();
+    let is_dead = |_| {
+        looks.fetch_add(1, Relaxed);
+        false
+    };
+    let begun = Instant::now();
+    let opener = Opener { me, home, is_dead, deadline: begun + Duration::from_millis(200) };
+    let opened = header(&mapping).open(&IDENTITY, &opener, || Ok::<(), Infallible>(()));
+    assert_eq!(opened, Err(OpenError::NotReady { pid: 4711 }));
+    let naps_max = begun.elapsed().as_millis() as u64 + 1;
+    assert!(looks.load(Relaxed) <= naps_max + 20, "{} looks", looks.load(Relaxed));
 }

@@ -86,6 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_id_reads_as_slot_and_generation() {
+        assert_eq!(SLOTS_MAX, 1 << 10);
+        assert_eq!(GENERATION_MAX, 4_194_303);
+        let id = ParticipantId::new(3, Generation::FIRST);
+        assert_eq!(
+            (id.to_string(), format!("{id:?}")),
+            ("3.1".into(), "ParticipantId(3.1)".into())
+        );
+    }
+
+    #[test]
     fn generations_wrap_past_zero() {
         let last = Generation::from_word(GENERATION_MAX);
         assert_eq!(last.next(), Generation::FIRST);

@@ -306,6 +306,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_zombie_with_a_thread_left_may_run_and_one_alone_may_not() {
+        let zombie = |state, threads| Stat { pid: 1, state, threads, start_ticks: 1 }.is_zombie();
+        assert!(zombie(b'Z', 1) && zombie(b'X', 0));
+        assert!(!zombie(b'Z', 2) && !zombie(b'S', 1));
+    }
+
+    #[test]
+    fn our_own_pid_is_taken() {
+        assert_eq!(pid_is_taken(rustix::process::getpid()), Some(true));
+    }
+
+    #[test]
+    fn a_token_is_newer_than_all_before() {
+        let before = TOKENS.load(Ordering::Relaxed);
+        assert!(new_token(&AtomicU64::new(0)) > before);
+        assert_eq!(new_token(&AtomicU64::new(7)), 7, "another thread was first");
+    }
+
+    #[test]
     fn parses_any_command_name() {
         let tail = b" S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 3 0 99887766 21\n";
         for comm in ["cat", "a b", ")", ") R 1 (", "\u{e9}) Z 0"] {

@@ -207,6 +207,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_reads_as_pid_and_start() {
+        let process = ProcessId::new(4711, 88812).unwrap();
+        assert_eq!(process.to_string(), "4711@88812");
+        assert_eq!(format!("{process:?}"), "ProcessId(4711@88812)");
+    }
+
+    #[test]
     fn packs_and_unpacks_its_limits() {
         let last = ProcessId::new((1 << PID_BITS) - 1, (1 << START_BITS) - 1).unwrap();
         assert_eq!(last.to_bits(), (1 << ProcessId::BITS) - 1);

@@ -62,8 +62,10 @@ fn a_role_is_given_once() {
     assert_eq!(world.stream.sender(&world.other).unwrap_err(), AttachError::OpenAlready);
     drop(sender);
     assert_eq!(world.stream.sender(&world.other).unwrap_err(), AttachError::OpenAlready);
+    world.stream.set_receiver(world.me.id()).unwrap();
     world.stream.receiver(&world.me).unwrap();
     let by_me = RoleTaken { by: Some(world.me.id()) };
+    assert_eq!(world.stream.set_receiver(world.other.id()), Err(by_me));
     assert_eq!(world.stream.receiver(&world.other).unwrap_err(), AttachError::Taken(by_me));
 }
 
@@ -78,7 +80,9 @@ fn the_status_says_who_is_there() {
     let owner = Some(world.me.id());
     let expected = RoleStatus { owner, has_attached: true, has_detached: false };
     assert_eq!(status.sender, expected);
-    assert!(status.receiver.has_detached);
+    let owner = Some(world.other.id());
+    let expected = RoleStatus { owner, has_attached: true, has_detached: true };
+    assert_eq!(status.receiver, expected);
 }
 
 #[test]
@@ -344,4 +348,21 @@ fn the_deadline_counts_though_there_is_always_room() {
     let left = sending.left;
     assert_eq!(sender.advance(&mut sending, passed), Err(SendError::TimedOut));
     assert_eq!(sending.left, left, "not a fragment more");
+}
+
+#[test]
+fn a_deadline_far_away_cuts_nothing_off() {
+    let (mut sender, mut receiver) = world(16).ends();
+    let far = Instant::now() + Duration::from_secs(600);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // By now the receiver sleeps; whether or not, it must receive.
+            std::thread::sleep(SHORT);
+            sender.send_deadline(b"late", far).unwrap();
+            sender.send_deadline(&[7; 100], far).unwrap();
+        });
+        assert_eq!(*receiver.recv_deadline(far).unwrap(), *b"late");
+        std::thread::sleep(SHORT);
+        assert_eq!(*receiver.recv_deadline(far).unwrap(), [7; 100]);
+    });
 }
