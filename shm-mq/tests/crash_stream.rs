@@ -2,8 +2,11 @@
 //! it, has everything that was acknowledged and nothing torn, and hangs on nothing.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
+#[path = "../../shm-core/tests/crash_common/mod.rs"]
+mod crash_common;
 
 use common::{LIMIT, text};
+use crash_common::shared;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_mq::stream::{AttachError, Receiver, RecvError, SendError, Sender, Stream};
@@ -40,10 +43,7 @@ fn stream_at() -> u64 {
 
 impl World {
     fn new() -> World {
-        let memory = SharedMemory::new((stream_at() + Stream::bytes_for(RING_BYTES)) as usize);
-        let (base, len, keep) = (memory.base(), memory.len(), memory.clone());
-        // SAFETY: whole pages, mapped until the last clone goes; the other one only copies words.
-        let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(keep))) };
+        let (memory, mapping) = shared(stream_at() + Stream::bytes_for(RING_BYTES));
         // SAFETY: nobody else has the mapping.
         let me = unsafe { Table::create(&mapping, 0, SLOTS) }.unwrap().join().unwrap();
         // SAFETY: as above, and the table ends before.
