@@ -11,6 +11,7 @@ use shm_testkit::child::{self, Child, Setup};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::fs;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -78,7 +79,8 @@ fn only_a_memfd_is_sent_and_only_to_who_is_there() {
     let refused = memfd::send_fd(&here, &named).unwrap_err();
     assert!(matches!(refused, BackendError::Unsupported { .. }), "{refused}");
     assert!(named.remove_exact().unwrap());
-    drop(there);
+    // A child of another test may hold a copy between its fork and its exec: closing is not enough.
+    there.shutdown(Shutdown::Both).unwrap();
     let nameless = backend::create(&Place::new(Backend::Memfd), "sent", SIZE).unwrap();
     let gone = memfd::send_fd(&here, &nameless).unwrap_err();
     assert!(matches!(gone, BackendError::Os { call: "sendmsg", .. }), "{gone}");
