@@ -13,8 +13,8 @@ SHM_CRASH_LOG=$(realpath "$log") SHM_KILL_POINTS=${SHM_KILL_POINTS:-1000000} \
     cargo test --profile crash "${crates[@]}" --test 'crash_*' -- --test-threads=2
 awk -F '\t' '
     $3 == "not run" { refused++; next }
-    { runs++; points += $5; missed += $7; drifted += $8; by_mode[$2] += $5 }
-    $3 == "sample" || $3 == "some images" { sampled++ }
+    { runs++; points += $5; missed += $8; drifted += $9; by_mode[$2] += $5 }
+    $3 == "sample" { sampled++ }
     END {
         printf "crash: %d runs, %d points:", runs, points
         for (mode in by_mode) printf " %s %d", mode, by_mode[mode]

@@ -54,8 +54,8 @@ impl<'d, S: Scenario> Hunt<'d, S> {
             };
             match trace.reach(&mut tracee, index, only_step(nth, index)) {
                 Reached::Here => {
-                    let drifted = self.image(&world) != trace.steps[index].image;
-                    self.report.drifted += usize::from(drifted);
+                    let image = self.image(&world);
+                    self.report.compare(trace.at(index), trace.steps[index].image, image);
                     return Some((world, tracee));
                 }
                 Reached::Ended(_) if self.dog.has_bitten() => {
@@ -65,7 +65,7 @@ impl<'d, S: Scenario> Hunt<'d, S> {
                 Reached::Missed | Reached::Ended(_) => {}
             }
         }
-        self.report.missed += 1;
+        self.report.miss(trace.at(index));
         None
     }
 

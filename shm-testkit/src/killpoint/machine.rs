@@ -6,6 +6,9 @@ pub(super) const REFUSAL: Option<&str> = None;
 /// Where in a stopped child's `struct user` its instruction pointer is.
 pub(super) const RIP: usize =
     std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, rip);
+/// And its accumulator: before a system call, the number of that.
+pub(super) const RAX: usize =
+    std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, rax);
 /// `int3`, with which a mark is made and a breakpoint too.
 pub(super) const TRAP: u8 = 0xcc;
 

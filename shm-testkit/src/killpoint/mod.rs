@@ -51,6 +51,7 @@ mod run;
 mod tests;
 mod trace;
 mod tracee;
+mod view;
 
 pub use page::{Notes, SharedMemory};
 pub use report::Report;

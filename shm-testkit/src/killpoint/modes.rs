@@ -3,10 +3,18 @@ use super::hunt::{At, Helper, Hunt, TRIES, only_step};
 use super::report::{Depth, FINDINGS_MAX};
 use super::trace::{Reached, Trace, spread};
 use super::tracee::{Stop, Tracee};
+use super::view::View;
 use super::{End, Scenario};
+use std::time::Duration;
 
-/// From so many images of an operation recovery is killed, unless everything is wanted.
-const NESTED_IMAGES_MAX: usize = 32;
+/// After so many deaths in an operation recovery is killed, unless everything is wanted.
+const NESTED_MAX: usize = 32;
+/// When everything is wanted, an operation of no more instructions is killed at each of them, so as
+/// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
+const EACH_MAX: usize = 10_000;
+/// Deaths in each sleep.
+const ASLEEP: usize = 5;
+const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 impl<S: Scenario> Hunt<'_, S> {
     pub(super) fn kill(&mut self, trace: &Trace, wanted: usize) {
@@ -27,7 +35,7 @@ impl<S: Scenario> Hunt<'_, S> {
             self.watch(&format!(
                 "what a bystander does while one is stopped at instruction {index}"
             ));
-            if let Err(what) = self.stand_by(&world, trace.steps[index].is_new_image) {
+            if let Err(what) = self.stand_by(&world, trace.steps[index].is_new_world) {
                 self.found(format!("while it is stopped, a bystander {what}"), Some(at));
             } else if index % 2 == 0 {
                 tracee.kill();
@@ -42,12 +50,12 @@ impl<S: Scenario> Hunt<'_, S> {
         for index in self.choose(trace, wanted) {
             let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
             self.report.points += 1;
-            let (at, before) = (trace.at(index), self.image(&world));
+            let (at, mut view) = (trace.at(index), View::new(tracee.pid()));
             self.watch(&format!("what a child does that was forked at instruction {index}"));
             if let Err(what) = tracee.fork(&self.page) {
                 let what = if self.dog.has_bitten() { "hangs".to_owned() } else { what };
                 self.found(format!("a child that it forked {what}"), Some(at));
-            } else if self.image(&world) != before {
+            } else if view.has_changed() {
                 self.found("a child that it forked has changed what is shared".into(), Some(at));
             } else {
                 self.go_on(world, tracee, at);
@@ -55,28 +63,38 @@ impl<S: Scenario> Hunt<'_, S> {
         }
     }
 
+    pub(super) fn asleep(&mut self, trace: &Trace) {
+        let sleeps = trace.sleeps();
+        if sleeps.is_empty() {
+            return self.found("it sleeps in no system call".into(), None);
+        }
+        self.report.depth = Depth::Worlds;
+        for index in sleeps.iter().flat_map(|index| [*index; ASLEEP]) {
+            let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
+            if tracee.resume_to_sleep(SLEEP_MAX) {
+                self.report.points += 1;
+                tracee.kill();
+                self.check(world, End::Killed, Some(trace.at(index)));
+            } else {
+                self.report.miss(trace.at(index));
+            }
+        }
+    }
+
     pub(super) fn nested(&mut self, trace: &Trace, wanted: usize) {
         let is_deep = wanted == usize::MAX;
-        let all = trace.new_images();
-        let first_deaths = if is_deep {
-            all.clone()
-        } else {
-            spread(all.clone(), NESTED_IMAGES_MAX.min(wanted / 10))
-        };
-        self.report.depth = if is_deep { Depth::All } else { Depth::Images };
-        if first_deaths.len() < all.len() {
-            self.report.depth = Depth::SomeImages;
-        }
+        let all = trace.worlds();
+        let first_deaths =
+            if is_deep { all.clone() } else { spread(all.clone(), NESTED_MAX.min(wanted / 10)) };
+        self.report.depth =
+            if first_deaths.len() < all.len() { Depth::Sample } else { Depth::Worlds };
         let share = wanted / first_deaths.len();
         for index in first_deaths {
             let Some(recovery) = self.trace_recovery(trace, index) else { continue };
-            let images = recovery.new_images();
-            let second_deaths = match is_deep {
-                true => (0..recovery.steps.len()).collect(),
-                false => spread(images.clone(), share),
-            };
-            if second_deaths.len() < images.len() {
-                self.report.depth = Depth::SomeImages;
+            let worlds = recovery.worlds();
+            let second_deaths = spread(worlds.clone(), share);
+            if second_deaths.len() < worlds.len() {
+                self.report.depth = Depth::Sample;
             }
             for second in second_deaths {
                 self.kill_recoverer(trace, index, &recovery, second);
@@ -88,9 +106,16 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     fn choose(&mut self, trace: &Trace, wanted: usize) -> Vec<usize> {
-        let points = trace.choose(wanted);
-        let is_all = points.len() == trace.steps.len();
-        self.report.depth = if is_all { Depth::All } else { Depth::Sample };
+        let (count, worlds) = (trace.steps.len(), trace.worlds().len());
+        let points = match wanted {
+            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1),
+            wanted => trace.choose(wanted),
+        };
+        self.report.depth = match points.len() {
+            all if all == count => Depth::All,
+            many if many >= worlds => Depth::Worlds,
+            _ => Depth::Sample,
+        };
         points
     }
 
@@ -100,10 +125,8 @@ impl<S: Scenario> Hunt<'_, S> {
         let mut bystander = self.help(Helper::Bystander, world)?;
         if counted {
             let most = self.bystander_max;
-            match Trace::record(&mut bystander, most, || 0) {
-                Ok(trace) => {
-                    self.report.bystander = self.report.bystander.max(trace.steps.len());
-                }
+            match Trace::count(&mut bystander, most) {
+                Ok(count) => self.report.bystander = self.report.bystander.max(count),
                 Err(Some(status)) => return Err(self.tell_helpers_end(status)),
                 Err(None) => return Err(format!("needs more than {most} instructions")),
             }
@@ -168,8 +191,9 @@ impl<S: Scenario> Hunt<'_, S> {
             let reached = recovery.reach(&mut recoverer, second, only_step(nth, second));
             if reached == Reached::Here {
                 self.report.points += 1;
-                let drifted = self.image(&world) != recovery.steps[second].image;
-                self.report.drifted += usize::from(drifted);
+                let image = self.image(&world);
+                let traced = recovery.steps[second].image;
+                self.report.compare(recovery.at(second), traced, image);
                 recoverer.kill();
                 let before = self.report.findings.len();
                 self.check(world, End::Killed, at);
@@ -183,6 +207,6 @@ impl<S: Scenario> Hunt<'_, S> {
                 return self.found("who recovers hangs".into(), at);
             }
         }
-        self.report.missed += 1;
+        self.report.miss(recovery.at(second));
     }
 }

@@ -6,10 +6,14 @@ use super::page::Page;
 use super::report::{Depth, Report};
 use super::trace::Trace;
 use super::tracee;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const POINTS: &str = "SHM_KILL_POINTS";
 const DEEP: &str = "SHM_DEEP";
+/// One at a time in this process: what shares memory with a child is then the run's alone, and the
+/// breakpoints of one are in no child of another's.
+static RUNNING: Mutex<()> = Mutex::new(());
 
 /// Takes a [`Scenario`] through its deaths.
 #[derive(Debug)]
@@ -30,9 +34,10 @@ impl<'s, S: Scenario> Run<'s, S> {
         Run { scenario, points: 2000, missed: 0, drifted: 0, bystander: 20_000, patience }
     }
 
-    /// How many points are tried of an operation with more instructions: those around each change
-    /// of the shared bytes and around each system call, and a sample of the others. In the
-    /// environment, `SHM_KILL_POINTS` lowers it and `SHM_DEEP=1` makes it infinite.
+    /// How many points are tried of an operation with more instructions: those at which a death
+    /// leaves something else than at the one before, and as many others as that leaves room for. In
+    /// the environment, `SHM_KILL_POINTS` lowers it; with `SHM_DEEP=1` it is all of the first kind,
+    /// whatever their number, and all others too of operations of up to 10,000 instructions.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -69,14 +74,14 @@ impl<'s, S: Scenario> Run<'s, S> {
     }
 
     /// Stops the process at each instruction: the [bystander](Scenario::bystander) must come to its
-    /// end, and where the shared bytes are new, in a bounded number of instructions. Then the
-    /// process is killed (at even instructions) or goes on (at odd ones).
+    /// end, and where a death would leave something new, in a bounded number of instructions. Then
+    /// the process is killed (at even instructions) or goes on (at odd ones).
     pub fn stop(self) -> Report {
         self.in_mode("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
     }
 
-    /// Kills the process wherever the shared bytes are new, and then who
-    /// [recovers](Scenario::recover) wherever they are; with `SHM_DEEP=1`, at each instruction.
+    /// Kills the process wherever a death leaves something new, and then who
+    /// [recovers](Scenario::recover) wherever its does.
     pub fn nested(self) -> Report {
         self.in_mode("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
     }
@@ -87,12 +92,19 @@ impl<'s, S: Scenario> Run<'s, S> {
         self.in_mode("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
     }
 
+    /// Kills the process while it sleeps in a system call, in each in which the operation does, a
+    /// few times. The call must last long enough: some 100 ms, for instance by a deadline.
+    pub fn asleep(self) -> Report {
+        self.in_mode("asleep", |hunt, trace, _| hunt.asleep(trace))
+    }
+
     /// Runs one mode, if the machine lets it.
     fn in_mode(
         self,
         mode: &'static str,
         work: impl FnOnce(&mut Hunt<'_, S>, &Trace, usize),
     ) -> Report {
+        let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let dog = Dog::new(self.patience);
         let mut hunt = Hunt {
@@ -109,6 +121,7 @@ impl<'s, S: Scenario> Run<'s, S> {
             if let Some(trace) = hunt.trace() {
                 hunt.report.instructions = trace.steps.len();
                 hunt.report.images = trace.images();
+                hunt.report.worlds = trace.worlds().len();
                 work(&mut hunt, &trace, self.points_wanted());
             }
         }
@@ -135,11 +148,13 @@ impl<'s, S: Scenario> Run<'s, S> {
             points: 0,
             depth: Depth::Nothing,
             images: 0,
+            worlds: 0,
             missed: 0,
             drifted: 0,
             missed_max: self.missed,
             drifted_max: self.drifted,
             bystander: 0,
+            astray: Vec::new(),
             findings: Vec::new(),
             took: Duration::ZERO,
         }

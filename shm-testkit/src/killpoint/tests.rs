@@ -227,7 +227,7 @@ fn a_sample_has_every_image() {
     let run = Run::new(&plan).points(100);
     let (sampled, report) = (run.points_wanted() == 100, run.kill());
     if report.not_run.is_none() && sampled {
-        assert!(report.depth == report::Depth::Sample && report.instructions() > 1000, "{report}");
+        assert!(report.depth == report::Depth::Worlds && report.instructions() > 1000, "{report}");
         assert!((95..=110).contains(&report.points()), "{report}");
         assert_eq!(report.images(), 4, "{report}");
     }
@@ -310,7 +310,7 @@ fn a_recovery_that_must_not_be_begun_again_is_found() {
     if report.not_run.is_none() {
         // A death before, between and after three stores; and of none to two in the recovery.
         assert_eq!((report.images(), report.points()), (4, 1 + 3 + 2 + 1), "{report}");
-        assert_eq!(report.depth, report::Depth::Images);
+        assert_eq!(report.depth, report::Depth::Worlds);
     }
     report.passes();
 }

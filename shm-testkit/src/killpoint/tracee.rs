@@ -1,11 +1,13 @@
 //! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
 use super::dog::Dog;
-use super::machine::{self, Kind, REFUSAL, RIP, TRAP, mark};
+use super::machine::{self, Kind, RAX, REFUSAL, RIP, TRAP, mark};
 use super::page::Page;
+use super::view;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What the child is to do. It calls [`mark`] twice, and what lies between is what is traced.
 pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
@@ -13,6 +15,13 @@ pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
 const EXIT_ERROR: i32 = 1;
 const EXIT_REFUSED: i32 = 77;
 const EXIT_PANIC: i32 = 101;
+
+/// A system call that takes longer is looked at: whether its caller sleeps.
+const CALL_SHORT: Duration = Duration::from_millis(10);
+/// So long threads that were roused are waited for: one that spins never sleeps.
+const ROUSED_MAX: Duration = Duration::from_millis(200);
+/// Between two looks.
+const LOOK: Duration = Duration::from_micros(100);
 
 /// A child of the calling thread, stopped, unless it has ended.
 pub(super) struct Tracee<'d> {
@@ -55,6 +64,15 @@ impl<'d> Tracee<'d> {
         Ok(tracee)
     }
 
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Before a system call: its number.
+    pub(super) fn accumulator(&self) -> i64 {
+        ptrace(libc::PTRACE_PEEKUSER, self.pid, RAX, 0).unwrap_or(-1)
+    }
+
     /// Where it stands: the instruction that it executes next.
     pub(super) fn rip(&self) -> u64 {
         // None: it was killed by the watchdog; the next step says so.
@@ -72,6 +90,62 @@ impl<'d> Tracee<'d> {
         self.go(libc::PTRACE_SINGLESTEP)
     }
 
+    /// Executes a system call; whether it was seen to sleep there.
+    pub(super) fn step_call(&mut self) -> (Stop, bool) {
+        self.let_go(libc::PTRACE_SINGLESTEP, 0);
+        let slept = self.seems_asleep(CALL_SHORT);
+        (self.come_back(libc::PTRACE_SINGLESTEP), slept)
+    }
+
+    /// Lets it go on, until it sleeps in a system call. `false`: it has stopped or ended instead.
+    pub(super) fn resume_to_sleep(&mut self, limit: Duration) -> bool {
+        self.let_go(libc::PTRACE_CONT, 0);
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            if self.seems_asleep(Duration::ZERO) {
+                return true;
+            }
+            if self.has_news() {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
+    }
+
+    /// Whether, running now, it sleeps after `patience`, and has neither stopped nor ended.
+    fn seems_asleep(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while !self.has_news() {
+            if Instant::now() >= end {
+                return view::state(self.pid, self.pid) == Some('S');
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
+    /// Whether it has stopped or ended, which is still to be waited for.
+    fn has_news(&self) -> bool {
+        let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let id = self.pid as libc::id_t;
+        // SAFETY: fills in `info`, which is ours.
+        let asked = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) };
+        // SAFETY: all zero is a valid one.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: of a child, or zero.
+        asked != 0 || unsafe { info.si_pid() } != 0
+    }
+
+    /// Until its other threads sleep: in a trace, where all goes slowly, they have had the time.
+    pub(super) fn wait_for_others(&self) {
+        let end = Instant::now() + ROUSED_MAX;
+        while !view::others_sleep(self.pid) && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Goes on to the next trap or its end.
     pub(super) fn resume(&mut self) -> Stop {
         self.go(libc::PTRACE_CONT)
@@ -86,6 +160,13 @@ impl<'d> Tracee<'d> {
         let old = self.peek(rip);
         let mut planted = old;
         planted[0] = TRAP;
+        // Where it stands is no arrival.
+        if arrivals > 0
+            && self.rip() == rip
+            && let Stop::Ended(status) = self.step()
+        {
+            return Err(status);
+        }
         for arrival in 1..=arrivals {
             self.poke(rip, planted);
             if let Stop::Ended(status) = self.resume() {
@@ -169,16 +250,23 @@ impl<'d> Tracee<'d> {
         let _ = ptrace(libc::PTRACE_POKETEXT, self.pid, address as usize, word);
     }
 
-    /// Signals that are not ours are passed on.
     fn go(&mut self, request: libc::c_uint) -> Stop {
-        let mut signal = 0;
+        self.let_go(request, 0);
+        self.come_back(request)
+    }
+
+    fn let_go(&self, request: libc::c_uint, signal: i32) {
+        // An error: it was killed; who waits for it is told.
+        let _ = ptrace(request, self.pid, 0, signal as usize);
+    }
+
+    /// Signals that are not ours are passed on.
+    fn come_back(&mut self, request: libc::c_uint) -> Stop {
         loop {
-            // An error: it was killed; `wait` says so.
-            let _ = ptrace(request, self.pid, 0, signal as usize);
             match self.wait_raw() {
                 status if !libc::WIFSTOPPED(status) => return Stop::Ended(status),
                 status if libc::WSTOPSIG(status) == libc::SIGTRAP => return Stop::Trap,
-                status => signal = passed_on(libc::WSTOPSIG(status)),
+                status => self.let_go(request, passed_on(libc::WSTOPSIG(status))),
             }
         }
     }
