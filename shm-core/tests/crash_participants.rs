@@ -18,7 +18,7 @@ const SLOTS: u32 = 3;
 /// In the notes: the doomed one was told that it is done.
 const DONE: usize = 0;
 /// So long one sleeps that is killed asleep.
-const NAP: Duration = Duration::from_millis(300);
+const NAP: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct World {

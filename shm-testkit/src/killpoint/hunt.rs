@@ -16,6 +16,10 @@ pub(super) const TRIES: usize = 3;
 /// Farther than this nobody is stepped.
 const STEPPED_MAX: usize = 4000;
 
+/// Fewer points than this are few; then no more instructions are stepped for them.
+const FEW_WANTED: usize = 100;
+const STEPPED_FEW: usize = 20_000;
+
 /// Index of an instruction, and where it stands.
 pub(super) type At = (usize, u64);
 
@@ -116,7 +120,25 @@ impl<'d, S: Scenario> Hunt<'d, S> {
         }
     }
 
-    pub(super) fn trace(&mut self) -> Option<Trace> {
+    /// The operation, step by step; if it is long and few points are `wanted`, from system call to
+    /// system call.
+    pub(super) fn trace(&mut self, wanted: usize) -> Option<Trace> {
+        let most = if wanted < FEW_WANTED { STEPPED_FEW } else { INSTRUCTIONS_MAX };
+        let recorded = self.record_one(|hunt, tracee, world| hunt.record(tracee, world, most))?;
+        if recorded.is_none() && most == STEPPED_FEW {
+            return self.record_one(|hunt, tracee, world| hunt.record_calls(tracee, world))?;
+        }
+        if recorded.is_none() {
+            self.found("it takes more than a million instructions".into(), None);
+        }
+        recorded
+    }
+
+    /// Has a new process traced by `record`; the outer option: whether it came to an end.
+    fn record_one(
+        &mut self,
+        record: impl FnOnce(&Self, &mut Tracee<'_>, &S::World) -> Result<Trace, Option<i32>>,
+    ) -> Option<Option<Trace>> {
         if !self.report.findings.is_empty() {
             return None;
         }
@@ -128,29 +150,40 @@ impl<'d, S: Scenario> Hunt<'d, S> {
                 return None;
             }
         };
-        match self.record(&mut tracee, &world) {
-            Ok(trace) => Some(trace),
+        match record(self, &mut tracee, &world) {
+            Ok(trace) => Some(Some(trace)),
+            Err(None) => Some(None),
             Err(Some(status)) => {
                 self.found(format!("being traced it {}", self.tell_end(status)), None);
-                None
-            }
-            Err(None) => {
-                self.found("it takes more than a million instructions".into(), None);
                 None
             }
         }
     }
 
+    /// # Errors
+    /// As those of [`Trace::record`].
     pub(super) fn record(
         &self,
         tracee: &mut Tracee<'_>,
         world: &S::World,
+        most: usize,
     ) -> Result<Trace, Option<i32>> {
-        let image = || {
-            self.dog.pat();
-            self.image(world)
-        };
-        Trace::record(tracee, INSTRUCTIONS_MAX, image)
+        Trace::record(tracee, most, || self.traced_image(world))
+    }
+
+    /// # Errors
+    /// As those of [`Trace::record_calls`].
+    pub(super) fn record_calls(
+        &self,
+        tracee: &mut Tracee<'_>,
+        world: &S::World,
+    ) -> Result<Trace, Option<i32>> {
+        Trace::record_calls(tracee, || self.traced_image(world)).map_err(Some)
+    }
+
+    fn traced_image(&self, world: &S::World) -> u64 {
+        self.dog.pat();
+        self.image(world)
     }
 
     /// A helper at its first mark.

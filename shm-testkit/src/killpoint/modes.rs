@@ -1,20 +1,18 @@
 //! The modes: what happens to a process that has been brought to a point.
 use super::hunt::{At, Helper, Hunt, TRIES, only_step};
 use super::report::{Depth, FINDINGS_MAX};
-use super::trace::{Reached, Trace, spread};
+use super::trace::{INSTRUCTIONS_MAX, Reached, Trace, spread};
 use super::tracee::{Stop, Tracee};
 use super::view::View;
 use super::{End, Scenario};
-use std::time::Duration;
 
 /// After so many deaths in an operation recovery is killed, unless everything is wanted.
 const NESTED_MAX: usize = 32;
 /// When everything is wanted, an operation of no more instructions is killed at each of them, so as
 /// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
 const EACH_MAX: usize = 10_000;
-/// Deaths in each sleep.
+/// Deaths in a sleep.
 const ASLEEP: usize = 5;
-const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 impl<S: Scenario> Hunt<'_, S> {
     pub(super) fn kill(&mut self, trace: &Trace, wanted: usize) {
@@ -63,21 +61,23 @@ impl<S: Scenario> Hunt<'_, S> {
         }
     }
 
-    pub(super) fn asleep(&mut self, trace: &Trace) {
-        let sleeps = trace.sleeps();
-        if sleeps.is_empty() {
-            return self.found("it sleeps in no system call".into(), None);
-        }
-        self.report.depth = Depth::Worlds;
-        for index in sleeps.iter().flat_map(|index| [*index; ASLEEP]) {
-            let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
-            if tracee.resume_to_sleep(SLEEP_MAX) {
-                self.report.points += 1;
-                tracee.kill();
-                self.check(world, End::Killed, Some(trace.at(index)));
-            } else {
-                self.report.miss(trace.at(index));
+    pub(super) fn asleep(&mut self) {
+        self.report.depth = Depth::All;
+        for _ in 0..ASLEEP {
+            if !self.report.findings.is_empty() {
+                return;
             }
+            self.watch("on the way to its sleep");
+            let (world, mut tracee) = match self.start() {
+                Ok(both) => both,
+                Err(what) => return self.found(what, None),
+            };
+            if !tracee.resume_to_sleep() {
+                return self.found("it sleeps in no system call".into(), None);
+            }
+            self.report.points += 1;
+            tracee.kill();
+            self.check(world, End::Killed, None);
         }
     }
 
@@ -100,6 +100,9 @@ impl<S: Scenario> Hunt<'_, S> {
                 self.kill_recoverer(trace, index, &recovery, second);
             }
         }
+        if trace.only_calls {
+            self.report.depth = Depth::Calls;
+        }
         if self.report.findings.len() >= FINDINGS_MAX {
             self.report.depth = Depth::GivenUp;
         }
@@ -112,6 +115,7 @@ impl<S: Scenario> Hunt<'_, S> {
             wanted => trace.choose(wanted),
         };
         self.report.depth = match points.len() {
+            _ if trace.only_calls => Depth::Calls,
             all if all == count => Depth::All,
             many if many >= worlds => Depth::Worlds,
             _ => Depth::Sample,
@@ -155,7 +159,10 @@ impl<S: Scenario> Hunt<'_, S> {
         let at = Some(trace.at(index));
         self.watch(&format!("recovery, traced, after a death at instruction {index}"));
         let recorded = self.help(Helper::Recoverer, &world).and_then(|mut recoverer| {
-            let recovery = self.record(&mut recoverer, &world);
+            let recovery = match trace.only_calls {
+                true => self.record_calls(&mut recoverer, &world),
+                false => self.record(&mut recoverer, &world, INSTRUCTIONS_MAX),
+            };
             let recovery = recovery.map_err(|status| match status {
                 Some(status) => self.tell_helpers_end(status),
                 None => "does not come to an end".to_owned(),

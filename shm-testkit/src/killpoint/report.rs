@@ -50,6 +50,8 @@ pub(super) enum Depth {
     Worlds,
     /// Some of these.
     Sample,
+    /// Some before and after system calls.
+    Calls,
     /// As many as it took to find enough.
     GivenUp,
 }
@@ -61,6 +63,7 @@ impl Depth {
             Depth::All => "all",
             Depth::Worlds => "worlds",
             Depth::Sample => "sample",
+            Depth::Calls => "calls",
             Depth::GivenUp => "given up",
         }
     }

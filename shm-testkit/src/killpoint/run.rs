@@ -37,7 +37,8 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// How many points are tried of an operation with more instructions: those at which a death
     /// leaves something else than at the one before, and as many others as that leaves room for. In
     /// the environment, `SHM_KILL_POINTS` lowers it; with `SHM_DEEP=1` it is all of the first kind,
-    /// whatever their number, and all others too of operations of up to 10,000 instructions.
+    /// whatever their number, and all others too of operations of up to 10,000 instructions. Below
+    /// 100, an operation of more than 20,000 instructions is tried at its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -70,40 +71,52 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     /// Kills the process at each instruction.
     pub fn kill(self) -> Report {
-        self.in_mode("kill", |hunt, trace, wanted| hunt.kill(trace, wanted))
+        self.traced("kill", |hunt, trace, wanted| hunt.kill(trace, wanted))
     }
 
     /// Stops the process at each instruction: the [bystander](Scenario::bystander) must come to its
     /// end, and where a death would leave something new, in a bounded number of instructions. Then
     /// the process is killed (at even instructions) or goes on (at odd ones).
     pub fn stop(self) -> Report {
-        self.in_mode("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
+        self.traced("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
     }
 
     /// Kills the process wherever a death leaves something new, and then who
     /// [recovers](Scenario::recover) wherever its does.
     pub fn nested(self) -> Report {
-        self.in_mode("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
+        self.traced("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
     }
 
     /// Makes the process fork at each instruction. What its child [does](Scenario::forked) with the
     /// handles must change nothing; the process itself goes on.
     pub fn fork(self) -> Report {
-        self.in_mode("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
+        self.traced("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
     }
 
-    /// Kills the process while it sleeps in a system call, in each in which the operation does, a
-    /// few times. The call must last long enough: some 100 ms, for instance by a deadline.
+    /// Kills the process a few times while it sleeps in a system call: the first of the operation
+    /// that it sleeps in for some milliseconds. If it ends only by a deadline, let that be seconds
+    /// away; it is come to once.
     pub fn asleep(self) -> Report {
-        self.in_mode("asleep", |hunt, trace, _| hunt.asleep(trace))
+        self.in_mode("asleep", |hunt, _| hunt.asleep())
     }
 
-    /// Runs one mode, if the machine lets it.
-    fn in_mode(
+    /// Runs a mode that needs a trace.
+    fn traced(
         self,
         mode: &'static str,
         work: impl FnOnce(&mut Hunt<'_, S>, &Trace, usize),
     ) -> Report {
+        self.in_mode(mode, |hunt, wanted| {
+            let Some(trace) = hunt.trace(wanted) else { return };
+            hunt.report.instructions = trace.steps.len();
+            hunt.report.images = trace.images();
+            hunt.report.worlds = trace.worlds().len();
+            work(hunt, &trace, wanted);
+        })
+    }
+
+    /// Runs one mode, if the machine lets it.
+    fn in_mode(self, mode: &'static str, work: impl FnOnce(&mut Hunt<'_, S>, usize)) -> Report {
         let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let dog = Dog::new(self.patience);
@@ -118,12 +131,7 @@ impl<'s, S: Scenario> Run<'s, S> {
         hunt.report.not_run = tracee::refusal(&dog);
         if hunt.report.not_run.is_none() {
             hunt.live_on();
-            if let Some(trace) = hunt.trace() {
-                hunt.report.instructions = trace.steps.len();
-                hunt.report.images = trace.images();
-                hunt.report.worlds = trace.worlds().len();
-                work(&mut hunt, &trace, self.points_wanted());
-            }
+            work(&mut hunt, self.points_wanted());
         }
         hunt.report.took = began.elapsed();
         hunt.report.publish();

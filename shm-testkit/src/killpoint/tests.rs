@@ -349,6 +349,74 @@ fn a_forked_child_that_touches_anything_is_found() {
     Run::new(&plan).fork().finds("a child that it forked panicked: at the disco");
 }
 
+/// Between two stores there is a system call, and before them a long way.
+fn stores_around_a_call(words: &[AtomicU64], _: &Notes) {
+    for _ in 0..20_000 {
+        std::hint::black_box(words);
+    }
+    for word in &words[..2] {
+        word.store(1, Ordering::Relaxed);
+        // SAFETY: asks for a number.
+        unsafe { libc::getppid() };
+    }
+}
+
+#[test]
+fn of_a_long_operation_and_few_points_the_system_calls_are_tried() {
+    let plan = Plan::new("calls", stores_around_a_call, |words, _, _| {
+        let pair = [0, 1].map(|at: usize| words[at].load(Ordering::Relaxed));
+        if pair[0] == pair[1] { Ok(()) } else { Err(format!("torn: {pair:?}")) }
+    });
+    let report = Run::new(&plan).points(50).kill();
+    if report.not_run.is_none() {
+        // The marks, and before and behind two calls: in between it is torn.
+        assert_eq!((report.depth, report.points()), (report::Depth::Calls, 6), "{report}");
+        assert_eq!((report.missed, report.drifted, report.findings.len()), (0, 0, 2), "{report}");
+    }
+    report.finds("torn: [1, 0]");
+}
+
+#[test]
+fn asking_for_the_time_is_one_instruction() {
+    let asks = |words: &[AtomicU64], _: &Notes| {
+        for word in &words[..20] {
+            std::hint::black_box(std::time::Instant::now());
+            word.store(1, Ordering::Relaxed);
+        }
+    };
+    let report = Run::new(&Plan::new("clock", asks, fine)).kill();
+    if report.not_run.is_none() && cfg!(target_env = "gnu") {
+        assert!(!view::vdso().is_empty());
+        assert_eq!((report.worlds, report.missed, report.drifted), (21, 0, 0), "{report}");
+    }
+    report.passes();
+}
+
+#[test]
+fn a_death_asleep_is_a_death() {
+    static ASLEEP: AtomicU64 = AtomicU64::new(0);
+    let plan = Plan::new(
+        "sleeps",
+        |words, _| {
+            words[0].store(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(1));
+            words[0].store(0, Ordering::Relaxed);
+        },
+        |words, _, end| {
+            ASLEEP.fetch_add(words[0].load(Ordering::Relaxed), Ordering::Relaxed);
+            let is_right = (words[0].load(Ordering::Relaxed) == 1) == (end == End::Killed);
+            if is_right { Ok(()) } else { Err(format!("{end:?} elsewhere")) }
+        },
+    );
+    let report = Run::new(&plan).asleep();
+    if report.not_run.is_none() {
+        assert_eq!(report.points() as u64, ASLEEP.load(Ordering::Relaxed), "{report}");
+        assert!(report.points() > 2, "{report}");
+    }
+    report.passes();
+    Run::new(&Plan::new("awake", |_, _| {}, fine)).asleep().finds("it sleeps in no system call");
+}
+
 static HANDLED: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn on_signal(_: i32) {

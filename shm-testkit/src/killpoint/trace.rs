@@ -1,6 +1,6 @@
 //! The instructions of one operation, in order, and how to come to one of them again.
 use super::hunt::At;
-use super::machine::Kind;
+use super::machine::{Kind, SYSCALL_BYTES};
 use super::tracee::{Stop, Tracee};
 use super::view::View;
 use std::collections::{HashMap, HashSet};
@@ -34,8 +34,6 @@ pub(super) struct Step {
 pub(super) enum Call {
     /// It may make another thread, or wake one.
     Rouses,
-    /// It slept there.
-    Sleeps,
     Other,
 }
 
@@ -54,6 +52,8 @@ pub(super) struct Trace {
     pub(super) steps: Vec<Step>,
     /// Indices of the system calls.
     calls: Vec<usize>,
+    /// Of the steps it has those only that stand before or behind a system call.
+    pub(super) only_calls: bool,
 }
 
 /// Whether the child came where it was sent.
@@ -102,7 +102,7 @@ impl Trace {
         most: usize,
         mut image: impl FnMut() -> u64,
     ) -> Result<Trace, Option<i32>> {
-        let trace = Trace { steps: Vec::new(), calls: Vec::new() };
+        let trace = Trace { steps: Vec::new(), calls: Vec::new(), only_calls: false };
         let (kinds, arrivals, images) = (HashMap::new(), HashMap::new(), HashSet::new());
         let mut recorder = Recorder { kinds, arrivals, images, trace };
         let mut view = View::new(tracee.pid());
@@ -114,7 +114,9 @@ impl Trace {
             if kind == Kind::Mark {
                 return Ok(recorder.trace);
             }
-            is_new = match recorder.step(tracee)? {
+            let step = recorder.trace.steps.last().expect("it was just added");
+            pass(tracee, step).map_err(Some)?;
+            is_new = match step.call {
                 Some(_) => {
                     view.look_anew();
                     true
@@ -126,6 +128,40 @@ impl Trace {
             }
         }
         Err(None)
+    }
+
+    /// As [`record`](Trace::record), but from system call to system call, which is far quicker.
+    ///
+    /// # Errors
+    /// It ended before, with this status.
+    pub(super) fn record_calls(
+        tracee: &mut Tracee<'_>,
+        mut image: impl FnMut() -> u64,
+    ) -> Result<Trace, i32> {
+        let mut trace = Trace { steps: Vec::new(), calls: Vec::new(), only_calls: true };
+        let mut images = HashSet::new();
+        let mut add = |trace: &mut Trace, rip: u64, call: Option<Call>| {
+            let image = image();
+            let is_new_image = images.insert(image);
+            let (arrival, is_new_world) = (1, true);
+            trace.steps.push(Step { rip, arrival, image, is_new_world, is_new_image, call });
+        };
+        add(&mut trace, tracee.rip(), None);
+        while let Some(number) = tracee.resume_to_call()? {
+            let behind = tracee.rip();
+            trace.calls.push(trace.steps.len());
+            let call = Call::of(number);
+            add(&mut trace, behind - SYSCALL_BYTES, Some(call));
+            if let Stop::Ended(status) = tracee.finish_call() {
+                return Err(status);
+            }
+            if call == Call::Rouses {
+                tracee.wait_for_others();
+            }
+            add(&mut trace, behind, None);
+        }
+        add(&mut trace, tracee.rip() - 1, None);
+        Ok(trace)
     }
 
     /// How many instructions it takes from its first mark to its second.
@@ -154,25 +190,22 @@ impl Trace {
         (0..self.steps.len()).filter(|index| self.steps[*index].is_new_world).collect()
     }
 
-    /// Indices of the system calls in which it slept.
-    pub(super) fn sleeps(&self) -> Vec<usize> {
-        let slept = |call: &&usize| self.steps[**call].call == Some(Call::Sleeps);
-        self.calls.iter().filter(slept).copied().collect()
-    }
-
     pub(super) fn images(&self) -> usize {
         self.steps.iter().filter(|step| step.is_new_image).count()
     }
 
-    /// The steps to try: all, where they are few or at most as `wanted`. Otherwise those at which a death
-    /// leaves something new, all of them if they are few, and so many others, evenly spread, that
-    /// it is as many as wanted.
+    /// The steps to try: all, where they are few or at most as `wanted`. Otherwise those at which a
+    /// death leaves something new, all of them if they are few, and so many others, evenly spread,
+    /// that it is as many as wanted.
     pub(super) fn choose(&self, wanted: usize) -> Vec<usize> {
         let count = self.steps.len();
         if count <= wanted.max(FEW) {
             return (0..count).collect();
         }
         let worlds = self.worlds();
+        if self.only_calls {
+            return spread(worlds, wanted);
+        }
         let rest = wanted.saturating_sub(worlds.len() + 1);
         let mut chosen = vec![false; count];
         for index in spread(worlds, wanted.max(FEW)) {
@@ -196,8 +229,8 @@ impl Trace {
             if tracee.rip() != step.rip || Kind::of(tracee.peek(step.rip)) == Kind::Mark {
                 return Reached::Missed;
             }
-            if let Err(reached) = pass(tracee, step) {
-                return reached;
+            if let Err(status) = pass(tracee, step) {
+                return Reached::Ended(status);
             }
         }
         if tracee.rip() == self.steps[index].rip { Reached::Here } else { Reached::Missed }
@@ -221,11 +254,11 @@ impl Trace {
             let same = |call: &&usize| self.steps[**call].rip == step.rip;
             let arrivals = before[passed..=nth].iter().filter(same).count();
             run(tracee, step.rip, arrivals as u32)?;
-            pass(tracee, step)?;
+            pass(tracee, step).map_err(Reached::Ended)?;
             passed = nth + 1;
         }
         let from = before.last().map_or(0, |call| call + 1);
-        let anchor = self.anchor(from, index);
+        let anchor = if self.only_calls { index } else { self.anchor(from, index) };
         let (start, step) = (&self.steps[from], &self.steps[anchor]);
         run(tracee, step.rip, step.arrival - u32::from(step.rip == start.rip))?;
         Ok(anchor)
@@ -243,34 +276,13 @@ impl Trace {
     }
 }
 
-impl Recorder {
-    /// One step on; `Some` after a system call. One in which it sleeps is noted.
-    fn step(&mut self, tracee: &mut Tracee<'_>) -> Result<Option<Call>, Option<i32>> {
-        let step = self.trace.steps.last_mut().expect("one was added");
-        let stop = match &mut step.call {
-            Some(call) => {
-                let (stop, slept) = tracee.step_call();
-                if slept {
-                    *call = Call::Sleeps;
-                }
-                if *call == Call::Rouses {
-                    tracee.wait_for_others();
-                }
-                stop
-            }
-            None => tracee.step(),
-        };
-        match stop {
-            Stop::Trap => Ok(step.call),
-            Stop::Ended(status) => Err(Some(status)),
-        }
-    }
-}
-
 /// Executes `step`, before which the child stands.
-fn pass(tracee: &mut Tracee<'_>, step: &Step) -> Result<(), Reached> {
+///
+/// # Errors
+/// With this status it ended.
+fn pass(tracee: &mut Tracee<'_>, step: &Step) -> Result<(), i32> {
     if let Stop::Ended(status) = tracee.step() {
-        return Err(Reached::Ended(status));
+        return Err(status);
     }
     if step.call == Some(Call::Rouses) {
         tracee.wait_for_others();
@@ -310,7 +322,11 @@ mod tests {
             is_new_image: seen.insert(*image),
             call: None,
         };
-        Trace { steps: images.iter().enumerate().map(step).collect(), calls: Vec::new() }
+        Trace {
+            steps: images.iter().enumerate().map(step).collect(),
+            calls: Vec::new(),
+            only_calls: false,
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
 use super::dog::Dog;
-use super::machine::{self, Kind, RAX, REFUSAL, RIP, TRAP, mark};
+use super::machine::{self, Kind, RAX, REFUSAL, RIP, RSP, TRAP, mark};
 use super::page::Page;
 use super::view;
 use std::io;
@@ -16,12 +16,12 @@ const EXIT_ERROR: i32 = 1;
 const EXIT_REFUSED: i32 = 77;
 const EXIT_PANIC: i32 = 101;
 
-/// A system call that takes longer is looked at: whether its caller sleeps.
-const CALL_SHORT: Duration = Duration::from_millis(10);
 /// So long threads that were roused are waited for: one that spins never sleeps.
-const ROUSED_MAX: Duration = Duration::from_millis(200);
+const ROUSED_MAX: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(100);
+/// So many looks in a row find one asleep that is.
+const ASLEEP: u32 = 20;
 
 /// A child of the calling thread, stopped, unless it has ended.
 pub(super) struct Tracee<'d> {
@@ -85,44 +85,50 @@ impl<'d> Tracee<'d> {
         word.unwrap_or(0).to_le_bytes()
     }
 
-    /// Executes one instruction; of a repeated string instruction, one round.
+    /// Executes one instruction; of a repeated string instruction, one round. A call into the vDSO
+    /// is one instruction: it stores nothing that others see, and reads the clock again and again
+    /// where that is just being set, which it is at every other step.
     pub(super) fn step(&mut self) -> Stop {
-        self.go(libc::PTRACE_SINGLESTEP)
+        let stop = self.go(libc::PTRACE_SINGLESTEP);
+        if stop != Stop::Trap || !view::vdso().contains(&self.rip()) {
+            return stop;
+        }
+        let top = ptrace(libc::PTRACE_PEEKUSER, self.pid, RSP, 0).unwrap_or(0) as u64;
+        match self.run_to(u64::from_le_bytes(self.peek(top)), 1) {
+            Ok(_) => Stop::Trap,
+            Err(status) => Stop::Ended(status),
+        }
     }
 
-    /// Executes a system call; whether it was seen to sleep there.
-    pub(super) fn step_call(&mut self) -> (Stop, bool) {
-        self.let_go(libc::PTRACE_SINGLESTEP, 0);
-        let slept = self.seems_asleep(CALL_SHORT);
-        (self.come_back(libc::PTRACE_SINGLESTEP), slept)
+    /// Goes on to the beginning of its next system call: its number; or to its mark: `None`.
+    ///
+    /// # Errors
+    /// It ended, with this status.
+    pub(super) fn resume_to_call(&mut self) -> Result<Option<i64>, i32> {
+        if let Stop::Ended(status) = self.go(libc::PTRACE_SYSCALL) {
+            return Err(status);
+        }
+        let behind_mark = self.peek(self.rip().wrapping_sub(1))[0] == TRAP;
+        let number = ptrace(libc::PTRACE_PEEKUSER, self.pid, machine::ORIG_RAX, 0);
+        Ok(if behind_mark { None } else { Some(number.unwrap_or(-1)) })
     }
 
-    /// Lets it go on, until it sleeps in a system call. `false`: it has stopped or ended instead.
-    pub(super) fn resume_to_sleep(&mut self, limit: Duration) -> bool {
+    /// Does that call.
+    pub(super) fn finish_call(&mut self) -> Stop {
+        self.go(libc::PTRACE_SYSCALL)
+    }
+
+    /// Lets it go on, until it has slept for a while in a system call. `false`: it has stopped or
+    /// ended instead.
+    pub(super) fn resume_to_sleep(&mut self) -> bool {
         self.let_go(libc::PTRACE_CONT, 0);
-        let end = Instant::now() + limit;
-        while Instant::now() < end {
-            if self.seems_asleep(Duration::ZERO) {
-                return true;
-            }
-            if self.has_news() {
-                return false;
-            }
+        let mut asleep = 0;
+        while asleep < ASLEEP && !self.has_news() {
+            let is_asleep = view::state(self.pid, self.pid) == Some('S');
+            asleep = if is_asleep { asleep + 1 } else { 0 };
             std::thread::sleep(LOOK);
         }
-        false
-    }
-
-    /// Whether, running now, it sleeps after `patience`, and has neither stopped nor ended.
-    fn seems_asleep(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        while !self.has_news() {
-            if Instant::now() >= end {
-                return view::state(self.pid, self.pid) == Some('S');
-            }
-            std::hint::spin_loop();
-        }
-        false
+        asleep == ASLEEP
     }
 
     /// Whether it has stopped or ended, which is still to be waited for.
@@ -398,9 +404,12 @@ pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Gives the allocator the same state in each child, whatever the parent did with it before: glibc
-/// keeps up to seven blocks of each small size per thread, and takes those first.
+/// keeps up to seven blocks of each small size per thread, and takes those first; and it asks the
+/// kernel for more where the rest of its heap is too small, and gives back what is too much.
 fn settle_heap() {
     const KEPT_MAX: usize = 7;
+    // Less than what has a mapping of its own, or is given back.
+    const REST: usize = 100 << 10;
     for size in (24..=1032).step_by(16) {
         // More than are kept, so that none is left; then as many as serve either way.
         let block = |_| std::hint::black_box(Vec::with_capacity(size));
@@ -413,6 +422,7 @@ fn settle_heap() {
             }
         }
     }
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(REST)));
 }
 
 fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {

@@ -4,30 +4,30 @@
 //! done, and what the kernel writes into the words that robust lists name. So two neighbouring
 //! instructions are as good as one, where no system call lies between them and neither shared
 //! memory nor a robust list differs. [`View`] compares these, all of them, after each step.
-use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 /// Entries of a robust list that are followed.
 const LIST_MAX: usize = 64;
-/// What one thread's list looks like: its head, and the addresses and words of its entries.
-type List = Vec<u64>;
+/// A list's head: the first entry, where the futex of an entry is, and what is pending.
+const HEAD_BYTES: usize = 24;
 
 /// What survives of one stopped process, as it was when last looked at.
 pub(super) struct View {
     pid: i32,
-    /// Its writable shared mappings: address and length.
+    /// Address and length: of its writable shared mappings, and of the heads of robust lists.
     ranges: Vec<(usize, usize)>,
+    heads: Vec<u64>,
+    /// What was there; and behind it the entries of the lists.
     bytes: Vec<u8>,
     fresh: Vec<u8>,
-    tasks: Vec<i32>,
-    lists: BTreeMap<i32, List>,
 }
 
 impl View {
     pub(super) fn new(pid: i32) -> View {
-        let (ranges, bytes, fresh) = (Vec::new(), Vec::new(), Vec::new());
-        let (tasks, lists) = (Vec::new(), BTreeMap::new());
-        let mut view = View { pid, ranges, bytes, fresh, tasks, lists };
+        let (ranges, heads) = (Vec::new(), Vec::new());
+        let mut view = View { pid, ranges, heads, bytes: Vec::new(), fresh: Vec::new() };
         view.look_anew();
         view
     }
@@ -36,31 +36,51 @@ impl View {
     pub(super) fn look_anew(&mut self) {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
         self.ranges = maps.lines().filter_map(shared_range).collect();
-        self.tasks = tasks(self.pid);
+        self.heads = tasks(self.pid).into_iter().filter_map(list_head).collect();
+        self.ranges.extend(self.heads.iter().map(|head| (*head as usize, HEAD_BYTES)));
         self.has_changed();
     }
 
     /// Whether anything differs from when this was last asked.
     pub(super) fn has_changed(&mut self) -> bool {
         self.fresh.resize(self.ranges.iter().map(|(_, len)| len).sum(), 0);
-        self.read();
-        let lists: BTreeMap<i32, List> =
-            self.tasks.iter().map(|task| (*task, robust_list(self.pid, *task))).collect();
-        let changed = self.fresh != self.bytes || lists != self.lists;
+        read(self.pid, &self.ranges, &mut self.fresh);
+        let lists_at = self.fresh.len() - self.heads.len() * HEAD_BYTES;
+        for (nth, head) in self.heads.iter().enumerate() {
+            let at = lists_at + nth * HEAD_BYTES;
+            // That it is empty, which it nearly always is, has just been read.
+            if self.fresh[at..at + 8] != head.to_ne_bytes() {
+                let list = follow(*head, |address| peek_word(self.pid, address).unwrap_or(0));
+                self.fresh.extend(list.iter().flat_map(|word| word.to_ne_bytes()));
+            }
+        }
+        let changed = self.fresh != self.bytes;
         std::mem::swap(&mut self.fresh, &mut self.bytes);
-        self.lists = lists;
         changed
     }
+}
 
-    fn read(&mut self) {
-        let mut rest = &mut self.fresh[..];
-        for (address, len) in &self.ranges {
-            let (here, behind) = rest.split_at_mut(*len);
-            // What is behind the end of a file cannot be read, nor written by anybody.
-            let got = peek(self.pid, *address, here);
-            here[got..].fill(0);
-            rest = behind;
-        }
+/// Fills `to` with what stands there, in as few calls as it can.
+fn read(pid: i32, ranges: &[(usize, usize)], to: &mut [u8]) {
+    let piece = |(address, len): &(usize, usize)| libc::iovec {
+        iov_base: *address as *mut libc::c_void,
+        iov_len: *len,
+    };
+    let remote: Vec<libc::iovec> = ranges.iter().map(piece).collect();
+    let local = libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() };
+    let count = remote.len() as libc::c_ulong;
+    // SAFETY: writes to `to` only, as far as that goes.
+    let got = unsafe { libc::process_vm_readv(pid, &local, 1, remote.as_ptr(), count, 0) };
+    if usize::try_from(got) == Ok(to.len()) {
+        return;
+    }
+    let mut rest = to;
+    for (address, len) in ranges {
+        let (here, behind) = rest.split_at_mut(*len);
+        // What is behind the end of a file cannot be read, nor written by anybody.
+        let got = peek(pid, *address, here);
+        here[got..].fill(0);
+        rest = behind;
     }
 }
 
@@ -74,6 +94,18 @@ fn shared_range(line: &str) -> Option<(usize, usize)> {
     let (start, end) = range.split_once('-')?;
     let start = usize::from_str_radix(start, 16).ok()?;
     Some((start, usize::from_str_radix(end, 16).ok()? - start))
+}
+
+/// Where the code is that the kernel lends to processes: in this one and in its children.
+pub(super) fn vdso() -> &'static Range<u64> {
+    static VDSO: OnceLock<Range<u64>> = OnceLock::new();
+    VDSO.get_or_init(|| {
+        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let line = maps.lines().find(|line| line.ends_with("[vdso]")).unwrap_or_default();
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+        range.map_or(0..0, |(start, end)| number(start)..number(end))
+    })
 }
 
 /// Copies memory of the process; how many bytes could be read.
@@ -90,20 +122,18 @@ fn peek_word(pid: i32, address: u64) -> Option<u64> {
     (peek(pid, address as usize, &mut bytes) == 8).then(|| u64::from_ne_bytes(bytes))
 }
 
-/// The robust list of a thread: head, entries, and the words that the kernel would write to.
-fn robust_list(pid: i32, task: i32) -> List {
+/// Where the robust list of a thread begins, if it has one.
+fn list_head(task: i32) -> Option<u64> {
     let (mut head, mut len) = (0_u64, 0_usize);
     // SAFETY: fills in two words of ours.
     let asked =
         unsafe { libc::syscall(libc::SYS_get_robust_list, task, &raw mut head, &raw mut len) };
-    if asked != 0 || head == 0 {
-        return Vec::new();
-    }
-    follow(head, |address| peek_word(pid, address).unwrap_or(0))
+    (asked == 0 && head != 0).then_some(head)
 }
 
-/// The list that begins at `head`, in memory that `word` reads.
-fn follow(head: u64, word: impl Fn(u64) -> u64) -> List {
+/// Its head, and of each entry the address and the word that the kernel would write to, in memory
+/// that `word` reads.
+fn follow(head: u64, word: impl Fn(u64) -> u64) -> Vec<u64> {
     let [next, offset, pending] = [head, head + 8, head + 16].map(&word);
     let futex = |entry: u64| word((entry & !1).wrapping_add(offset) & !7);
     let mut list = vec![head, next, offset, pending];
@@ -171,6 +201,7 @@ mod tests {
         let word = shared.base().cast::<std::sync::atomic::AtomicU64>();
         // Other tests store to theirs meanwhile: only this mapping counts.
         view.ranges.retain(|(start, _)| *start == shared.base().as_ptr() as usize);
+        view.heads.clear();
         view.has_changed();
         assert!(!view.has_changed(), "{private:?}");
         // SAFETY: a word of our page, mapped as long as `shared`.
