@@ -17,8 +17,10 @@ pub(super) const TRIES: usize = 3;
 const STEPPED_MAX: usize = 4000;
 
 /// Fewer points than this are few; then no more instructions are stepped for them.
-const FEW_WANTED: usize = 100;
-const STEPPED_FEW: usize = 20_000;
+pub(super) const FEW_WANTED: usize = 100;
+pub(super) const STEPPED_FEW: usize = 20_000;
+/// One that makes no more system calls is stepped all the same.
+const CALLS_FEW: usize = 4;
 
 /// Index of an instruction, and where it stands.
 pub(super) type At = (usize, u64);
@@ -38,6 +40,10 @@ pub(super) struct Hunt<'d, S> {
     pub(super) helpers_page: Page,
     pub(super) dog: &'d Dog,
     pub(super) bystander_max: usize,
+    /// Instructions of bystanders that may still be counted.
+    pub(super) to_count: usize,
+    /// Who recovers is traced by its system calls.
+    pub(super) recovery_by_calls: bool,
 }
 
 impl<'d, S: Scenario> Hunt<'d, S> {
@@ -121,13 +127,20 @@ impl<'d, S: Scenario> Hunt<'d, S> {
     }
 
     /// The operation, step by step; if it is long and few points are `wanted`, from system call to
-    /// system call.
+    /// system call, if it makes some.
     pub(super) fn trace(&mut self, wanted: usize) -> Option<Trace> {
-        let most = if wanted < FEW_WANTED { STEPPED_FEW } else { INSTRUCTIONS_MAX };
-        let recorded = self.record_one(|hunt, tracee, world| hunt.record(tracee, world, most))?;
-        if recorded.is_none() && most == STEPPED_FEW {
-            return self.record_one(|hunt, tracee, world| hunt.record_calls(tracee, world))?;
+        if wanted < FEW_WANTED {
+            let calls =
+                self.record_one(|hunt, tracee, world| hunt.record_calls(tracee, world))??;
+            if calls.calls() > CALLS_FEW {
+                let stepped = |hunt: &Self, tracee: &mut Tracee<'_>, world: &S::World| {
+                    hunt.record(tracee, world, STEPPED_FEW)
+                };
+                return self.record_one(stepped)?.or(Some(calls));
+            }
         }
+        let recorded =
+            self.record_one(|hunt, tracee, world| hunt.record(tracee, world, INSTRUCTIONS_MAX))?;
         if recorded.is_none() {
             self.found("it takes more than a million instructions".into(), None);
         }
@@ -152,7 +165,12 @@ impl<'d, S: Scenario> Hunt<'d, S> {
         };
         match record(self, &mut tracee, &world) {
             Ok(trace) => Some(Some(trace)),
-            Err(None) => Some(None),
+            Err(None) => {
+                // What it has left behind is cleaned up after.
+                tracee.kill();
+                self.check(world, End::Killed, None);
+                Some(None)
+            }
             Err(Some(status)) => {
                 self.found(format!("being traced it {}", self.tell_end(status)), None);
                 None

@@ -1,5 +1,5 @@
 //! The modes: what happens to a process that has been brought to a point.
-use super::hunt::{At, Helper, Hunt, TRIES, only_step};
+use super::hunt::{At, FEW_WANTED, Helper, Hunt, STEPPED_FEW, TRIES, only_step};
 use super::report::{Depth, FINDINGS_MAX};
 use super::trace::{INSTRUCTIONS_MAX, Reached, Trace, spread};
 use super::tracee::{Stop, Tracee};
@@ -11,12 +11,14 @@ const NESTED_MAX: usize = 32;
 /// When everything is wanted, an operation of no more instructions is killed at each of them, so as
 /// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
 const EACH_MAX: usize = 10_000;
+/// Points besides, where private memory matters too.
+const OTHERS: usize = 300;
 /// Deaths in a sleep.
 const ASLEEP: usize = 5;
 
 impl<S: Scenario> Hunt<'_, S> {
     pub(super) fn kill(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, 0) {
             if let Some((world, tracee)) = self.bring(trace, index) {
                 self.report.points += 1;
                 tracee.kill();
@@ -26,14 +28,16 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     pub(super) fn stop(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, OTHERS) {
             let Some((world, tracee)) = self.bring(trace, index) else { continue };
             self.report.points += 1;
             let at = trace.at(index);
             self.watch(&format!(
                 "what a bystander does while one is stopped at instruction {index}"
             ));
-            if let Err(what) = self.stand_by(&world, trace.steps[index].is_new_world) {
+            if let Err(what) =
+                self.stand_by(&world, trace.steps[index].is_new_world && self.to_count > 0)
+            {
                 self.found(format!("while it is stopped, a bystander {what}"), Some(at));
             } else if index % 2 == 0 {
                 tracee.kill();
@@ -45,7 +49,7 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     pub(super) fn fork(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, OTHERS) {
             let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
             self.report.points += 1;
             let (at, mut view) = (trace.at(index), View::new(tracee.pid()));
@@ -90,7 +94,8 @@ impl<S: Scenario> Hunt<'_, S> {
             if first_deaths.len() < all.len() { Depth::Sample } else { Depth::Worlds };
         let share = wanted / first_deaths.len();
         for index in first_deaths {
-            let Some(recovery) = self.trace_recovery(trace, index) else { continue };
+            let most = if wanted < FEW_WANTED { STEPPED_FEW } else { INSTRUCTIONS_MAX };
+            let Some(recovery) = self.trace_recovery(trace, index, most) else { continue };
             let worlds = recovery.worlds();
             let second_deaths = spread(worlds.clone(), share);
             if second_deaths.len() < worlds.len() {
@@ -100,7 +105,7 @@ impl<S: Scenario> Hunt<'_, S> {
                 self.kill_recoverer(trace, index, &recovery, second);
             }
         }
-        if trace.only_calls {
+        if trace.only_calls || self.recovery_by_calls {
             self.report.depth = Depth::Calls;
         }
         if self.report.findings.len() >= FINDINGS_MAX {
@@ -108,10 +113,11 @@ impl<S: Scenario> Hunt<'_, S> {
         }
     }
 
-    fn choose(&mut self, trace: &Trace, wanted: usize) -> Vec<usize> {
+    /// When everything is wanted of a long operation, its worlds and so many `others`.
+    fn choose(&mut self, trace: &Trace, wanted: usize, others: usize) -> Vec<usize> {
         let (count, worlds) = (trace.steps.len(), trace.worlds().len());
         let points = match wanted {
-            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1),
+            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1 + others),
             wanted => trace.choose(wanted),
         };
         self.report.depth = match points.len() {
@@ -130,7 +136,10 @@ impl<S: Scenario> Hunt<'_, S> {
         if counted {
             let most = self.bystander_max;
             match Trace::count(&mut bystander, most) {
-                Ok(count) => self.report.bystander = self.report.bystander.max(count),
+                Ok(count) => {
+                    self.report.bystander = self.report.bystander.max(count);
+                    self.to_count = self.to_count.saturating_sub(count);
+                }
                 Err(Some(status)) => return Err(self.tell_helpers_end(status)),
                 Err(None) => return Err(format!("needs more than {most} instructions")),
             }
@@ -153,15 +162,15 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     /// What a recoverer does after a death; that it does it, and that all is well then.
-    fn trace_recovery(&mut self, trace: &Trace, index: usize) -> Option<Trace> {
+    fn trace_recovery(&mut self, trace: &Trace, index: usize, most: usize) -> Option<Trace> {
         let (world, tracee) = self.bring(trace, index)?;
         tracee.kill();
         let at = Some(trace.at(index));
         self.watch(&format!("recovery, traced, after a death at instruction {index}"));
         let recorded = self.help(Helper::Recoverer, &world).and_then(|mut recoverer| {
-            let recovery = match trace.only_calls {
+            let recovery = match self.recovery_by_calls {
                 true => self.record_calls(&mut recoverer, &world),
-                false => self.record(&mut recoverer, &world, INSTRUCTIONS_MAX),
+                false => self.record(&mut recoverer, &world, most),
             };
             let recovery = recovery.map_err(|status| match status {
                 Some(status) => self.tell_helpers_end(status),
@@ -176,6 +185,11 @@ impl<S: Scenario> Hunt<'_, S> {
             Ok(recovery) => {
                 self.check(world, End::Killed, at);
                 Some(recovery)
+            }
+            Err(_) if most == STEPPED_FEW && !self.recovery_by_calls => {
+                // It is long, or whatever is wrong shows again.
+                self.recovery_by_calls = true;
+                self.trace_recovery(trace, index, most)
             }
             Err(what) => {
                 self.found(format!("who recovers {what}"), at);

@@ -1,7 +1,7 @@
 //! `Run`: a scenario, how deep, and what is tolerated.
 use super::Scenario;
 use super::dog::Dog;
-use super::hunt::Hunt;
+use super::hunt::{FEW_WANTED, Hunt};
 use super::page::Page;
 use super::report::{Depth, Report};
 use super::trace::Trace;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 const POINTS: &str = "SHM_KILL_POINTS";
 const DEEP: &str = "SHM_DEEP";
+/// Where few points are wanted, so many instructions of bystanders are counted.
+const COUNTED_FEW: usize = 50_000;
 /// One at a time in this process: what shares memory with a child is then the run's alone, and the
 /// breakpoints of one are in no child of another's.
 static RUNNING: Mutex<()> = Mutex::new(());
@@ -127,6 +129,8 @@ impl<'s, S: Scenario> Run<'s, S> {
             helpers_page: Page::new(),
             dog: &dog,
             bystander_max: self.bystander,
+            to_count: if self.points_wanted() < FEW_WANTED { COUNTED_FEW } else { usize::MAX },
+            recovery_by_calls: false,
         };
         hunt.report.not_run = tracee::refusal(&dog);
         if hunt.report.not_run.is_none() {

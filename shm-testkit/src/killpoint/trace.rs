@@ -160,7 +160,7 @@ impl Trace {
             }
             add(&mut trace, behind, None);
         }
-        add(&mut trace, tracee.rip() - 1, None);
+        add(&mut trace, tracee.rip(), None);
         Ok(trace)
     }
 
@@ -190,6 +190,10 @@ impl Trace {
         (0..self.steps.len()).filter(|index| self.steps[*index].is_new_world).collect()
     }
 
+    pub(super) fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
     pub(super) fn images(&self) -> usize {
         self.steps.iter().filter(|step| step.is_new_image).count()
     }
@@ -199,13 +203,13 @@ impl Trace {
     /// that it is as many as wanted.
     pub(super) fn choose(&self, wanted: usize) -> Vec<usize> {
         let count = self.steps.len();
+        if self.only_calls {
+            return spread((0..count).collect(), wanted);
+        }
         if count <= wanted.max(FEW) {
             return (0..count).collect();
         }
         let worlds = self.worlds();
-        if self.only_calls {
-            return spread(worlds, wanted);
-        }
         let rest = wanted.saturating_sub(worlds.len() + 1);
         let mut chosen = vec![false; count];
         for index in spread(worlds, wanted.max(FEW)) {

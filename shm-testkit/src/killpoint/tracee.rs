@@ -100,7 +100,7 @@ impl<'d> Tracee<'d> {
         }
     }
 
-    /// Goes on to the beginning of its next system call: its number; or to its mark: `None`.
+    /// Goes on to the beginning of its next system call: its number; or to before its mark: `None`.
     ///
     /// # Errors
     /// It ended, with this status.
@@ -108,9 +108,13 @@ impl<'d> Tracee<'d> {
         if let Stop::Ended(status) = self.go(libc::PTRACE_SYSCALL) {
             return Err(status);
         }
-        let behind_mark = self.peek(self.rip().wrapping_sub(1))[0] == TRAP;
+        let before = self.rip().wrapping_sub(1);
+        if Kind::of(self.peek(before)) == Kind::Mark {
+            self.set_rip(before);
+            return Ok(None);
+        }
         let number = ptrace(libc::PTRACE_PEEKUSER, self.pid, machine::ORIG_RAX, 0);
-        Ok(if behind_mark { None } else { Some(number.unwrap_or(-1)) })
+        Ok(Some(number.unwrap_or(-1)))
     }
 
     /// Does that call.
@@ -182,7 +186,7 @@ impl<'d> Tracee<'d> {
             if self.rip() != rip + 1 {
                 return Ok(false);
             }
-            let _ = ptrace(libc::PTRACE_POKEUSER, self.pid, RIP, rip as usize);
+            self.set_rip(rip);
             if arrival < arrivals
                 && let Stop::Ended(status) = self.step()
             {
@@ -248,6 +252,11 @@ impl<'d> Tracee<'d> {
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
             while let Stop::Trap = self.wait() {}
         }
+    }
+
+    fn set_rip(&self, rip: u64) {
+        // An error: it was killed by the watchdog; the next step says so.
+        let _ = ptrace(libc::PTRACE_POKEUSER, self.pid, RIP, rip as usize);
     }
 
     fn poke(&self, address: u64, bytes: [u8; 8]) {
