@@ -6,22 +6,37 @@
 //! | hello sent: 8 bytes and one descriptor | memory that nobody will write, and the socket hangs up | any bytes, any descriptors: see below |
 //! | hello received, all of it looked at | the same | `NotUnderstood`, `Descriptors` |
 //! | memory checked and mapped | the same | [`ForeignError`] |
-//! | further descriptors refused | the same | of no effect |
+//! | further descriptors refused | the same | `Descriptors`, of those that came before; then of no effect |
+//!
+//! None of this waits for the peer longer than the deadline: each call is one that takes no lock
+//! which the peer's system calls can keep, provided that it does not have our end of the socket. (A
+//! process that has it can sit in a `recvmsg`, or a `setsockopt`, whose buffer is a page that never
+//! comes, and hold the lock that ours need.)
 use super::doorbell::Doorbell;
 use super::memory::{Foreign, ForeignError, Own};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, IoSlice};
-use rustix::net::sockopt::set_socket_passcred;
+use rustix::io::{Errno, IoSlice, ioctl_fionread};
+use rustix::net::sockopt::{set_socket_oobinline, set_socket_passcred};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether descriptors may come with a socket's bytes: Linux 6.16, for all but SPARC and PA-RISC.
 const SO_PASSRIGHTS: libc::c_int = 83;
+/// Whether a pidfd of the sender comes with each message: Linux 6.5, likewise.
+const SO_PASSPIDFD: libc::c_int = 76;
+/// What it comes as: a descriptor, or the negative number of an error.
+const SCM_PIDFD: libc::c_int = 4;
+
+/// The most descriptors that one message can have (`SCM_MAX_FD`).
+const FDS_MAX: usize = 253;
+
+/// Messages, of 8 bells each, that may lie in the socket behind the hello.
+const MORE_MAX: usize = 64;
 
 /// Why two processes did not come together.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -30,8 +45,8 @@ pub enum ExchangeError {
     /// The deadline passed before the peer sent its hello.
     #[error("the deadline passed before the peer said hello")]
     TimedOut,
-    /// The peer's process has died, or has closed its end.
-    #[error("the peer's process has died")]
+    /// The peer's process has died, or has hung up: no process has the other end any more.
+    #[error("the peer has died or hung up")]
     PeerDied,
     /// The peer speaks of something else, or is of another version.
     #[error("the peer said something else than expected (found {found:#x})")]
@@ -39,7 +54,7 @@ pub enum ExchangeError {
         /// What it said, as far as 8 bytes of it came.
         found: u64,
     },
-    /// Not one descriptor came with the hello.
+    /// Not one descriptor came with the hello, or more came behind it.
     #[error("the peer sent another number of descriptors than one")]
     Descriptors,
     /// The peer's memory is not what it has to be.
@@ -71,11 +86,15 @@ pub struct Wanted {
 /// Hands `own` to the process at the other end of `socket`, and takes what it hands over.
 ///
 /// Both sides call it, once, on a connected socket that has not been used; neither waits for the
-/// other to begin. Our copies of the *other* end are to be closed: as long as we have one, nobody
-/// is seen to hang up.
+/// other to begin. Our end of it is one that no other process has: this process made the pair,
+/// connected or accepted it, or has it from somebody it trusts. A peer that has our end too can make
+/// our calls wait for it. And our copies of the *other* end are to be closed: as long as we have
+/// one, nobody is seen to hang up.
+///
+/// What the peer gets of us it may keep: `own`, for as long as it lives, also where this fails.
 ///
 /// # Errors
-/// [`ExchangeError`]. The socket is closed then.
+/// [`ExchangeError`]. The socket is closed then, by a thread where the peer left something in it.
 ///
 /// # If a process dies here
 /// The other side has [`ExchangeError::PeerDied`], or a peer that is gone.
@@ -85,20 +104,39 @@ pub fn exchange(
     wanted: Wanted,
     deadline: Option<Instant>,
 ) -> Result<(Foreign, Doorbell), ExchangeError> {
+    match greet(&socket, own, wanted, deadline) {
+        Ok((memory, peer)) => Ok((memory, Doorbell::new(socket, peer))),
+        Err(error) => {
+            let_go(socket);
+            Err(error)
+        }
+    }
+}
+
+/// The peer's memory, and a pidfd of the peer.
+fn greet(
+    socket: &UnixStream,
+    own: &Own,
+    wanted: Wanted,
+    deadline: Option<Instant>,
+) -> Result<(Foreign, Option<OwnedFd>), ExchangeError> {
     let os = |call| move |errno| ExchangeError::Os { call, errno };
     // Before either hello: then the kernel puts the sender's pid to both.
-    set_socket_passcred(&socket, true).map_err(os("setsockopt"))?;
-    say_hello(&socket, own, wanted.mine, deadline)?;
-    let mut hello = hear_hello(&socket, deadline)?;
+    set_socket_passcred(socket, true).map_err(os("setsockopt"))?;
+    set_option(socket, SO_PASSPIDFD, true);
+    // Whoever made the socket may have asked for it; it would take the room of what we ask for.
+    set_option(socket, libc::SO_PASSSEC, false);
+    // A byte out of band would be told of by each `poll`, and be received by nobody.
+    set_socket_oobinline(socket, true).map_err(os("setsockopt"))?;
+    say_hello(socket, own, wanted.mine, deadline)?;
+    let mut hello = hear_hello(socket, deadline)?;
     let memory = look(&mut hello, wanted)?;
-    let peer = match hello.pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Err(Errno::SRCH)) => return Err(ExchangeError::PeerDied),
-        Some(Ok(fd)) => Some(fd),
-        // Not in our pid namespace, or no descriptor left: the socket tells alone.
-        Some(Err(_)) | None => None,
-    };
-    refuse_descriptors(&socket);
-    Ok((memory, Doorbell::new(socket, peer)))
+    let peer = who_said(&mut hello)?;
+    // From now on the kernel lets no descriptors through; where it does not know how, those that
+    // come are thrown away with the bytes.
+    set_option(socket, SO_PASSRIGHTS, false);
+    hear_no_more(socket)?;
+    Ok((memory, peer))
 }
 
 /// What came with the first message.
@@ -108,12 +146,15 @@ struct Hello {
     is_truncated: bool,
     fds: Vec<OwnedFd>,
     pid: Option<Pid>,
+    pidfd: Option<Result<OwnedFd, Errno>>,
 }
 
 impl Drop for Hello {
     /// What was refused may take its time to be closed.
     fn drop(&mut self) {
-        bury(std::mem::take(&mut self.fds));
+        if !self.fds.is_empty() {
+            bury(std::mem::take(&mut self.fds));
+        }
     }
 }
 
@@ -133,6 +174,40 @@ fn look(hello: &mut Hello, wanted: Wanted) -> Result<Foreign, ExchangeError> {
     }
 }
 
+/// A pidfd of the process that said hello, if that can be had.
+///
+/// The kernel's own, which came with the hello, is of that process and no other. By its number, on
+/// kernels before 6.5, it may be a stranger's that got the number since: then the socket alone tells
+/// that the peer has gone.
+fn who_said(hello: &mut Hello) -> Result<Option<OwnedFd>, ExchangeError> {
+    let by_pid = |pid| pidfd_open(pid, PidfdFlags::empty());
+    match hello.pidfd.take().or_else(|| hello.pid.map(by_pid)) {
+        Some(Ok(pidfd)) => Ok(Some(pidfd)),
+        // The second is what kernels before 6.16 say of one that has been waited for.
+        Some(Err(Errno::SRCH | Errno::INVAL)) => Err(ExchangeError::PeerDied),
+        // Not in our pid namespace, or no descriptor left: the socket tells alone.
+        Some(Err(_)) | None => Ok(None),
+    }
+}
+
+/// Takes what lies in the socket behind the hello: bells, which an honest peer may have rung, for
+/// who waits looks first; and no descriptors, which our next look at the bell would close.
+fn hear_no_more(socket: &UnixStream) -> Result<(), ExchangeError> {
+    let mut found = 0;
+    for _ in 0..MORE_MAX {
+        match receive(socket) {
+            Ok(more) if !more.fds.is_empty() || more.is_truncated => {
+                return Err(ExchangeError::Descriptors);
+            }
+            Ok(more) if more.count > 0 => found = u64::from_ne_bytes(more.word),
+            Err(Errno::INTR) => {}
+            // It is empty. If the peer has gone, the bell says so.
+            Ok(_) | Err(_) => return Ok(()),
+        }
+    }
+    Err(ExchangeError::NotUnderstood { found })
+}
+
 fn say_hello(
     socket: &UnixStream,
     own: &Own,
@@ -150,8 +225,7 @@ fn say_hello(
         match sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, flags) {
             Ok(8) => return Ok(()),
             Ok(_) => return Err(ExchangeError::Os { call: "sendmsg", errno: Errno::MSGSIZE }),
-            Err(Errno::AGAIN) => wait_for(socket, PollFlags::OUT, deadline)?,
-            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) => wait_for(socket, PollFlags::OUT, deadline)?,
             Err(Errno::PIPE | Errno::CONNRESET) => return Err(ExchangeError::PeerDied),
             Err(errno) => return Err(ExchangeError::Os { call: "sendmsg", errno }),
         }
@@ -163,37 +237,44 @@ fn hear_hello(socket: &UnixStream, deadline: Option<Instant>) -> Result<Hello, E
         match receive(socket) {
             Ok(hello) if hello.count == 0 => return Err(ExchangeError::PeerDied),
             Ok(hello) => return Ok(hello),
-            Err(Errno::AGAIN) => wait_for(socket, PollFlags::IN, deadline)?,
-            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN | Errno::INTR) => wait_for(socket, PollFlags::IN, deadline)?,
             Err(Errno::CONNRESET) => return Err(ExchangeError::PeerDied),
             Err(errno) => return Err(ExchangeError::Os { call: "recvmsg", errno }),
         }
     }
 }
 
-/// Sleeps until `event`, a hang-up, or the deadline.
+/// Sleeps until `event`, a hang-up, a signal, or the deadline; for the caller to try once more.
 fn wait_for(
     socket: &UnixStream,
     event: PollFlags,
     deadline: Option<Instant>,
 ) -> Result<(), ExchangeError> {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // Whatever `poll` would say: it may say for ever that there is something, or be interrupted.
+    if left == Some(Duration::ZERO) {
+        return Err(ExchangeError::TimedOut);
+    }
     let timeout = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut [PollFd::new(socket, event)], timeout.as_ref()) {
-        Ok(0) => Err(ExchangeError::TimedOut),
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(errno) => Err(ExchangeError::Os { call: "poll", errno }),
     }
 }
 
-/// Room for the sender's credentials and for one descriptor, which the kernel rounds up to two.
+/// Room for all that can come: the sender's credentials, descriptors, its pidfd, and a few bytes
+/// (`SCM_INQ`). A descriptor that found no room would be closed by the kernel, in our call, and
+/// that may take as long as the peer likes. Where *we* may not open so many, it is.
 const CONTROL_WORDS: usize = {
-    // SAFETY: it only computes.
-    let ucred = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) };
-    // SAFETY: as above.
-    let fd = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) };
-    (ucred + fd) as usize / size_of::<u64>()
+    let [ucred, fds, fd] =
+        [size_of::<libc::ucred>(), FDS_MAX * size_of::<RawFd>(), size_of::<RawFd>()];
+    (cmsg_space(ucred) + cmsg_space(fds) + 2 * cmsg_space(fd)) / size_of::<u64>()
 };
+
+const fn cmsg_space(bytes: usize) -> usize {
+    // SAFETY: it only computes.
+    unsafe { libc::CMSG_SPACE(bytes as u32) as usize }
+}
 
 /// Takes one message, without waiting.
 ///
@@ -216,7 +297,8 @@ fn receive(socket: &UnixStream) -> Result<Hello, Errno> {
         return Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
     let is_truncated = message.msg_flags & libc::MSG_CTRUNC != 0;
-    let mut hello = Hello { word, count: count as usize, is_truncated, fds: Vec::new(), pid: None };
+    let (count, fds) = (count as usize, Vec::new());
+    let mut hello = Hello { word, count, is_truncated, fds, pid: None, pidfd: None };
     // SAFETY: the kernel has filled the header and what it points to.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     while !next.is_null() {
@@ -232,6 +314,11 @@ fn receive(socket: &UnixStream) -> Result<Hello, Errno> {
                 // SAFETY: so many bytes of it are there.
                 let who = unsafe { data.cast::<libc::ucred>().read_unaligned() };
                 hello.pid = Pid::from_raw(who.pid);
+            }
+            (libc::SOL_SOCKET, SCM_PIDFD) if len >= size_of::<RawFd>() => {
+                // SAFETY: so many bytes of it are there.
+                let number = unsafe { data.cast::<RawFd>().read_unaligned() };
+                hello.pidfd = Some(pidfd(number));
             }
             _ => {}
         }
@@ -252,25 +339,39 @@ fn take_fds(data: *const u8, len: usize, fds: &mut Vec<OwnedFd>) {
     }
 }
 
-/// Closes files of a peer's choosing, which may block: it is nobody's business but a thread's.
-fn bury(fds: Vec<OwnedFd>) {
-    if !fds.is_empty() {
-        // Where there is no thread to be had they are closed here.
-        let _ = std::thread::Builder::new().name("closes".into()).spawn(move || drop(fds));
+/// A pidfd that the kernel has just opened for us, or why it could not.
+fn pidfd(number: RawFd) -> Result<OwnedFd, Errno> {
+    if number < 0 {
+        return Err(Errno::from_raw_os_error(number.saturating_neg()));
+    }
+    // SAFETY: it was opened for us, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes a socket in which descriptors may lie that nobody took: they are closed with it.
+fn let_go(socket: UnixStream) {
+    set_option(&socket, SO_PASSRIGHTS, false);
+    if !ioctl_fionread(&socket).is_ok_and(|bytes| bytes == 0) {
+        bury(socket);
     }
 }
 
-/// From now on the kernel lets no descriptors through; where it does not know how, those that come
-/// are thrown away with the bytes.
-fn refuse_descriptors(socket: &UnixStream) {
-    let no: libc::c_int = 0;
-    // SAFETY: an option's value and its size. An older kernel says that it knows none.
+/// Closes files of a peer's choosing, which may block: it is nobody's business but a thread's.
+fn bury(files: impl Send + 'static) {
+    // Where there is no thread to be had they are closed here.
+    let _ = std::thread::Builder::new().name("closes".into()).spawn(move || drop(files));
+}
+
+/// Switches an option that older kernels, and other systems, do not know.
+fn set_option(socket: &UnixStream, option: libc::c_int, is_on: bool) {
+    let value = libc::c_int::from(is_on);
+    // SAFETY: an option's value and its size.
     let _ = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const no).cast(),
+            option,
+            (&raw const value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

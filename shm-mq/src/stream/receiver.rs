@@ -146,6 +146,9 @@ impl<T: OneMapping> Receiver<T> {
 
     /// Waits until the sender has attached.
     ///
+    /// One that has come and gone, and may have left messages, is [`RecvError::Detached`] as well:
+    /// whoever wants those goes on to receive.
+    ///
     /// # Errors
     /// [`RecvError::TimedOut`], [`RecvError::Detached`], [`RecvError::PeerDied`].
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
