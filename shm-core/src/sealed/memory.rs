@@ -20,8 +20,8 @@ const SEALS: SealFlags =
 /// `f_type` of memory of ordinary pages; that of huge ones is another file system.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// How much of a file there is in memory: Linux 6.5. On all architectures, but for two that use other
-/// numbers, and where this one is nobody's.
+/// How much of a file there is in memory: Linux 6.5. On all architectures, but for two that use
+/// other numbers, and where this one is nobody's.
 const SYS_CACHESTAT: libc::c_long = 451;
 
 /// Reserved by one call at first; less where signals interrupt it.
@@ -300,8 +300,8 @@ impl Foreign {
 /// How much of the first `bytes` of memory exists, in whole pages, also where it is swapped out.
 ///
 /// Not by `SEEK_HOLE`, nor by anything else that takes a lock of the open file or of the inode: the
-/// peer's threads can hold these as long as they like, by a `read` or `write` whose buffer is a page
-/// that never comes (`userfaultfd`). This call takes none.
+/// peer's threads can hold these as long as they like, by a `read` or `write` whose buffer is a
+/// page that never comes (`userfaultfd`). This call takes none.
 fn bytes_there(fd: BorrowedFd<'_>, bytes: u64) -> Result<u64, Errno> {
     /// As the kernel has it; `evicted` is in swap.
     #[derive(Default)]

@@ -28,22 +28,22 @@
 //! | options of the socket, set by whoever made it, that have more come along (`SO_PASSPIDFD`, `SO_PASSSEC`) | set anew; there is room for all of it |
 //! | a signal when the socket can be read (`F_SETOWN`) | asks the kernel for the same right as `kill` |
 //!
-//! **What remains.** Each meeting costs what the two sides agreed on: the peer keeps our memory, and
-//! its descriptor, for as long as it likes. A meeting that failed may cost a thread, and up to 253
-//! descriptors, for as long as the peer has their closing take. So let no peer try more often than
-//! you can pay for. Where we have no descriptor left, those that find no number are closed in our
-//! call. Kernels before 6.5 do not tell holes from pages behind the end: these are made up for, and
-//! charged to us, up to the size that was agreed. Kernels before 5.14 have no way to map all at once
-//! and say [`NoPopulate`](ForeignError::NoPopulate). What the peer has had swapped out is read in
-//! again when we look, and charged to *its* control group: where that has no room we wait for it.
+//! **What remains.** Each meeting costs what the two sides agreed on: the peer keeps our memory,
+//! and its descriptor, for as long as it likes. A meeting that failed may cost a thread, and up to
+//! 253 descriptors, for as long as the peer has their closing take. So let no peer try more often
+//! than you can pay for. Where we have no descriptor left, those that find no number are closed in
+//! our call. Kernels before 6.5 do not tell holes from pages behind the end: these are made up for,
+//! and charged to us, up to the size that was agreed. Kernels before 5.14 have no way to map all at
+//! once and say [`NoPopulate`](ForeignError::NoPopulate). What the peer has had swapped out is read
+//! in again when we look, and charged to *its* control group: where that has no room we wait for
+//! it.
 //!
 //! **The bell** is the connected socket over which the descriptors went. A byte means "look"; what
 //! it is and how many there are means nothing. All calls are `MSG_DONTWAIT`, whatever the flags of
 //! the file say, for a peer may change those. Descriptors that a peer smuggles along with its bytes
-//! are refused by the kernel (`SO_PASSRIGHTS`, Linux 6.16) or thrown away by it, which may then
-//! block; we never hold them. **Our end of it is ours alone**: who has it as well can keep its locks,
-//! and our calls with them. So the honest side makes the pair, connects, or accepts, or somebody
-//! does whom it trusts.
+//! are refused by the kernel (`SO_PASSRIGHTS`, Linux 6.16); on older ones we hang up. **Our end of
+//! it is ours alone**: who has it as well can keep its locks, and our calls with them. So the
+//! honest side makes the pair, connects, or accepts, or somebody does whom it trusts.
 //!
 //! **Who lives** is the kernel's word too: the socket hangs up once no process has its other end,
 //! and a pidfd of the process that sent its descriptor tells of that process's death while somebody
@@ -59,6 +59,7 @@
 mod doorbell;
 mod hello;
 mod memory;
+mod message;
 
 pub use doorbell::{Doorbell, Heard};
 pub use hello::{ExchangeError, Wanted, exchange};
