@@ -32,7 +32,8 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     /// How many points are tried of an operation with more instructions: those around each change
     /// of the shared bytes and around each system call, and a sample of the others. In the
-    /// environment, `SHM_KILL_POINTS` lowers it and `SHM_DEEP=1` makes it infinite.
+    /// environment, `SHM_KILL_POINTS` lowers it and `SHM_DEEP=1` makes it infinite; `usize::MAX` is
+    /// every instruction whatever stands there.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -118,7 +119,8 @@ impl<'s, S: Scenario> Run<'s, S> {
     }
 
     pub(super) fn points_wanted(&self) -> usize {
-        if std::env::var_os(DEEP).is_some_and(|deep| deep == "1") {
+        let is_deep = std::env::var_os(DEEP).is_some_and(|deep| deep == "1");
+        if is_deep || self.points == usize::MAX {
             return usize::MAX;
         }
         let told = std::env::var(POINTS).ok().and_then(|points| points.parse().ok());
