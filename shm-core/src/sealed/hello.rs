@@ -36,7 +36,7 @@ pub enum ExchangeError {
     #[error("the deadline passed before the peer said hello")]
     TimedOut,
     /// The peer's process has died, or has hung up: no process has the other end any more.
-    #[error("the peer has died or hung up")]
+    #[error("the peer's process has died or has hung up")]
     PeerDied,
     /// The peer speaks of something else, or is of another version.
     #[error("the peer said something else than expected (found {found:#x})")]

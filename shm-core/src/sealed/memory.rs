@@ -5,7 +5,7 @@ use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
     fstatfs, memfd_create,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -44,7 +44,7 @@ pub enum CreateError {
         bytes: u64,
     },
     /// There is not so much memory.
-    #[error("no memory for {bytes} bytes")]
+    #[error("no memory for {bytes} bytes: free some, or raise the limit of its control group")]
     NoSpace {
         /// Bytes asked for.
         bytes: u64,
@@ -232,7 +232,7 @@ impl Foreign {
         if !seals.contains(SEALS) {
             return Err(ForeignError::Unsealed { missing: SEALS - seals });
         }
-        let kind = fstatfs(fd).map_err(os("fstatfs"))?.f_type as u64;
+        let kind = retry_on_intr(|| fstatfs(fd)).map_err(os("fstatfs"))?.f_type as u64;
         if kind != TMPFS_MAGIC {
             return Err(ForeignError::OtherKind { kind });
         }
@@ -355,8 +355,12 @@ fn map(fd: BorrowedFd<'_>, len: usize, protection: ProtFlags) -> Result<Arc<Mapp
         // SAFETY: where the range began.
         let around = unsafe { base.as_ptr().sub(page) };
         // SAFETY: the whole range made above; the last view of it is gone.
-        let unmapped = unsafe { munmap(around.cast(), all) };
-        debug_assert_eq!(unmapped, Ok(()));
+        if unsafe { munmap(around.cast(), all) }.is_err() {
+            // The pages around may have become one with others, which to part takes memory of the
+            // kernel's. They hold nothing, and stay.
+            // SAFETY: as above.
+            let _ = unsafe { munmap(base.as_ptr().cast(), inside) };
+        }
     };
     // SAFETY: a fresh mapping of `len` bytes, page-aligned, that nobody else in this process knows;
     // one that cannot be written leaves this module by unsafe functions alone.
