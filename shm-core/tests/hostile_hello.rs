@@ -147,9 +147,12 @@ fn descriptors_behind_the_hello_are_not_closed_in_our_call() {
     say(&theirs, &hello(), &[memory(2 * PAGE, ALL).as_fd()]).unwrap();
     let _deaf = say_with_one_that_lingers(&theirs, b"!", 1);
     assert_eq!(failure(ours), Some(ExchangeError::Descriptors));
-    // It is refused at once, and the next one is still in the socket.
+    // It is refused at once, and the next ones are still in the socket.
     let (ours, theirs) = UnixStream::pair().unwrap();
     say(&theirs, b"nonsense", &[]).unwrap();
+    for _ in 0..9 {
+        say(&theirs, b"!", &[theirs.as_fd()]).unwrap();
+    }
     let _deaf = say_with_one_that_lingers(&theirs, b"!", 1);
     assert!(is_not_understood(failure(ours)));
     // It talks until nobody listens any more.

@@ -62,7 +62,7 @@ fn bury(files: impl Send + 'static) {
 pub(super) fn let_go(socket: &UnixStream) {
     // From here on the peer cannot put anything into it.
     let _ = socket.shutdown(Shutdown::Read);
-    let mut bytes = [0; 4096];
+    let mut bytes = [0; 512];
     for _ in 0..LEFT_MAX {
         match receive(socket, &mut bytes) {
             Ok(left) if left.count > 0 => {}
