@@ -88,18 +88,19 @@ fn leaves_the_socket_to_a_child(args: &[String]) {
     std::thread::sleep(LIMIT);
 }
 
-/// Connects from a pid namespace of its own, whose first process holds the socket as well.
-fn sends_from_a_namespace(args: &[String]) {
+/// Connects from a pid namespace of its own, in which nobody else has a name, and says what ends
+/// its receiving.
+fn receives_in_a_namespace(args: &[String]) {
     if let Err(not_run) = become_root_of_a_namespace(libc::CLONE_NEWPID) {
         return tell_parent(&not_run.to_string());
     }
     tell_parent("inside");
-    let first = forked(|| {
-        let second = forked(|| sends_when_told(args));
-        await_end(second);
-        std::thread::sleep(LIMIT);
-    });
-    await_end(first);
+    await_end(forked(|| {
+        let mut receiver = receiver(args);
+        tell_parent("attached");
+        let end = receiver.recv().map(drop).unwrap_err();
+        tell_parent(&end.to_string());
+    }));
 }
 
 /// A child that does this, dies with its parent, and runs no destructor.
@@ -142,7 +143,7 @@ fn lies(args: &[String]) {
 
 shm_testkit::children! {
     sends, receives, sends_when_told, receives_nothing, leaves_the_socket_to_a_child, does_nothing,
-    connects, lies, sends_from_a_namespace,
+    connects, lies, receives_in_a_namespace,
 }
 
 /// A child with one end of a socket, and the other end.
@@ -154,6 +155,11 @@ struct Peer {
 
 fn spawn(function: &str, ring_bytes: u64) -> Peer {
     let (ours, theirs) = UnixStream::pair().unwrap();
+    Peer { socket: Some(ours), ..spawn_at(function, &theirs, ring_bytes) }
+}
+
+/// A child with this end of a socket.
+fn spawn_at(function: &str, theirs: &UnixStream, ring_bytes: u64) -> Peer {
     let counter = backend::create(&Place::new(Backend::Memfd), "count", 4096).unwrap();
     let fds = [theirs.as_fd(), counter.fd().unwrap()];
     let numbers = fds.map(|fd| fd.as_raw_fd().to_string());
@@ -161,7 +167,7 @@ fn spawn(function: &str, ring_bytes: u64) -> Peer {
     let args = [numbers[0].as_str(), &numbers[1], &ring];
     let setup = Setup { args: &args, fds: &fds, ..Setup::default() };
     let child = Child::spawn_with(function, setup);
-    Peer { child, socket: Some(ours), counter }
+    Peer { child, socket: None, counter }
 }
 
 impl Peer {
@@ -266,24 +272,23 @@ fn pidfds_come_with_messages() -> bool {
 }
 
 #[test]
-fn a_peer_in_another_pid_namespace_is_a_peer_like_any_other() {
-    let mut peer = spawn("sends_from_a_namespace", 64);
-    let inside = peer.child.hear(LIMIT);
+fn a_death_is_seen_from_a_pid_namespace_in_which_the_dead_had_no_name() {
+    // A child of the one that will die holds the socket, so that nobody hangs up.
+    let mut peer = spawn("leaves_the_socket_to_a_child", 64);
+    let socket = peer.socket.take().unwrap();
+    let mut watcher = spawn_at("receives_in_a_namespace", &socket, 0).child;
+    drop(socket);
+    let inside = watcher.hear(LIMIT);
     if inside != "inside" {
         return println!("{inside}");
     }
-    let mut receiver = peer.receiver();
+    assert_eq!(watcher.hear(LIMIT), "attached");
     assert_eq!(peer.child.hear(LIMIT), "attached");
-    peer.child.say("send");
-    assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told");
-    // It ends without a word, and another one there holds the socket.
-    peer.child.say("exit");
     if !pidfds_come_with_messages() {
-        println!("not run: a death in another pid namespace shows from Linux 6.5 on");
-        assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
-        peer.child.kill();
+        return println!("not run: before Linux 6.5 such a death does not show");
     }
-    assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
+    peer.child.kill();
+    assert_eq!(watcher.hear(LIMIT), RecvError::PeerDied.to_string());
 }
 
 #[test]
