@@ -147,7 +147,7 @@ impl Control {
         let shape = Shape::at(offset, segments, participants);
         let region = mapping.region();
         // SAFETY: the caller's promise.
-        unsafe { region.place(offset, Head { hint: AtomicU64::new(0) }) }?;
+        unsafe { region.place(offset, Head::new()) }?;
         let free = Word::free(generation);
         for index in 0..shape.count {
             let word = if index + 1 == shape.count { free.alive() } else { free };
