@@ -35,7 +35,7 @@
 //! | attach | its bit | the same |
 //! | detach, after clearing | an empty set on an alive segment | looks whether anyone is in it: in every slot |
 //! | destroying | `moribund`, named; perhaps an object | as in create |
-//! | destroying, and the object would not go | `moribund`, named | as in create; the living owner tries again by itself (`Actor::retry`) |
+//! | destroying, and the object would not go | `moribund`, named | as in create. Who lives tries again, with his own and, by a compare-and-swap to his name, with those of whom no reaper remembers any more (`Actor::retry`) |
 //! | unpin | an unpinned segment, perhaps with an empty set | looks |
 //! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
 //!
