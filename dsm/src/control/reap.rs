@@ -22,9 +22,10 @@ impl<O: Objects> Actor<'_, O> {
         }
     }
 
-    /// Tries again to destroy the segments whose objects would not go (no descriptor was free, say):
-    /// this participant's own, and those of participants that [have left][Table::has_left] since.
-    /// A dead one's reaper that could not remove an object left it so, in the dead one's name.
+    /// Tries again to destroy the segments whose objects would not go (no descriptor was free,
+    /// say): this participant's own, and those of participants that [have left][Table::has_left]
+    /// since. A dead one's reaper that could not remove an object left it so, in the dead one's
+    /// name.
     ///
     /// `has_left` shows the caller all that was done in that name.
     ///

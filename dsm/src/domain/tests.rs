@@ -222,9 +222,8 @@ fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
     assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
 }
 
-/// A directory has taken the place of its file.
-/// Makes a segment of `domain` and destroys it, but for the object, which will not go until what
-/// stands at the path returned is gone.
+/// Makes a segment of `domain` and destroys it, but for the object, which will not go until the
+/// directory returned, which has taken the place of its file, is gone.
 fn destroy_in_vain(bench: &Bench, domain: &Domain) -> std::path::PathBuf {
     let segment = domain.create_segment(1).unwrap();
     let handle = segment.handle();
