@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::shared;
+use crash_common::{shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario};
@@ -37,9 +37,8 @@ impl Scenario for Create {
         notes.set(MADE, 1);
     }
 
-    /// The notes alone: padding holds what was on the creator's stack.
-    fn image(&self, _: &Arc<Mapping>) -> Vec<u8> {
-        Vec::new()
+    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
+        words_from(mapping, 0)
     }
 
     fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {

@@ -120,6 +120,7 @@ impl Scenario for TakeAndLeave {
 }
 
 fn main() {
-    Run::new(&TakeAndLeave { counted: true }).kill().finds("of 3 seats 2 are usable");
-    Run::new(&TakeAndLeave { counted: false }).kill().passes();
+    let everywhere = |counted| Run::new(&TakeAndLeave { counted }).points(usize::MAX).kill();
+    everywhere(true).finds("of 3 seats 2 are usable");
+    everywhere(false).passes();
 }

@@ -38,9 +38,10 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     /// How many points are tried of an operation with more instructions: those at which a death
     /// leaves something else than at the one before, and as many others as that leaves room for. In
-    /// the environment, `SHM_KILL_POINTS` lowers it; with `SHM_DEEP=1` it is all of the first kind,
-    /// whatever their number, and all others too of operations of up to 10,000 instructions. Below
-    /// 100, an operation of more than 20,000 instructions is tried at its system calls only.
+    /// the environment, `SHM_KILL_POINTS` lowers it. With `SHM_DEEP=1`, or for `usize::MAX`, it is
+    /// all of the first kind, whatever their number, and all others too of operations of up to
+    /// 10,000 instructions. Below 100, an operation of more than 20,000 instructions is tried at its
+    /// system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -143,7 +144,8 @@ impl<'s, S: Scenario> Run<'s, S> {
     }
 
     pub(super) fn points_wanted(&self) -> usize {
-        if std::env::var_os(DEEP).is_some_and(|deep| deep == "1") {
+        let is_deep = std::env::var_os(DEEP).is_some_and(|deep| deep == "1");
+        if is_deep || self.points == usize::MAX {
             return usize::MAX;
         }
         let told = std::env::var(POINTS).ok().and_then(|points| points.parse().ok());
