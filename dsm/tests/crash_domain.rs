@@ -245,11 +245,14 @@ fn on_each(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     }
 }
 
-/// And is made to fork.
+/// And is made to fork. What it looks through of `/proc`, and what of it follows from the nonce of a
+/// domain, is not of one length: of the points in there a few are missed.
 fn on_each_forked(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     for backend in if is_deep() { deep } else { few } {
         let case = case(*backend);
-        in_own_table(*backend, || Run::new(&case).points(POINTS).fork().passes());
+        in_own_table(*backend, || {
+            Run::new(&case).points(POINTS).allow_missed(20).allow_drifted(10).fork().passes();
+        });
     }
 }
 
@@ -541,9 +544,7 @@ fn who_makes_and_removes_objects_may_die_anywhere() {
     for backend in NAMED {
         let names = Names(backend);
         in_own_table(backend, || {
-            // The test process's heap is not the same each time it forks, so that of some thousand
-            // deaths a few are come to by another way through the allocator.
-            Run::new(&names).points(POINTS).allow_missed(20).allow_drifted(20).kill().passes();
+            Run::new(&names).points(POINTS).kill().passes();
         });
     }
 }

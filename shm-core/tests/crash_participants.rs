@@ -19,6 +19,9 @@ const SLOTS: u32 = 3;
 const DONE: usize = 0;
 /// So long one sleeps that is killed asleep.
 const NAP: Duration = Duration::from_secs(2);
+/// What one looks through of `/proc` is not of one length: so many points in there may be missed,
+/// where such points are tried.
+const MISSED_MAX: usize = 10;
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct World {
@@ -185,7 +188,6 @@ impl Scenario for AtTable {
     fn forked(&self, world: &World, doomed: &mut Doomed) -> Result<(), String> {
         let refuses = |me: &Arc<Member>| me.check_fork().is_err();
         let refused = doomed.as_ref().is_none_or(|(me, _)| refuses(me)) && refuses(&world.me);
-        drop(doomed.take());
         if refused { Ok(()) } else { Err("sits in its parent's seat".to_owned()) }
     }
 }
@@ -212,7 +214,7 @@ fn one_may_die_joining() {
         ..AT_TABLE
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).fork().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).fork().passes();
 }
 
 #[test]
@@ -223,10 +225,8 @@ fn one_may_die_leaving() {
         operate: |_, doomed| drop(doomed.take()),
         ..AT_TABLE
     };
-    // A thread ends, and its stack is given back: the test process's heap is not the same each time
-    // it forks, so that of a thousand deaths a few are come to by another way through the allocator.
-    Run::new(&scenario).allow_missed(20).kill().passes();
-    Run::new(&scenario).allow_missed(20).fork().passes();
+    Run::new(&scenario).kill().passes();
+    Run::new(&scenario).fork().passes();
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn one_may_die_waiting() {
         ..AT_TABLE
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).fork().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).fork().passes();
 }
 
 #[test]

@@ -462,10 +462,10 @@ impl Scenario for Receives {
         }))
     }
 
+    /// The receiver may be in the midst of learning of its peer: it is not dropped.
     fn forked(&self, _: &World, doomed: &mut Doomed<Receiver>) -> Result<(), String> {
         let receiver = doomed.half.as_mut().ok_or("has no receiver")?;
         let refused = matches!(receiver.occupied_bytes(), Err(RecvError::Forked));
-        drop(doomed.half.take());
         if refused { Ok(()) } else { Err("works with its parent's receiver".to_owned()) }
     }
 }
@@ -493,7 +493,8 @@ fn recv_all(receiver: &mut Option<Receiver>, notes: &Notes) {
 fn a_receiver_may_die_in_recv() {
     let scenario = receives("recv", recv_all);
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).fork().passes();
+    // What it looks through of `/proc` is not of one length: a few points in there are missed.
+    Run::new(&scenario).allow_missed(10).fork().passes();
 }
 
 #[test]

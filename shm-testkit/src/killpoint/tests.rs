@@ -350,12 +350,12 @@ fn a_forked_child_that_touches_anything_is_found() {
     Run::new(&plan).fork().finds("a child that it forked panicked: at the disco");
 }
 
-/// Between two stores there is a system call, and before them a long way.
-fn stores_around_a_call(words: &[AtomicU64], _: &Notes) {
-    for _ in 0..20_000 {
+/// Behind each store there is a system call, and before them a long way.
+fn stores_and_calls(words: &[AtomicU64], _: &Notes) {
+    for _ in 0..6_000 {
         std::hint::black_box(words);
     }
-    for word in &words[..2] {
+    for word in &words[..6] {
         word.store(1, Ordering::Relaxed);
         // SAFETY: asks for a number.
         unsafe { libc::getppid() };
@@ -364,15 +364,37 @@ fn stores_around_a_call(words: &[AtomicU64], _: &Notes) {
 
 #[test]
 fn of_a_long_operation_and_few_points_the_system_calls_are_tried() {
-    let plan = Plan::new("calls", stores_around_a_call, |words, _, _| {
-        let pair = [0, 1].map(|at: usize| words[at].load(Ordering::Relaxed));
-        if pair[0] == pair[1] { Ok(()) } else { Err(format!("torn: {pair:?}")) }
+    let plan = Plan::new("calls", stores_and_calls, |words, _, _| {
+        let stored: u64 = words[..6].iter().map(|word| word.load(Ordering::Relaxed)).sum();
+        if stored % 6 == 0 { Ok(()) } else { Err(format!("torn: {stored}")) }
     });
     let report = Run::new(&plan).points(50).kill();
     if report.not_run.is_none() {
-        // The marks, and before and behind two calls: in between it is torn.
-        assert_eq!((report.depth, report.points()), (report::Depth::Calls, 6), "{report}");
-        assert_eq!((report.missed, report.drifted, report.findings.len()), (0, 0, 2), "{report}");
+        // The marks, and before and behind each call: but for the last one it is torn.
+        assert_eq!((report.depth, report.points()), (report::Depth::Calls, 14), "{report}");
+        assert_eq!((report.missed, report.drifted, report.findings.len()), (0, 0, 10), "{report}");
+    }
+    report.finds("torn: 1");
+}
+
+#[test]
+fn no_death_is_left_out_where_few_are_tried() {
+    // Between two stores there is nothing, and before them more instructions than are all tried.
+    let stores = |words: &[AtomicU64], _: &Notes| {
+        for _ in 0..2_600 {
+            std::hint::black_box(words);
+        }
+        words[0].store(1, Ordering::Relaxed);
+        words[1].store(1, Ordering::Relaxed);
+    };
+    let plan = Plan::new("long gap", stores, |words, _, _| {
+        let pair = [0, 1].map(|at: usize| words[at].load(Ordering::Relaxed));
+        if pair[0] == pair[1] { Ok(()) } else { Err(format!("torn: {pair:?}")) }
+    });
+    let report = Run::new(&plan).points(usize::MAX).kill();
+    if report.not_run.is_none() {
+        assert_eq!((report.depth, report.worlds), (report::Depth::Worlds, 3), "{report}");
+        assert_eq!((report.points(), report.findings.len()), (4, 1), "{report}");
     }
     report.finds("torn: [1, 0]");
 }

@@ -413,16 +413,35 @@ pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Gives the allocator the same state in each child, whatever the parent did with it before: glibc
-/// keeps up to seven blocks of each small size per thread, and takes those first; and it asks the
-/// kernel for more where the rest of its heap is too small, and gives back what is too much.
+/// takes freed blocks first, and it asks the kernel for more where the rest of its heap is too
+/// small, and gives back what is too much.
 fn settle_heap() {
+    /// Freed blocks of a small size that a thread keeps for itself.
     const KEPT_MAX: usize = 7;
-    // Less than what has a mapping of its own, or is given back.
+    /// Less than what has a mapping of its own, or is given back.
     const REST: usize = 100 << 10;
-    for size in (24..=1032).step_by(16) {
-        // More than are kept, so that none is left; then as many as serve either way.
-        let block = |_| std::hint::black_box(Vec::with_capacity(size));
-        let blocks: [Vec<u8>; KEPT_MAX + 1] = std::array::from_fn(block);
+    /// So many bytes are taken: where the allocator does not go upward, there is no end to see.
+    const FREE_MAX: usize = 1 << 20;
+    let take = |size| std::hint::black_box(Vec::<u8>::with_capacity(size));
+    let small = (0..64).map(|nth| 24 + 16 * nth);
+    // Everything that was freed is taken, large blocks first, until one comes from the rest behind
+    // all that is in use.
+    let (mut behind, mut taken) = (0, 0);
+    for size in (0..7).map(|nth| REST >> nth).chain(small.clone().rev()) {
+        while taken < FREE_MAX {
+            let block = take(size);
+            let address = block.as_ptr() as usize;
+            std::mem::forget(block);
+            taken += size;
+            if address > behind {
+                behind = address;
+                break;
+            }
+        }
+    }
+    // Then as many small ones are free as serve a thread either way.
+    for size in small {
+        let blocks: [Vec<u8>; KEPT_MAX] = std::array::from_fn(|_| take(size));
         for (index, block) in blocks.into_iter().enumerate() {
             if index < KEPT_MAX / 2 {
                 drop(block);
@@ -431,7 +450,7 @@ fn settle_heap() {
             }
         }
     }
-    drop(std::hint::black_box(Vec::<u8>::with_capacity(REST)));
+    drop(take(REST));
 }
 
 fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {
