@@ -493,8 +493,9 @@ fn recv_all(receiver: &mut Option<Receiver>, notes: &Notes) {
 fn a_receiver_may_die_in_recv() {
     let scenario = receives("recv", recv_all);
     Run::new(&scenario).kill().passes();
-    // What it looks through of `/proc` is not of one length: a few points in there are missed.
-    Run::new(&scenario).allow_missed(10).fork().passes();
+    // What it looks through of `/proc` is not of one length: a few points in there are missed, or
+    // come to a little later.
+    Run::new(&scenario).allow_missed(10).allow_drifted(10).fork().passes();
 }
 
 #[test]
