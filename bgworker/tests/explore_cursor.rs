@@ -116,7 +116,8 @@ fn leader(world: &World, workers: usize) -> Process<'_> {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("work cursor", name)
+    // More than any case has in ordinary runs; in deep ones ten times as many, and no end otherwise.
+    Scenario::new("work cursor", name).states_at_most(400_000)
 }
 
 /// A leader and so many workers, any of whom may die.

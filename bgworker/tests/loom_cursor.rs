@@ -111,7 +111,7 @@ fn who_waits([leader, survivor]: [Life; 2]) {
         None => process_ends(&table, leaders),
     }
     waiting.join().unwrap();
-    [me, dead].map(std::mem::forget);
+    std::mem::forget((me, dead));
 }
 
 #[test]
