@@ -245,8 +245,8 @@ fn on_each(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     }
 }
 
-/// And is made to fork. What it looks through of `/proc`, and what of it follows from the nonce of a
-/// domain, is not of one length: of the points in there a few are missed.
+/// And is made to fork. What it looks through of `/proc`, and what follows from a domain's nonce,
+/// is not of one length: of the points in there a few are missed, or come to a little later.
 fn on_each_forked(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     for backend in if is_deep() { deep } else { few } {
         let case = case(*backend);

@@ -40,8 +40,8 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// leaves something else than at the one before, and as many others as that leaves room for. In
     /// the environment, `SHM_KILL_POINTS` lowers it. With `SHM_DEEP=1`, or for `usize::MAX`, it is
     /// all of the first kind, whatever their number, and all others too of operations of up to
-    /// 10,000 instructions. Below 100, an operation of more than 20,000 instructions is tried at its
-    /// system calls only.
+    /// 10,000 instructions. Below 100, an operation of more than 20,000 instructions is tried at
+    /// its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
