@@ -21,7 +21,7 @@ const DONE: usize = 0;
 const NAP: Duration = Duration::from_secs(2);
 /// What one looks through of `/proc` is not of one length: so many points in there may be missed,
 /// or come to a little later, where such points are tried.
-const ASTRAY_MAX: usize = 10;
+const ASTRAY_MAX: usize = 30;
 const LIMIT: Duration = Duration::from_secs(60);
 
 struct World {
