@@ -230,7 +230,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_secs(30);
     const HELD: u32 = 4711;
 
     fn table() -> Table {

@@ -4,6 +4,7 @@ use crate::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -86,12 +87,17 @@ pub(super) fn of(pid: u32) -> io::Result<ProcessId> {
 pub(super) fn namespaces() -> io::Result<Namespaces> {
     my_stat()?;
     let pid = std::fs::metadata("/proc/self/ns/pid")?.ino();
-    let time = match std::fs::metadata("/proc/self/ns/time") {
-        Ok(about) => about.ino(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(e),
-    };
+    let time = time_namespace(std::fs::metadata("/proc/self/ns/time"))?;
     Ok(Namespaces { pid, time })
+}
+
+/// 0 where the kernel has no time namespaces.
+fn time_namespace(about: io::Result<Metadata>) -> io::Result<u64> {
+    match about {
+        Ok(about) => Ok(about.ino()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e),
+    }
 }
 
 pub(super) fn liveness(process: ProcessId) -> Liveness {
@@ -310,6 +316,16 @@ mod tests {
         let zombie = |state, threads| Stat { pid: 1, state, threads, start_ticks: 1 }.is_zombie();
         assert!(zombie(b'Z', 1) && zombie(b'X', 0));
         assert!(!zombie(b'Z', 2) && !zombie(b'S', 1));
+    }
+
+    #[test]
+    fn a_time_namespace_that_is_hidden_is_not_none() {
+        let got = |kind: io::ErrorKind| time_namespace(Err(kind.into())).ok();
+        assert_eq!(got(io::ErrorKind::NotFound), Some(0), "a kernel without");
+        assert_eq!(got(io::ErrorKind::PermissionDenied), None);
+        let about = std::fs::metadata(".").unwrap();
+        let number = about.ino();
+        assert_eq!(time_namespace(Ok(about)).ok(), Some(number));
     }
 
     #[test]

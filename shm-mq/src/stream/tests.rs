@@ -4,6 +4,7 @@ use super::sender::Outgoing;
 use super::*;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::participants::Table;
+use shm_core::process::ProcessId;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -149,6 +150,22 @@ fn nobody_has_attached_yet() {
     sender.wait_for_peer(None).unwrap();
     receiver.wait_for_peer(None).unwrap();
     assert_eq!(*receiver.recv().unwrap(), *b"fits");
+}
+
+#[test]
+fn an_expected_peer_that_has_died_does_not_come() {
+    let me = ProcessId::me();
+    let dead = ProcessId::new(me.pid(), me.start_ticks() - 1).unwrap();
+    let soon = || Some(Instant::now() + SHORT);
+    let (one, two) = (world(64), world(64));
+    let mut receiver = one.stream.receiver(&one.other).unwrap();
+    assert_eq!(receiver.wait_for_peer(soon()), Err(RecvError::TimedOut));
+    receiver.expect_peer(dead);
+    assert_eq!(receiver.wait_for_peer(soon()), Err(RecvError::PeerDied));
+    assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied);
+    let mut sender = two.stream.sender(&two.me).unwrap();
+    sender.expect_peer(dead);
+    assert_eq!(sender.wait_for_peer(soon()), Err(SendError::PeerDied));
 }
 
 #[test]
