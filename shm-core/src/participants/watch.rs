@@ -323,6 +323,7 @@ mod tests {
         let (me, peer) = (join(&table, waiting), table.join().unwrap());
         let watch = me.watch(peer.id());
         let life = &watch.slot().unwrap().life;
+        assert!(matches!(watch.arm(), Armed::Word(word, _) if std::ptr::eq(word, life)));
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| {
                 let deadline = Some(Instant::now() + timeout);
@@ -354,6 +355,7 @@ mod tests {
         let life = &watch.slot().unwrap().life;
         let (marked, ended) = (libc::FUTEX_OWNER_DIED, AtomicBool::new(false));
         life.word().store(marked, Ordering::Relaxed);
+        assert!(!Life(marked).is_held());
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| {
                 let woken = life.wait(marked, Some(Instant::now() + LIMIT));

@@ -209,6 +209,17 @@ fn pushed_messages_show_after_a_quarter_of_the_ring() {
 }
 
 #[test]
+fn the_sender_is_told_when_more_than_a_quarter_of_the_ring_is_consumed() {
+    let world = world(64);
+    let (mut sender, mut receiver) = world.ends();
+    for (consumed, told) in [(16, 0), (32, 32), (48, 32), (64, 64)] {
+        sender.send(&[0; 8]).unwrap();
+        assert_eq!(*receiver.recv().unwrap(), [0; 8]);
+        assert_eq!(world.stream.status().read, told, "of {consumed}");
+    }
+}
+
+#[test]
 fn a_message_cut_off_by_a_deadline_is_discarded() {
     let (mut sender, mut receiver) = world(16).ends();
     assert_eq!(sender.send_timeout(&[1; 40], SHORT), Err(SendError::TimedOut));
@@ -268,6 +279,7 @@ fn a_whole_message_is_not_copied() {
     let (mut sender, mut receiver) = world.ends();
     sender.send(&[7; 40]).unwrap();
     let message = receiver.recv().unwrap();
+    assert_eq!(format!("{message:?}"), format!("Message({:?})", [7; 40]));
     let base = world.mapping.region().base().addr().get();
     let address = message.as_ptr().addr();
     assert!((base..base + world.mapping.len()).contains(&address), "it lies in the mapping");
@@ -307,6 +319,18 @@ fn a_position_of_nonsense_is_corrupt_for_good() {
         world.stream.shared.read.store(0, Ordering::Relaxed);
         assert_eq!(sender.try_send(b""), Err(SendError::Corrupt), "it stays so");
     }
+}
+
+#[test]
+fn a_position_more_than_a_ring_ahead_of_what_was_given_back_is_corrupt() {
+    let world = world(64);
+    let (mut sender, mut receiver) = world.ends();
+    sender.send(&[0; 32]).unwrap();
+    assert_eq!(receiver.occupied_bytes(), Ok(40));
+    world.stream.shared.written.store(64, Ordering::Relaxed);
+    assert_eq!(receiver.occupied_bytes(), Ok(64));
+    world.stream.shared.written.store(72, Ordering::Relaxed);
+    assert_eq!(receiver.occupied_bytes(), Err(RecvError::Corrupt));
 }
 
 #[test]
