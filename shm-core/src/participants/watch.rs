@@ -287,8 +287,24 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_one_is_dead_soon() {
+    fn a_dead_one_is_gone_with_a_mark_and_without() {
+        for life in [0, libc::FUTEX_OWNER_DIED] {
+            let watch = watch_of_the_dead(&table(), Waiting::Bounded);
+            watch.slot().unwrap().life.word().store(life, Ordering::Relaxed);
+            assert!(matches!(watch.arm(), Armed::Gone), "{life:x}");
+        }
         assert!(watch_of_the_dead(&table(), Waiting::Bounded).is_dead_soon());
+    }
+
+    #[test]
+    fn a_living_one_is_given_a_moment_to_end() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let (watch, before) = (me.watch(peer.id()), Instant::now());
+        assert!(!watch.is_dead_soon());
+        // Where there are no pidfds there is nothing to wait on.
+        let can_wait = ProcessHandle::open(peer.process()).is_ok();
+        assert!(!can_wait || before.elapsed() >= DOUBTFUL_SLEEP_MIN);
     }
 
     #[test]

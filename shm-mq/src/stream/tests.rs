@@ -190,6 +190,8 @@ fn try_send_is_all_or_nothing() {
     assert_eq!(*receiver.try_recv().unwrap(), [1; 16]);
     assert_eq!(*receiver.try_recv().unwrap(), [3; 4]);
     assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    sender.try_send(&[4; 24]).unwrap();
+    assert_eq!(*receiver.try_recv().unwrap(), [4; 24], "the largest");
 }
 
 #[test]
