@@ -317,6 +317,7 @@ mod tests {
         let table = table();
         let (me, peer) = (table.join().unwrap(), table.join().unwrap());
         let watch = me.watch(peer.id());
+        assert_eq!((watch.peer(), watch.process()), (peer.id(), Some(peer.process())));
         assert!(!watch.is_dead(), "and the kernel has just been asked");
         drop(peer);
         assert!(watch.is_dead());
