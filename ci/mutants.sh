@@ -54,7 +54,7 @@ pass() {
 
 # Prints what came of it, also where it ended before its time. Fails on a survivor not listed.
 figures() {
-    local of kind
+    local of kind name log failed
     for of in "${crates[@]/#/$out/}"; do
         [ -e "$of/all.txt" ] || continue
         for kind in caught timeout unviable missed; do
@@ -64,7 +64,11 @@ figures() {
         sort -u "$of"/{caught,timeout}.txt | comm -13 - "$of/missed.txt" >"$of/survived.txt"
         sort -u "$of"/{caught,timeout,unviable,missed}.txt | comm -13 - "$of/all.txt" \
             >"$of/not-tried.txt"
-        sed 's/^/ran out of time: /' "$of/timeout.txt"
+        while read -r name; do
+            log=$(grep -rlxF -e "*** $name" "$of"/*/mutants.out/log | tail -1)
+            failed=$(grep -c '^test .* FAILED$' "$log" || true)
+            echo "ran out of time, $failed tests having failed: $name"
+        done <"$of/timeout.txt"
         sed 's/^/NOT TRIED: /' "$of/not-tried.txt"
         printf '%s:' "${of##*/}"
         for kind in all unviable caught timeout survived not-tried; do

@@ -238,9 +238,11 @@ fn pieces_arrive_as_one_message() {
     let (mut sender, mut receiver) = world(16).ends();
     let pieces: [&[u8]; 5] = [b"", b"one", b"", b"and another", b"."];
     let mut sending = sender.start_vectored(&pieces).unwrap();
+    assert_eq!(sending.remaining(), 15);
     while sending.poll().is_err() {
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
     }
+    assert_eq!(sending.remaining(), 0);
     assert_eq!(*receiver.recv().unwrap(), *b"oneand another.");
     sender.send_vectored(&[]).unwrap();
     assert_eq!(*receiver.recv().unwrap(), *b"");
