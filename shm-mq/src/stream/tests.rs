@@ -5,6 +5,8 @@ use super::*;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::participants::Table;
 use shm_core::process::ProcessId;
+use shm_core::trust::Hostile;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -255,6 +257,20 @@ fn a_message_too_long_is_refused() {
     let pieces = vec![&page[..]; 1 << 14];
     assert_eq!(sender.send_vectored(&pieces), Err(SendError::TooLong { len: 1 << 30 }));
     assert_eq!(sender.free_space(), Ok(64));
+}
+
+#[test]
+fn the_longest_message_that_a_receiver_takes_of_a_hostile_sender_is_taken() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let limits = Limits { ring_bytes_max: 64, message_bytes_max: 300 };
+    let peer = std::thread::spawn(move || {
+        let mut receiver = Receiver::<Hostile>::connect(theirs, limits, None).unwrap();
+        receiver.recv().map(|message| message.to_vec())
+    });
+    let mut sender = Sender::<Hostile>::connect(ours, 64, None).unwrap();
+    assert_eq!(sender.send(&[7; 301]), Err(SendError::TooLong { len: 301 }));
+    sender.send(&[7; 300]).unwrap();
+    assert_eq!(peer.join().unwrap().unwrap(), [7; 300]);
 }
 
 #[test]
