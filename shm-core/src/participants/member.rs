@@ -274,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn a_seat_that_is_taken_says_so_at_once() {
+        let (table, joining) = (table(), Claim::new(Seat::Joining, ProcessId::me()));
+        assert_eq!(table.take_free(joining), Some(0));
+        assert_eq!(table.slots()[0].claim.load(Ordering::Relaxed), joining.to_bits());
+        assert_eq!((table.take_free(joining), table.take_free(joining)), (Some(1), None));
+    }
+
+    #[test]
     fn who_panics_leaves_all_the_same() {
         let table = table();
         let member = table.join().unwrap();

@@ -206,8 +206,13 @@ pub fn wait(
         if until == deadline || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Outcome::TimedOut;
         }
-        doubtful_sleep = (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX);
+        doubtful_sleep = longer(doubtful_sleep);
     }
+}
+
+/// How long to sleep after a doubtful sleep in vain.
+fn longer(doubtful_sleep: Duration) -> Duration {
+    (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX)
 }
 
 /// When to stop sleeping: a caller without peers has nobody to look after.
@@ -407,6 +412,15 @@ mod tests {
             let deadline = Instant::now() + DOUBTFUL_SLEEP_MIN;
             let outcome = wait(&event, event.prepare(), &vec![&watch; count], Some(deadline));
             assert_eq!(outcome, Outcome::TimedOut, "{count} peers");
+        }
+    }
+
+    #[test]
+    fn doubtful_sleeps_grow_to_bounded_ones() {
+        let mut sleep = DOUBTFUL_SLEEP_MIN;
+        for milliseconds in [1, 2, 4, 8, 16, 32, 64, 100, 100] {
+            assert_eq!(sleep, Duration::from_millis(milliseconds));
+            sleep = longer(sleep);
         }
     }
 
