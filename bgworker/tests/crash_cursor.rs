@@ -5,10 +5,9 @@
 mod crash_common;
 
 use bgworker::cursor::{Claim, WorkCursor};
-use crash_common::shared;
+use crash_common::{shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
-use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::killpoint::{End, Notes, Run, Scenario};
 use std::sync::Arc;
 
@@ -92,11 +91,9 @@ impl Scenario for Work {
         }
     }
 
-    /// The pieces alone: the table names processes, and the cursor's head has padding.
+    /// The cursor alone: the table names processes.
     fn image(&self, world: &World) -> Vec<u8> {
-        let at = AT + WorkCursor::bytes_for(0);
-        let pieces: &[AtomicU64] = world.mapping.region().share_slice(at, PIECES).unwrap();
-        pieces.iter().flat_map(|piece| piece.load(Ordering::Relaxed).to_ne_bytes()).collect()
+        words_from(&world.mapping, AT)
     }
 
     fn check(&self, world: World, notes: &Notes, end: End) -> Result<(), String> {
@@ -164,8 +161,8 @@ impl Scenario for Lead {
         notes.count(DONE);
     }
 
-    fn image(&self, _: &World) -> Vec<u8> {
-        Vec::new()
+    fn image(&self, world: &World) -> Vec<u8> {
+        words_from(&world.mapping, AT)
     }
 
     fn check(&self, world: World, notes: &Notes, end: End) -> Result<(), String> {

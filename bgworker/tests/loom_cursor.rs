@@ -1,21 +1,30 @@
-//! The work cursor: each piece counts once, and none is lost, whichever worker dies where.
+//! The work cursor: each piece counts once, and none is lost, whoever dies where.
 //!
 //! Two workers claim and a leader gives back what the dead one held. A result travels to the leader
 //! by the join of its thread, as it does by a queue in production. A worker that waits wakes when a
-//! piece comes back. The cursor's accesses are all relaxed, so there is no ordering to weaken.
+//! piece comes back, and when the leader dies. The cursor's accesses are all relaxed, and
+//! `no_ordering_is_needed` holds it to that.
 #![cfg(all(shm_loom, not(shm_shuttle)))]
 use bgworker::cursor::{Claim, WorkCursor};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
+use shm_core::participants::{Member, Table, process_ends};
+use shm_core::process::model::become_process;
 use shm_core::sync::{AtomicU32, Ordering};
-use shm_testkit::model::{self, Deaths};
+use shm_testkit::model::thread::JoinHandle;
+use shm_testkit::model::{self, Life};
 use std::sync::{Arc, Mutex};
+
+const PIECES: u64 = 2;
+
+fn table(slots: u32) -> Table {
+    let mapping = Mapping::heap(4096);
+    // SAFETY: nobody else has the mapping yet.
+    unsafe { Table::create(&mapping, 0, slots) }.unwrap()
+}
 
 /// Seats of this process.
 fn members<const N: usize>() -> [Arc<Member>; N] {
-    let mapping = Mapping::heap(4096);
-    // SAFETY: nobody else has the mapping yet.
-    let table = unsafe { Table::create(&mapping, 0, N as u32) }.unwrap();
+    let table = table(N as u32);
     std::array::from_fn(|_| table.join().unwrap())
 }
 
@@ -32,81 +41,113 @@ fn work(cursor: &WorkCursor, me: &Member, sent: &Mutex<Vec<u64>>) {
     }
 }
 
-/// A worker that may die at any access, one that lives, and the leader, which releases as soon as
-/// the death is certain, while the other goes on claiming.
-fn a_worker_dies(fuel: u32, deaths: &Deaths) {
-    const PIECES: u64 = 2;
-    let cursor = cursor(PIECES);
-    let [mortal, survivor] = members();
-    let dying = model::thread::spawn({
-        let (cursor, deaths, mortal) = (cursor.clone(), deaths.clone(), mortal.clone());
-        move || {
-            let sent = Mutex::new(Vec::new());
-            if model::mortal(fuel, || work(&cursor, &mortal, &sent)).is_none() {
-                deaths.died();
-            }
-            sent.into_inner().unwrap()
-        }
-    });
-    let going_on = model::thread::spawn({
-        let (cursor, survivor) = (cursor.clone(), survivor.clone());
-        move || {
-            let sent = Mutex::new(Vec::new());
-            work(&cursor, &survivor, &sent);
-            sent.into_inner().unwrap()
-        }
-    });
-    let mut counted = Vec::new();
-    for index in dying.join().unwrap() {
-        assert!(cursor.complete(index, mortal.id()), "it held what it sent");
-        counted.push(index);
-    }
-    cursor.release(mortal.id());
-    for index in going_on.join().unwrap() {
-        assert!(cursor.complete(index, survivor.id()), "it held what it sent");
-        counted.push(index);
-    }
-    // What came back too late for the survivor is free for its next round.
-    let sent = Mutex::new(Vec::new());
-    work(&cursor, &survivor, &sent);
-    for index in sent.into_inner().unwrap() {
-        assert!(cursor.complete(index, survivor.id()));
-        counted.push(index);
-    }
-    counted.sort_unstable();
-    assert_eq!(counted, (0..PIECES).collect::<Vec<_>>(), "each piece once");
-    assert_eq!(cursor.claim(&survivor), Ok(Claim::NothingFree));
+/// A worker: what it has sent, and whether it died.
+fn worker(cursor: &WorkCursor, me: &Arc<Member>, life: Life) -> JoinHandle<(Vec<u64>, bool)> {
+    let (cursor, me) = (cursor.clone(), me.clone());
+    model::thread::spawn(move || {
+        let sent = Mutex::new(Vec::new());
+        let died = life.run(|| work(&cursor, &me, &sent)).is_none();
+        (sent.into_inner().unwrap(), died)
+    })
 }
 
-/// The leader gives a piece back while the one worker left looks for work, or sleeps: it finds the
-/// piece, or the model hangs.
-fn who_waits_finds_what_comes_back() {
-    let cursor = cursor(1);
-    let [leader, dead, survivor] = members();
-    assert_eq!(cursor.claim(&dead), Ok(Claim::Piece(0)));
-    let watch = survivor.watch(leader.id());
-    let waiting = model::thread::spawn({
-        let (cursor, survivor) = (cursor.clone(), survivor.clone());
-        move || {
-            while cursor.claim(&survivor) != Ok(Claim::Piece(0)) {
-                cursor.wait_for_work(&watch, None);
-            }
+/// Two workers, and the leader, which gives back what a dead one held while the other may go on.
+/// Who comes later does the rest.
+fn a_job([leader, one, other]: [Life; 3]) {
+    let cursor = cursor(PIECES);
+    let [first, second, late] = members();
+    let mut threads = vec![worker(&cursor, &first, one), worker(&cursor, &second, other)];
+    let mut counted = Vec::new();
+    let mut take = |(sent, died): (Vec<u64>, bool), worker: &Member| {
+        for index in sent {
+            assert!(cursor.complete(index, worker.id()), "it held what it sent");
+            counted.push(index);
         }
+        if died {
+            cursor.release(worker.id());
+        }
+    };
+    let lived = leader.run(|| {
+        take(threads.remove(0).join().unwrap(), &first);
+        take(threads.remove(0).join().unwrap(), &second);
+        // Where no worker is left, and for what came back too late.
+        let sent = Mutex::new(Vec::new());
+        work(&cursor, &late, &sent);
+        take((sent.into_inner().unwrap(), false), &late);
     });
-    assert_eq!(cursor.release(dead.id()), 1);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    if lived.is_some() {
+        counted.sort_unstable();
+        assert_eq!(counted, (0..PIECES).collect::<Vec<_>>(), "each piece once");
+    }
+    // The leader's death ends the job, and leaves nothing that cannot be looked at.
+    assert_ne!(cursor.claim(&late), Ok(Claim::Finished));
+}
+
+/// The leader gives a piece back, or dies, while the one worker left looks for work, or sleeps: it
+/// finds the piece, or that the leader has died, or the model hangs.
+fn who_waits([leader, survivor]: [Life; 2]) {
+    let (cursor, table) = (cursor(1), table(3));
+    let me = table.join().unwrap();
+    let dead = table.join().unwrap();
+    become_process(2);
+    let member = table.join().unwrap();
+    become_process(1);
+    assert_eq!(cursor.claim(&dead), Ok(Claim::Piece(0)));
+    let (watch, leaders, theirs) = (member.watch(me.id()), me.process(), cursor.clone());
+    let waiting = model::thread::spawn(move || {
+        become_process(2);
+        survivor.run(|| {
+            while theirs.claim(&member) != Ok(Claim::Piece(0)) && !watch.is_dead() {
+                theirs.wait_for_work(&watch, None);
+            }
+        });
+        std::mem::forget(member);
+    });
+    match leader.run(|| cursor.release(dead.id())) {
+        Some(back) => assert_eq!(back, 1),
+        None => process_ends(&table, leaders),
+    }
     waiting.join().unwrap();
+    std::mem::forget((me, dead));
 }
 
 #[test]
+fn whoever_has_a_part_in_a_job_may_die_anywhere() {
+    let bound = model::preemption_bound();
+    // Three processes: one preemption less than elsewhere.
+    println!("cursor, one death: {:?}", model::every_death_of(bound - 1, a_job));
+    println!("cursor, two deaths: {:?}", model::every_two_deaths(bound - 2, a_job));
+}
+
+/// A worker that claims, another, and the leader: at the full bound, the worker alone dies.
+#[test]
 fn a_worker_may_die_anywhere() {
-    let tried = model::every_death(a_worker_dies);
-    println!("cursor: {tried:?}");
-    assert!(tried.deaths > 0);
+    let tried = model::every_death_of(model::preemption_bound(), |[one]: [Life; 1]| {
+        a_job([Life::endless(), one, Life::endless()]);
+    });
+    println!("cursor, a worker: {tried:?}");
 }
 
 #[test]
 fn a_piece_that_comes_back_wakes_who_waits() {
-    model::check(who_waits_finds_what_comes_back);
+    let bound = model::preemption_bound();
+    println!("cursor, waiting, one death: {:?}", model::every_death_of(bound, who_waits));
+    println!("cursor, waiting, two deaths: {:?}", model::every_two_deaths(bound - 1, who_waits));
+}
+
+/// The models pass, and the code under them has no ordering but `Relaxed`.
+#[test]
+fn no_ordering_is_needed() {
+    let met = |files: &[&str]| {
+        model::every_ordering_matters(files, || {
+            model::check_bounded(Some(1), || a_job(std::array::from_fn(|_| Life::endless())));
+            model::check(|| who_waits([Life::endless(), Life::endless()]));
+        });
+    };
+    model::finds("no ordering site met", || met(&["bgworker/src/cursor/"]));
 }
 
 /// Planted bug: a piece found free is claimed by a store.

@@ -20,9 +20,9 @@
 //! A key is claimed in one place only: entries fill up in order and never empty again, so two
 //! inserters of one key pass the same full entries and meet at the first empty one, where one
 //! compare-and-swap fails and shows the other's key.
-use shm_core::BadPtr;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_core::{BadPtr, Reserved, shm_sync};
 use std::sync::Arc;
 
 /// Chunks begin at multiples of this, or of what [`Toc::allocate`] was asked for if that is more.
@@ -52,6 +52,7 @@ struct Header {
     total: AtomicU64,
     entries: AtomicU64,
     allocated: AtomicU64,
+    reserved: Reserved<3>,
 }
 
 /// One entry. `key` is set once (key + 1), then `value` once (offset + 1).
@@ -65,10 +66,8 @@ struct Entry {
 #[cfg(not(shm_loom))]
 const _: () = assert!(size_of::<Header>() == 64 && size_of::<Entry>() == 16);
 
-// SAFETY: atomics only.
-unsafe impl shm_core::ShmSync for Header {}
-// SAFETY: atomics only.
-unsafe impl shm_core::ShmSync for Entry {}
+shm_sync!(Header { magic, layout, total, entries, allocated, reserved });
+shm_sync!(Entry { key, value });
 
 impl Header {
     fn new() -> Header {
@@ -78,6 +77,7 @@ impl Header {
             total: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
+            reserved: Reserved::new(),
         }
     }
 }

@@ -10,7 +10,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 
-use crash_common::{shared, without};
+use crash_common::shared;
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
 use shm_core::participants::ParticipantId;
@@ -25,8 +25,6 @@ const SURVIVOR: u32 = 2;
 /// Whom the doomed one reaps.
 const DEAD: u32 = 3;
 const BYTES: u64 = 4096;
-/// In the table's head.
-const PADDING: std::ops::Range<usize> = 8..64;
 /// In the notes: steps that are done, counted. The step that comes next may be half done.
 const DONE: usize = 0;
 
@@ -245,7 +243,7 @@ impl Scenario for Case {
     }
 
     fn image(&self, world: &World) -> Vec<u8> {
-        without(world.memory.copy(), &[PADDING])
+        world.memory.copy()
     }
 
     fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
@@ -394,8 +392,27 @@ const LAST_OUT: Case = Case {
     operate: |world, actor, done| {
         actor.detach(first());
         assert!(world.control.leftovers() == [first()] || world.control.leftovers().is_empty());
-        actor.retry();
+        actor.retry(|_| false);
         done();
+    },
+    expect: |world, _| world.expect(first(), Some(false)),
+};
+
+const TAKE_OVER: Case = Case {
+    name: "retry what one that left could not remove",
+    operations: &["dsm::control::Actor::retry"],
+    is_accompanied: true,
+    setup: |world| {
+        world.create(DEAD).unwrap();
+        world.shelf().words[Shelf::REFUSALS].store(3, Ordering::Relaxed);
+        world.acting(DEAD, |actor| actor.detach(first()));
+        world.acting(DEAD, |actor| actor.clean_up());
+    },
+    operate: |_, actor, done| {
+        for _ in 0..2 {
+            actor.retry(|owner| owner == participant(DEAD));
+            done();
+        }
     },
     expect: |world, _| world.expect(first(), Some(false)),
 };
@@ -467,8 +484,8 @@ const REAP: Case = Case {
     },
 };
 
-const ALL: [Case; 8] =
-    [CREATE_AND_PIN, GIVE_BACK, VISIT, LAST_OUT, LEAVE, LEAVE_PINNED, CLOSE, REAP];
+const ALL: [Case; 9] =
+    [CREATE_AND_PIN, GIVE_BACK, VISIT, LAST_OUT, TAKE_OVER, LEAVE, LEAVE_PINNED, CLOSE, REAP];
 
 #[test]
 fn whoever_dies_is_cleaned_up_after() {
@@ -486,7 +503,7 @@ fn who_stands_still_hinders_nobody() {
 
 #[test]
 fn who_cleans_up_may_die_too() {
-    for case in [CREATE_AND_PIN, LAST_OUT] {
+    for case in [CREATE_AND_PIN, LAST_OUT, TAKE_OVER] {
         Run::new(&case).points(30).nested().passes();
     }
 }

@@ -5,7 +5,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 
-use crash_common::{shared, without};
+use crash_common::shared;
 use dsm::toc::{CHUNK_ALIGN_MAX, Toc, TocError};
 use shm_core::mapping::Mapping;
 use shm_core::sync::{AtomicU64, Ordering};
@@ -19,8 +19,6 @@ const HEAD: u64 = 64 + 64;
 /// What stands in a chunk that has been filed.
 const WHOLE: u64 = 0xfeed;
 const CHUNK: u64 = 128;
-/// In the header.
-const PADDING: std::ops::Range<usize> = 40..64;
 
 const OLD: u64 = 1;
 const KEY: u64 = 2;
@@ -51,7 +49,7 @@ impl World {
     }
 
     fn image(&self) -> Vec<u8> {
-        without(self.memory.copy(), &[PADDING])
+        self.memory.copy()
     }
 
     fn toc(&self) -> Toc {

@@ -134,7 +134,7 @@ fn act(trials: &Trials, seed: u64, control: &Control, actor: &Actor<'_, System>)
         trials.call(seed, "detach", || actor.detach(handle));
         trials.call(seed, "unpin", || actor.unpin(handle));
     }
-    trials.call(seed, "retry", || actor.retry());
+    trials.call(seed, "retry", || actor.retry(|_| true));
 }
 
 fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>) {

@@ -1,10 +1,10 @@
-//! The table of contents: whichever inserter dies where, a key has one value, and whoever finds it
+//! The table of contents: whoever dies where, a key has one value, and whoever finds it
 //! finds the chunk's contents.
 #![cfg(all(shm_loom, not(shm_shuttle)))]
 use dsm::toc::{Toc, TocError};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::model::{self, Deaths};
+use shm_testkit::model::{self, Life};
 use std::sync::Arc;
 
 const MAGIC: u64 = 7;
@@ -48,80 +48,71 @@ fn look(toc: &Toc, mapping: &Arc<Mapping>) -> Option<u64> {
     Some(offset)
 }
 
-/// Two insert the same key, one of them may die at any access, a third looks.
-fn one_key(fuel: u32, deaths: &Deaths, order: Order) {
+/// Two insert the same key, a third looks.
+fn one_key([one, other, reader]: [Life; 3], order: Order) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::create(&mapping, MAGIC, 2).unwrap();
     let chunks = [chunk(&toc, &mapping), chunk(&toc, &mapping)];
-    let (theirs, (offset, word), deaths) = (toc.clone(), chunks[0].clone(), deaths.clone());
-    let mortal = model::thread::spawn(move || {
-        let end = model::mortal(fuel, || insert(&theirs, KEY, offset, &word, order));
-        if end.is_none() {
-            deaths.died();
-        }
-        end
-    });
+    let (theirs, (offset, word)) = (toc.clone(), chunks[0].clone());
+    let other =
+        model::thread::spawn(move || other.run(|| insert(&theirs, KEY, offset, &word, order)));
     let (theirs, memory) = (toc.clone(), mapping.clone());
-    let reader = model::thread::spawn(move || look(&theirs, &memory));
+    let reader = model::thread::spawn(move || reader.run(|| look(&theirs, &memory)));
 
-    let ours = insert(&toc, KEY, chunks[1].0, &chunks[1].1, Order::WriteThenInsert);
-    let won = look(&toc, &mapping).expect("somebody has inserted");
-    let seen = reader.join().unwrap();
-    let theirs = mortal.join().unwrap();
+    let (offset, word) = &chunks[1];
+    let ours = one.run(|| insert(&toc, KEY, *offset, word, Order::WriteThenInsert));
+    let (seen, theirs) = (reader.join().unwrap(), other.join().unwrap());
 
-    assert!(seen.is_none_or(|offset| offset == won), "a key never changes its value");
-    assert_eq!(ours, won == chunks[1].0);
-    assert!(theirs.is_none_or(|won| won != ours), "one of two inserters wins");
+    let won = look(&toc, &mapping);
+    assert!(won.is_some() || ours.or(theirs).is_none(), "somebody has inserted");
+    let is_won = |seen: Option<u64>| seen.is_none() || seen == won;
+    assert!(seen.is_none_or(is_won), "a key never changes its value");
+    assert!(ours.is_none_or(|ours| ours == (won == Some(chunks[1].0))));
+    assert!(theirs.is_none_or(|theirs| theirs == (won == Some(chunks[0].0))), "one of two wins");
+    // Who comes later completes what was begun.
+    let (offset, word) = chunk(&toc, &mapping);
+    let late = insert(&toc, KEY, offset, &word, Order::WriteThenInsert);
+    assert_eq!(late, won.is_none());
+    let won = won.unwrap_or(offset);
     assert_eq!(toc.entries().unwrap(), [(KEY, won)], "a key stands in one place");
 }
 
-/// A table that is being made is whole, or is not there, and its creator may die at any access.
-fn attaching(fuel: u32, deaths: &Deaths) {
+/// A table that is being made is whole, or is not there.
+fn attaching([creator, attacher]: [Life; 2]) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::place(&mapping, 1).unwrap();
-    let deaths = deaths.clone();
-    let creator = model::thread::spawn(move || {
-        if model::mortal(fuel, || toc.publish(MAGIC)).is_none() {
-            deaths.died();
-        }
-    });
-    match Toc::attach(&mapping, MAGIC) {
-        Ok(toc) => assert!(toc.free_space().unwrap() > 3000),
-        Err(TocError::Magic { found: 0, .. }) => {}
-        Err(other) => panic!("{other}"),
+    let creator = model::thread::spawn(move || creator.run(|| toc.publish(MAGIC)));
+    let free = attacher.run(|| Toc::attach(&mapping, MAGIC).and_then(|toc| toc.free_space()));
+    match free {
+        Some(Ok(free)) => assert!(free > 3000),
+        Some(Err(TocError::Magic { found: 0, .. })) | None => {}
+        Some(Err(other)) => panic!("{other}"),
     }
     creator.join().unwrap();
 }
 
-/// Two allocate at once, one of them may die at any access: the chunks do not overlap, and a death
-/// costs one chunk at most.
-fn allocating(fuel: u32, deaths: &Deaths) {
+/// Two allocate at once: the chunks do not overlap, and a death costs one chunk at most.
+fn allocating([one, other]: [Life; 2]) {
     let mapping = Mapping::heap(4096);
     let toc = Toc::create(&mapping, MAGIC, 1).unwrap();
     let free = toc.free_space().unwrap();
-    let (theirs, deaths) = (toc.clone(), deaths.clone());
-    let mortal = model::thread::spawn(move || {
-        let end = model::mortal(fuel, || theirs.allocate(64).unwrap());
-        if end.is_none() {
-            deaths.died();
-        }
-        end
-    });
-    let mine = toc.allocate(64).unwrap();
-    let theirs = mortal.join().unwrap();
-    assert!(theirs.is_none_or(|offset| mine.abs_diff(offset) >= 64), "chunks overlap");
+    let theirs = toc.clone();
+    let other = model::thread::spawn(move || other.run(|| theirs.allocate(64).unwrap()));
+    let mine = one.run(|| toc.allocate(64).unwrap());
+    let both = mine.into_iter().chain(other.join().unwrap()).collect::<Vec<_>>();
+    assert!(both.len() < 2 || both[0].abs_diff(both[1]) >= 64, "chunks overlap");
     assert!(free - toc.free_space().unwrap() <= 128);
 }
 
-fn sweep(name: &str, scenario: impl Fn(u32, &Deaths) + Clone + Send + Sync + 'static) {
-    let tried = model::every_death(scenario);
-    println!("toc, {name}: {tried:?}");
-    assert!(tried.deaths > 0);
+fn sweep<const N: usize>(name: &str, scenario: impl Fn([Life; N]) + Clone + Send + Sync + 'static) {
+    let bound = model::preemption_bound();
+    println!("toc, {name}, one death: {:?}", model::every_death_of(bound, scenario.clone()));
+    println!("toc, {name}, two deaths: {:?}", model::every_two_deaths(bound - 1, scenario));
 }
 
 #[test]
 fn an_inserter_may_die_anywhere() {
-    sweep("insert", |fuel, deaths| one_key(fuel, deaths, Order::WriteThenInsert));
+    sweep("insert", |all| one_key(all, Order::WriteThenInsert));
 }
 
 #[test]
@@ -134,11 +125,15 @@ fn one_of_two_that_allocate_may_die_anywhere() {
     sweep("allocate", allocating);
 }
 
+fn nobody_dies<const N: usize>() -> [Life; N] {
+    std::array::from_fn(|_| Life::endless())
+}
+
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["toc.rs"], || {
-        model::check(|| attaching(u32::MAX, &Deaths::default()));
-        model::check(|| one_key(u32::MAX, &Deaths::default(), Order::WriteThenInsert));
+        model::check(|| attaching(nobody_dies()));
+        model::check(|| one_key(nobody_dies(), Order::WriteThenInsert));
     });
     assert_eq!(found, 4);
 }
@@ -147,7 +142,7 @@ fn every_ordering_matters() {
 #[test]
 fn finds_a_value_published_too_early() {
     model::finds("found before it was written", || {
-        model::check(|| one_key(u32::MAX, &Deaths::default(), Order::InsertThenWrite));
+        model::check(|| one_key(nobody_dies(), Order::InsertThenWrite));
     });
 }
 

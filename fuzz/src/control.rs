@@ -84,7 +84,7 @@ fn act(control: &Control, actor: &Actor<'_, System>) {
         actor.publish(handle, 4096);
         actor.abandon(handle);
     }
-    actor.retry();
+    actor.retry(|_| true);
 }
 
 #[derive(Arbitrary, Debug)]

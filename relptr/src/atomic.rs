@@ -1,6 +1,7 @@
 //! Relative pointers that several processes change.
 use crate::ptr::RelPtr;
-use crate::region::{BadPtr, ShmSync};
+use crate::region::BadPtr;
+use crate::share::ShmSync;
 use bytemuck::{Pod, Zeroable};
 use core::fmt;
 use core::marker::PhantomData;

@@ -1,5 +1,6 @@
 //! Handing out a region piece by piece.
-use crate::region::{BadPtr, Region, ShmSync};
+use crate::region::{BadPtr, Region};
+use crate::share::ShmSync;
 use core::mem::align_of;
 use core::ptr::NonNull;
 

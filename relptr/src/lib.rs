@@ -9,6 +9,9 @@
 #![no_std]
 #![warn(missing_docs)]
 
+// `ShmSync`: what may be shared by reference; `shm_sync!` checks it, `Reserved` is named padding.
+pub mod share;
+
 // `Region`: base, length and provenance of a piece of memory; checked doors into it.
 pub mod region;
 
@@ -27,5 +30,6 @@ pub mod atomic;
 pub use atomic::{AtomicRelPtr, AtomicTaggedRelPtr, TaggedRelPtr};
 pub use carve::Carver;
 pub use ptr::{RelPtr, RelPtr32};
-pub use region::{BadPtr, Region, ShmSync};
+pub use region::{BadPtr, Region};
+pub use share::{Reserved, ShmSync};
 pub use slice::{BadStr, RelSlice, RelStr};

@@ -1,5 +1,6 @@
 //! A distance from a region's base.
-use crate::region::{BadPtr, Region, ShmSync};
+use crate::region::{BadPtr, Region};
+use crate::share::ShmSync;
 use bytemuck::{AnyBitPattern, Pod, Zeroable};
 use core::fmt;
 use core::hash::{Hash, Hasher};

@@ -1,4 +1,5 @@
 //! A piece of memory that other processes may map too, and the checked doors into it.
+use crate::share::ShmSync;
 use bytemuck::AnyBitPattern;
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -10,41 +11,6 @@ use core::sync::atomic::Ordering;
 use core::sync::atomic::{AtomicU8, AtomicU64};
 #[cfg(shm_explore)]
 use shm_testkit::explore::{AtomicU8, AtomicU64};
-
-/// Types that are sound to share by reference while other processes read and write them.
-///
-/// # Safety
-/// Every byte of the type that anyone writes after creation is inside an atomic (or padding), any
-/// bit pattern is a valid value of each field, and dropping the value does nothing.
-pub unsafe trait ShmSync: Sync {}
-
-macro_rules! shm_sync {
-    ($($t:ident),*) => { $(
-        // SAFETY: an atomic integer: shared mutation is its purpose and all bit patterns are valid.
-        unsafe impl ShmSync for core::sync::atomic::$t {}
-    )* };
-}
-shm_sync!(AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicI32, AtomicI64);
-#[cfg(shm_explore)]
-mod explored {
-    use super::ShmSync;
-    use shm_testkit::explore::{AtomicU8, AtomicU32, AtomicU64};
-
-    // SAFETY: transparent over core's, whose accesses pass the explorer first.
-    unsafe impl ShmSync for AtomicU8 {}
-    // SAFETY: as above.
-    unsafe impl ShmSync for AtomicU32 {}
-    // SAFETY: as above.
-    unsafe impl ShmSync for AtomicU64 {}
-}
-#[cfg(shm_loom)]
-// SAFETY: a model's stand-in for the atomic integer.
-unsafe impl ShmSync for shm_testkit::model::AtomicU32 {}
-#[cfg(shm_loom)]
-// SAFETY: as above.
-unsafe impl ShmSync for shm_testkit::model::AtomicU64 {}
-// SAFETY: an array of shareable values holds nothing else.
-unsafe impl<T: ShmSync, const N: usize> ShmSync for [T; N] {}
 
 /// Why a relative pointer, an offset or a range could not be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! A distance and a length: slices and strings.
 use crate::ptr::RelPtr;
-use crate::region::{BadPtr, Region, ShmSync, copy_racing};
+use crate::region::{BadPtr, Region, copy_racing};
+use crate::share::ShmSync;
 use bytemuck::{AnyBitPattern, NoUninit, Pod, Zeroable};
 use core::fmt;
 use core::mem::size_of;

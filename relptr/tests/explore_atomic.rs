@@ -5,17 +5,6 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use relptr::{AtomicRelPtr, AtomicTaggedRelPtr, Region, RelPtr, ShmSync, TaggedRelPtr};
 use shm_testkit::explore::{Arena, AtomicU64, End, Me, Process, Scenario, finds, is_deep};
 
-const COVERS: &[&str] = &[
-    "relptr::AtomicRelPtr::load",
-    "relptr::AtomicRelPtr::store",
-    "relptr::AtomicRelPtr::swap",
-    "relptr::AtomicRelPtr::compare_exchange",
-    "relptr::AtomicTaggedRelPtr::load",
-    "relptr::AtomicTaggedRelPtr::store",
-    "relptr::AtomicTaggedRelPtr::swap",
-    "relptr::AtomicTaggedRelPtr::compare_exchange",
-];
-
 const NODES: usize = 3;
 
 #[repr(C)]
@@ -162,7 +151,7 @@ fn arena() -> Arena {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("relptr", name).covers(COVERS)
+    Scenario::new("relptr", name)
 }
 
 fn user<'a, H: Head>(list: &'a List<'a, H>, times: u32) -> Process<'a> {

@@ -2,7 +2,7 @@
 //! when nobody sleeps.
 use crate::futex::{Futex, Wake};
 use crate::sync::{AtomicU64, Ordering, fence};
-use relptr::ShmSync;
+use relptr::shm_sync;
 use std::time::Instant;
 
 /// Set by a sleeper before it looks for the last time; cleared by whoever wakes it.
@@ -43,8 +43,7 @@ pub struct EventCount {
     futex: Futex,
 }
 
-// SAFETY: one futex word.
-unsafe impl ShmSync for EventCount {}
+shm_sync!(EventCount { futex });
 
 /// What the word was when the sleeper announced itself.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +150,7 @@ pub struct Announcement {
     number: AtomicU64,
 }
 
-// SAFETY: one atomic word.
-unsafe impl ShmSync for Announcement {}
+shm_sync!(Announcement { number });
 
 impl Announcement {
     /// Nobody sleeps.

@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::layout::fnv1a;
 use crate::process::{Liveness, Namespaces, ProcessId};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use relptr::ShmSync;
+use relptr::shm_sync;
 use std::convert::Infallible;
 use std::io;
 use std::time::{Duration, Instant};
@@ -69,8 +69,7 @@ pub struct Header {
     spare: AtomicU64,
 }
 
-// SAFETY: atomic integers only.
-unsafe impl ShmSync for Header {}
+shm_sync!(Header { state, magic, size, fingerprint, name_hash, version, reserved, home, spare });
 
 #[cfg(not(shm_loom))]
 const _: () = {

@@ -42,4 +42,4 @@ pub mod header;
 // The table of attached processes, and waiting for one that may die.
 pub mod participants;
 
-pub use relptr::{BadPtr, Region, ShmSync};
+pub use relptr::{BadPtr, Region, Reserved, ShmSync, shm_sync};

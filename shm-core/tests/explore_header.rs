@@ -8,7 +8,6 @@ use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep};
 use std::time::{Duration, Instant};
 
-const COVERS: &[&str] = &["shm_core::header::Header::open"];
 const IDENTITY: Identity = Identity::new("explored", 3, 0xf1f1, 4096);
 
 /// A header, and what lies behind it: two words that one initialiser writes.
@@ -82,7 +81,7 @@ fn openers_may_die_anywhere() {
     let shared = shared();
     for (count, deaths) in if is_deep() { [(2, 2), (3, 3)] } else { [(2, 2), (3, 1)] } {
         let name = format!("{count} open, {deaths} deaths");
-        let mut scenario = Scenario::new("header", &name).covers(COVERS).deaths(deaths);
+        let mut scenario = Scenario::new("header", &name).deaths(deaths);
         for _ in 0..count {
             scenario = scenario.process(opener(&shared, false));
         }
@@ -94,7 +93,7 @@ fn openers_may_die_anywhere() {
 #[test]
 fn an_initialiser_may_fail() {
     let shared = shared();
-    let scenario = Scenario::new("header", "one fails").covers(COVERS).deaths(1);
+    let scenario = Scenario::new("header", "one fails").deaths(1);
     let scenario = scenario.process(opener(&shared, true)).process(opener(&shared, false));
     let scenario =
         if is_deep() { scenario.deaths(2).process(opener(&shared, true)) } else { scenario };
@@ -115,7 +114,6 @@ fn one_namespace_initialises_it() {
         .mortal()
     };
     Scenario::new("header", "two homes")
-        .covers(COVERS)
         .process(at(1))
         .process(at(2))
         .deaths(2)
@@ -136,7 +134,7 @@ fn a_lie_does_no_harm() {
         })
     };
     let lies = if is_deep() { 2 } else { 1 };
-    let scenario = Scenario::new("header", &format!("{lies} lies")).covers(COVERS).lies(lies);
+    let scenario = Scenario::new("header", &format!("{lies} lies")).lies(lies);
     scenario.process(opener()).process(opener()).explore();
 }
 

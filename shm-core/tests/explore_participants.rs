@@ -15,18 +15,6 @@ use shm_core::sync::{AtomicU32, Ordering::Relaxed};
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 
-const COVERS: &[&str] = &[
-    "shm_core::participants::Table::join",
-    "shm_core::participants::Table::join_with",
-    "shm_core::participants::Table::reap",
-    "shm_core::participants::Table::liveness",
-    "shm_core::participants::Table::is_empty",
-    "shm_core::participants::Table::snapshot",
-    "shm_core::participants::Member::drop",
-    "shm_core::participants::Watch::is_dead",
-    "shm_core::participants::wait",
-];
-
 /// What a user keeps beside a table of one slot. All zero at first.
 #[repr(C)]
 struct Board {
@@ -106,7 +94,7 @@ impl World {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("participants", name).covers(COVERS)
+    Scenario::new("participants", name)
 }
 
 /// Joins, says as whom, and leaves.

@@ -7,10 +7,10 @@ use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::{AtomicU64, Ordering, yield_now};
 use shm_testkit::model::UnsafeCell;
 use shm_testkit::model::thread::JoinHandle;
-use shm_testkit::model::{self, Deaths};
+use shm_testkit::model::{self, Life};
 use std::time::{Duration, Instant};
 
-// The mortal process is 2, the model's main thread 1, a third one 3.
+// The model's main thread is process 1 and another 2; both may die. Others are 3 and 4.
 const IDENTITY: Identity = Identity::new("model", 3, 0xf1f1, 4096);
 
 struct Shared {
@@ -77,23 +77,34 @@ struct Seen {
 #[error("planned")]
 struct Failed;
 
-/// Runs `body` as process 2, which dies after `fuel` accesses; the kernel buries it then.
+/// Two processes, 1 and 2.
+type Two = [Life; 2];
+
+/// Runs `body` as process 2; the kernel buries it if it dies.
 fn process<R: 'static>(
     shared: &Mapped<Shared>,
-    fuel: u32,
-    deaths: &Deaths,
+    life: &Life,
     body: impl FnOnce(&Shared) -> R + 'static,
 ) -> JoinHandle<Option<R>> {
-    let (shared, deaths) = (shared.clone(), deaths.clone());
+    let (shared, life) = (shared.clone(), life.clone());
     model::thread::spawn(move || {
-        let me = become_process(2);
-        let end = model::mortal(fuel, || body(&shared));
-        if end.is_none() {
-            deaths.died();
-            buried(me);
-        }
-        end
+        become_process(2);
+        live(&shared, &life, body)
     })
+}
+
+fn live<R>(shared: &Shared, life: &Life, body: impl FnOnce(&Shared) -> R) -> Option<R> {
+    let end = life.run(|| body(shared));
+    if end.is_none() {
+        buried(ProcessId::me());
+    }
+    end
+}
+
+/// Whoever comes last finds it ready, or makes it.
+fn last(shared: &Shared) -> Seen {
+    become_process(4);
+    shared.open(Ok(())).unwrap()
 }
 
 /// All that returned saw the same initialisation, and it is the one that somebody made.
@@ -104,20 +115,20 @@ fn agree(seen: &[Seen]) {
     assert!(created <= 1, "{seen:?}");
 }
 
-/// Two processes open; the first may die anywhere.
-fn two_open(fuel: u32, deaths: &Deaths) {
-    two_open_on(&shared(), fuel, deaths);
+/// Two processes open.
+fn two_open(two: Two) {
+    two_open_on(&shared(), &two);
 }
 
-fn two_open_on(shared: &Mapped<Shared>, fuel: u32, deaths: &Deaths) {
-    let first = process(shared, fuel, deaths, |shared| shared.open(Ok(())).unwrap());
-    let second = shared.open(Ok(())).unwrap();
-    let first = first.join().unwrap();
-    agree(&first.into_iter().chain([second]).collect::<Vec<_>>());
+fn two_open_on(shared: &Mapped<Shared>, two: &Two) {
+    let other = process(shared, &two[1], |shared| shared.open(Ok(())).unwrap());
+    let mine = live(shared, &two[0], |shared| shared.open(Ok(())).unwrap());
+    let other = other.join().unwrap();
+    agree(&mine.into_iter().chain(other).chain([last(shared)]).collect::<Vec<_>>());
 }
 
-/// A claimer is dead already; of two heirs the first may die anywhere too.
-fn two_inherit(fuel: u32, deaths: &Deaths) {
+/// A claimer is dead already; two are its heirs.
+fn two_inherit(two: Two) {
     let shared = shared();
     let third = become_process(3);
     // Fuel for the state, the magic, the home and the claim.
@@ -125,18 +136,22 @@ fn two_inherit(fuel: u32, deaths: &Deaths) {
     assert_eq!(shared.read_inside(), 3, "it died inside its claim");
     buried(third);
     become_process(1);
-    two_open_on(&shared, fuel, deaths);
+    two_open_on(&shared, &two);
 }
 
-/// The first to initialise may fail, and gives its claim back.
-fn one_fails() {
+/// Process 2 fails to initialise, and gives its claim back.
+fn one_fails(two: Two) {
     let shared = shared();
-    let failing = process(&shared, u32::MAX, &Deaths::default(), |shared| shared.open(Err(Failed)));
-    assert_eq!(shared.open(Ok(())), Ok(Seen { opened: Opened::Created, creator: 1 }));
-    match failing.join().unwrap().unwrap() {
-        Ok(seen) => assert_eq!(seen, Seen { opened: Opened::Attached, creator: 1 }),
-        Err(error) => assert_eq!(error, OpenError::Init(Failed)),
+    let failing = process(&shared, &two[1], |shared| shared.open(Err(Failed)));
+    let mine = live(&shared, &two[0], |shared| shared.open(Ok(())));
+    let made = Ok(Seen { opened: Opened::Created, creator: 1 });
+    assert!(mine.is_none_or(|mine| mine == made), "the other makes nothing");
+    match failing.join().unwrap() {
+        Some(Ok(seen)) => assert_eq!(seen, Seen { opened: Opened::Attached, creator: 1 }),
+        Some(Err(error)) => assert_eq!(error, OpenError::Init(Failed)),
+        None => {}
     }
+    assert_ne!(last(&shared).creator, 2, "it failed");
 }
 
 /// Who opens in the namespaces `home`, where all pids of the others mean nobody.
@@ -144,26 +159,25 @@ fn stranger(home: u64) -> Opener {
     Opener { home, is_dead: |_| true, ..Opener::this_process(late()).unwrap() }
 }
 
-/// Two processes open, in namespaces of their own; the first may die anywhere.
-fn two_open_at(homes: [u64; 2], fuel: u32, deaths: &Deaths) {
+/// Two processes open, in namespaces of their own.
+fn two_open_at(homes: [u64; 2], two: Two) {
     let shared = shared();
-    let first =
-        process(&shared, fuel, deaths, move |shared| shared.open_as(&stranger(homes[0]), Ok(())));
-    let second = shared.open_as(&stranger(homes[1]), Ok(()));
-    let both = [first.join().unwrap(), Some(second)];
+    let open = |home| move |shared: &Shared| shared.open_as(&stranger(home), Ok(()));
+    let other = process(&shared, &two[1], open(homes[1]));
+    let both = [live(&shared, &two[0], open(homes[0])), other.join().unwrap()];
     let refused = |end: &&Result<Seen, _>| **end == Err(OpenError::OtherNamespace);
     assert!(both.iter().flatten().filter(refused).count() <= 1, "one of them is at home");
     agree(&both.into_iter().flatten().flatten().collect::<Vec<_>>());
 }
 
-fn two_homes(fuel: u32, deaths: &Deaths) {
-    two_open_at([8, 9], fuel, deaths);
+fn two_homes(two: Two) {
+    two_open_at([8, 9], two);
 }
 
-fn sweep(name: &str, scenario: fn(u32, &Deaths)) {
-    let tried = model::every_death(scenario);
-    println!("{name}: {tried:?}");
-    assert!(tried.deaths > 0);
+fn sweep(name: &str, scenario: fn(Two)) {
+    let bound = model::preemption_bound();
+    println!("header, {name}, one death: {:?}", model::every_death_of(bound, scenario));
+    println!("header, {name}, two deaths: {:?}", model::every_two_deaths(bound - 1, scenario));
 }
 
 #[test]
@@ -184,19 +198,19 @@ fn of_two_namespaces_one_initialises() {
 #[test]
 fn finds_that_who_asks_about_pids_of_another_namespace_spoils_it() {
     model::finds("Causality violation", || {
-        model::check(|| two_open_at([8, 8], u32::MAX, &Deaths::default()));
+        model::check(|| two_open_at([8, 8], [Life::endless(), Life::endless()]));
     });
 }
 
 #[test]
 fn a_failed_initialisation_is_made_again() {
-    println!("one fails: {:?}", model::check(one_fails));
+    sweep("one fails", one_fails);
 }
 
 #[test]
 fn every_ordering_of_the_header_matters() {
     let found = model::every_ordering_matters(&["src/header.rs"], || {
-        model::check(one_fails);
+        model::check(|| one_fails([Life::endless(), Life::endless()]));
     });
     assert_eq!(found, 3, "state, take, leave");
 }
@@ -243,8 +257,7 @@ fn two_open_with(bug: Bug) {
     model::check(move || {
         let shared = shared();
         buried(ProcessId::of(3).unwrap());
-        let other =
-            process(&shared, u32::MAX, &Deaths::default(), move |shared| open_with(bug, shared));
+        let other = process(&shared, &Life::endless(), move |shared| open_with(bug, shared));
         let mine = open_with(bug, &shared);
         assert_eq!(Some(mine), other.join().unwrap());
     });

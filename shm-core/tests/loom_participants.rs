@@ -15,7 +15,7 @@ use shm_core::process::model::become_process;
 use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::{AtomicU32, Ordering::Relaxed, yield_now};
 use shm_testkit::model::thread::spawn;
-use shm_testkit::model::{self, Deaths};
+use shm_testkit::model::{self, Life};
 use std::sync::Arc;
 
 const JOINING: u64 = 1 << 62;
@@ -80,14 +80,18 @@ impl World {
     }
 
     /// Runs `process` as process `pid`; afterwards the kernel does what it does at a death.
-    fn live_and_die(&self, pid: u32, fuel: u32, deaths: &Deaths, process: impl FnOnce()) {
+    fn live_and_die<R>(&self, pid: u32, life: &Life, process: impl FnOnce() -> R) -> Option<R> {
         let process_id = become_process(pid);
-        if model::mortal(fuel, process).is_none() {
-            deaths.died();
+        let end = life.run(process);
+        if end.is_none() {
             process_ends(&self.table, process_id);
         }
+        end
     }
 }
+
+/// Two processes, 1 and 2.
+type Two = [Life; 2];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Bug {
@@ -121,17 +125,17 @@ fn join_and_leave(world: &World, bug: Bug, me: ProcessId) {
     }
 }
 
-/// Two processes want the one slot; one of them may die at any access.
-fn two_joiners(bug: Bug, fuel: u32, deaths: &Deaths) {
+/// Two processes want the one slot.
+fn two_joiners(bug: Bug, [one, other]: Two) {
     let world = world();
-    let (theirs, deaths) = (world.clone(), deaths.clone());
-    let mortal = spawn(move || {
+    let theirs = world.clone();
+    let other = spawn(move || {
         let me = become_process(2);
-        theirs.live_and_die(2, fuel, &deaths, || join_and_leave(&theirs, bug, me));
+        theirs.live_and_die(2, &other, || join_and_leave(&theirs, bug, me));
     });
-    let first = world.join(1).map(|member| member.id());
-    mortal.join().unwrap();
-    let last = world.join(1).expect("the dead one's slot is reaped, the living one's is free").id();
+    let first = world.live_and_die(1, &one, || world.join(1).map(|member| member.id())).flatten();
+    other.join().unwrap();
+    let last = world.join(3).expect("the dead one's slot is reaped, the living one's is free").id();
     let dead = |id: &ParticipantId| world.table.liveness(*id) == Liveness::Dead;
     let second = ParticipantId::from_bits(world.board.words.load(Relaxed));
     assert!(first.is_none() || first != second, "two had the same id");
@@ -141,25 +145,26 @@ fn two_joiners(bug: Bug, fuel: u32, deaths: &Deaths) {
     assert!(world.table.is_empty());
 }
 
-/// The slot of a dead process; two reap it, one of them may die at any access.
-fn two_reapers(fuel: u32, deaths: &Deaths) {
+/// The slot of a dead process; two reap it.
+fn two_reapers([one, other]: Two) {
     let world = world();
     let member = world.member(4);
     let (dead, process) = (member.id(), member.process());
     std::mem::forget(member);
     process_ends(&world.table, process);
-    let (theirs, deaths) = (world.clone(), deaths.clone());
-    let mortal = spawn(move || {
-        theirs.live_and_die(2, fuel, &deaths, || reap(&theirs, 2));
+    let theirs = world.clone();
+    let other = spawn(move || {
+        theirs.live_and_die(2, &other, || reap(&theirs, 2));
     });
-    reap(&world, 1);
-    mortal.join().unwrap();
-    reap(&world, 1);
+    world.live_and_die(1, &one, || reap(&world, 1));
+    other.join().unwrap();
+    become_process(3);
+    reap(&world, 3);
     assert!(world.table.is_empty());
     assert_eq!(world.board.words.load(Relaxed), 0, "a cleaning up was left half done");
     assert_eq!(world.board.owner.load(Relaxed), 0, "it was not cleaned up at all");
     assert_eq!(world.table.liveness(dead), Liveness::Dead);
-    assert!(world.join(1).is_some_and(|member| member.id() != dead));
+    assert!(world.join(3).is_some_and(|member| member.id() != dead));
 }
 
 fn reap(world: &World, pid: u32) {
@@ -263,20 +268,20 @@ fn sleep(world: &World, watch: &Watch) {
     }
 }
 
-/// The peer says something and leaves; it may die at any access.
-fn sleeper(fuel: u32, deaths: &Deaths) {
+/// The peer says something and leaves.
+fn sleeper([sleeps, speaks]: Two) {
     let world = world();
     let member = world.member(2);
     let watch = watch(&world, member.id());
-    let (theirs, deaths) = (world.clone(), deaths.clone());
+    let theirs = world.clone();
     let peer = spawn(move || {
-        theirs.live_and_die(2, fuel, &deaths, || {
+        theirs.live_and_die(2, &speaks, || {
             theirs.board.words.store(1, Relaxed);
             theirs.board.event.notify();
             drop(member);
         });
     });
-    sleep(&world, &watch);
+    world.live_and_die(1, &sleeps, || sleep(&world, &watch));
     peer.join().unwrap();
 }
 
@@ -299,16 +304,18 @@ fn sleep_and_tell_nobody(event: &EventCount, world: &World, watch: &Watch) {
     }
 }
 
-/// Two sleep, each on an event of its own. The peer leaves; it may die at any access.
-fn two_sleepers(sleep: fn(&EventCount, &World, &Watch), fuel: u32, deaths: &Deaths) {
+/// Two sleep, each on an event of its own. The peer leaves.
+fn two_sleepers(sleep: fn(&EventCount, &World, &Watch), [one, other, leaves]: [Life; 3]) {
     let world = world();
     let member = world.member(2);
     let watch = Arc::new(watch(&world, member.id()));
-    let (theirs, deaths) = (world.clone(), deaths.clone());
-    let peer = spawn(move || theirs.live_and_die(2, fuel, &deaths, || drop(member)));
+    let theirs = world.clone();
+    let peer = spawn(move || theirs.live_and_die(2, &leaves, || drop(member)));
     let (theirs, their_watch) = (world.clone(), watch.clone());
-    let sleeper = spawn(move || sleep(&EventCount::new(), &theirs, &their_watch));
-    sleep(&EventCount::new(), &world, &watch);
+    let sleeper = spawn(move || {
+        theirs.live_and_die(3, &other, || sleep(&EventCount::new(), &theirs, &their_watch));
+    });
+    world.live_and_die(1, &one, || sleep(&EventCount::new(), &world, &watch));
     peer.join().unwrap();
     sleeper.join().unwrap();
 }
@@ -327,18 +334,23 @@ fn sleeper_of_a_slot_used_again() {
     heir.join().unwrap();
 }
 
+/// Each dies, and then both, with one preemption less.
+fn sweep(name: &str, scenario: impl Fn(Two) + Clone + Send + Sync + 'static) {
+    let bound = model::preemption_bound();
+    let one = model::every_death_of(bound, scenario.clone());
+    println!("participants, {name}, one death: {one:?}");
+    let two = model::every_two_deaths(bound - 1, scenario);
+    println!("participants, {name}, two deaths: {two:?}");
+}
+
 #[test]
 fn one_of_two_joiners_may_die_anywhere() {
-    let tried = model::every_death(|fuel, deaths| two_joiners(Bug::None, fuel, deaths));
-    println!("two joiners: {tried:?}");
-    assert!(tried.deaths > 0);
+    sweep("two joiners", |two| two_joiners(Bug::None, two));
 }
 
 #[test]
 fn one_of_two_reapers_may_die_anywhere() {
-    let tried = model::every_death(two_reapers);
-    println!("two reapers: {tried:?}");
-    assert!(tried.deaths > 0);
+    sweep("two reapers", two_reapers);
 }
 
 #[test]
@@ -353,20 +365,17 @@ fn who_is_gone_has_its_last_words_visible() {
 
 #[test]
 fn a_sleepers_peer_may_die_anywhere() {
-    let tried = model::every_death(sleeper);
-    println!("one sleeper: {tried:?}");
-    assert!(tried.deaths > 0);
+    sweep("a sleeper", sleeper);
 }
 
+/// One death: of two, a peer's and that of the sleeper whom it woke, others learn when they look
+/// for themselves after a second, and a model has no clock.
 #[test]
 fn all_sleepers_wake() {
     // Three threads: one preemption less than elsewhere.
-    let bound = Some(model::preemption_bound() - 1);
-    let tried = model::every_death_bounded(bound, |fuel, deaths| {
-        two_sleepers(sleep_on_life, fuel, deaths);
-    });
-    println!("two sleepers: {tried:?}");
-    assert!(tried.deaths > 0);
+    let bound = model::preemption_bound() - 1;
+    let tried = model::every_death_of(bound, |three| two_sleepers(sleep_on_life, three));
+    println!("participants, two sleepers, one death: {tried:?}");
 }
 
 #[test]
@@ -380,7 +389,7 @@ fn weaken(files: &[&str]) -> usize {
         model::check(reused);
         all_last_words();
         model::check(sleeper_of_a_slot_used_again);
-        model::every_death(|fuel, deaths| two_joiners(Bug::None, fuel, deaths));
+        model::every_death_of(model::preemption_bound(), |two| two_joiners(Bug::None, two));
     })
 }
 
@@ -402,13 +411,13 @@ fn without_its_shadow_a_relaxed_reaper_passes() {
 
 /// A member that the others take for dead: by the kernel's word after its death, or by a guess at
 /// any time. It looks after its slot for as long as it lives.
-fn taken_for_dead(guessed: bool, fuel: u32, deaths: &Deaths) {
+fn taken_for_dead(guessed: bool, [heir, zombie]: Two) {
     let world = world();
     let member = world.member(2);
     let process = member.process();
-    let (theirs, deaths) = (world.clone(), deaths.clone());
+    let theirs = world.clone();
     let zombie = spawn(move || {
-        theirs.live_and_die(2, fuel, &deaths, || {
+        theirs.live_and_die(2, &zombie, || {
             let owner = theirs.board.owner.load(Relaxed);
             assert_eq!(owner, 2, "one that lives has lost its slot");
             theirs.note(&member);
@@ -418,47 +427,58 @@ fn taken_for_dead(guessed: bool, fuel: u32, deaths: &Deaths) {
         // Too long without a word from it.
         process_ends(&world.table, process);
     }
-    if let Some(heir) = world.join(1) {
-        let words = world.board.words.load(Relaxed);
-        assert_ne!(words, heir.id().to_bits());
-        assert_eq!(world.table.liveness(heir.id()), Liveness::Alive);
-        drop(heir);
-    }
+    world.live_and_die(1, &heir, || {
+        if let Some(heir) = world.join(1) {
+            let words = world.board.words.load(Relaxed);
+            assert_ne!(words, heir.id().to_bits());
+            assert_eq!(world.table.liveness(heir.id()), Liveness::Alive);
+            drop(heir);
+        }
+    });
     zombie.join().unwrap();
 }
 
 #[test]
 fn who_is_certified_dead_writes_no_more() {
-    let tried = model::every_death(|fuel, deaths| taken_for_dead(false, fuel, deaths));
-    println!("certified: {tried:?}");
-    assert!(tried.deaths > 0);
+    sweep("certified", |two| taken_for_dead(false, two));
+}
+
+fn nobody_dies<const N: usize>() -> [Life; N] {
+    std::array::from_fn(|_| Life::endless())
 }
 
 #[test]
 fn finds_a_death_that_was_guessed() {
     model::finds("one that lives has lost its slot", || {
-        model::check(|| taken_for_dead(true, u32::MAX, &Deaths::default()));
+        model::check(|| taken_for_dead(true, nobody_dies()));
     });
+}
+
+fn who_has_it_dies(bug: Bug) {
+    model::every_death_of(2, move |[other]: [Life; 1]| two_joiners(bug, [Life::endless(), other]));
 }
 
 #[test]
 fn finds_a_claim_that_names_nobody() {
     model::finds("the dead one's slot is reaped", || {
-        model::every_death(|fuel, deaths| two_joiners(Bug::AnonymousClaim, fuel, deaths));
+        who_has_it_dies(Bug::AnonymousClaim);
     });
 }
 
 #[test]
 fn finds_a_slot_freed_before_its_generation_moved() {
     model::finds("an id of the past", || {
-        model::every_death(|fuel, deaths| two_joiners(Bug::FreeBeforeBump, fuel, deaths));
+        who_has_it_dies(Bug::FreeBeforeBump);
     });
 }
 
 #[test]
 fn finds_a_sleeper_that_does_not_pass_the_wake_up_on() {
     model::finds("deadlock", || {
-        let bound = Some(model::preemption_bound() - 1);
-        model::check_bounded(bound, || two_sleepers(sleep_and_tell_nobody, 0, &Deaths::default()));
+        let bound = model::preemption_bound() - 1;
+        model::every_death_of(bound, |[peer]: [Life; 1]| {
+            let [one, other] = nobody_dies();
+            two_sleepers(sleep_and_tell_nobody, [one, other, peer]);
+        });
     });
 }

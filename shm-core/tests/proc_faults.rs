@@ -3,16 +3,20 @@
 //! of life or death; nothing leaks.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
+mod sealed_common;
 
 use participants_common::{World, world};
 use shm_core::participants::{Member, ParticipantId, Table, Waiting, Watch, wait};
 use shm_core::process::{Liveness, Namespaces, OpenError, ProcessHandle, ProcessId};
+use shm_core::sealed::{Doorbell, ExchangeError, Foreign, Own, exchange};
 use shm_testkit::child::Child;
 use shm_testkit::fault::{Footprint, Sweep, storm};
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -34,7 +38,7 @@ macro_rules! in_a_child {
 in_a_child! {
     making_a_table, joining, leaving, reaping, asking_who_one_is,
     a_living_process_is_not_dead, a_dead_process_is_not_alive, a_process_is_held,
-    waiting_for_a_death,
+    waiting_for_a_death, making_sealed_memory, meeting, refusing, parting,
 }
 
 /// Every error at every call of `perform`; `check` says what is to be true of its result. What is
@@ -254,4 +258,74 @@ fn waiting_for_a_death(_: &[String]) {
         assert_eq!(world.table.reap(|_| ()), 1);
         works(&world.table);
     });
+}
+
+fn making_sealed_memory(_: &[String]) {
+    let perform = |_: &mut ()| Own::create("faults", 3 * sealed_common::PAGE);
+    survives("Own::create", || (), perform, |(), made| drop(made));
+}
+
+type Said = (Option<UnixStream>, UnixStream, Own);
+
+/// Our end of a socket in which a hello lies, with `fds` descriptors; and the other end.
+fn said(fds: usize) -> Said {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let memory = sealed_common::memory(2 * sealed_common::PAGE, sealed_common::ALL);
+    sealed_common::say(&theirs, &sealed_common::hello(), &vec![memory.as_fd(); fds]).unwrap();
+    (Some(ours), theirs, Own::create("faults", sealed_common::PAGE).unwrap())
+}
+
+fn meet((ours, _, own): &mut Said) -> Result<(Foreign, Doorbell), ExchangeError> {
+    let deadline = Some(Instant::now() + LIMIT / 10);
+    exchange(ours.take().unwrap(), own, sealed_common::WANTED, deadline)
+}
+
+fn meeting(_: &[String]) {
+    survives(
+        "exchange",
+        || said(1),
+        meet,
+        |(_, theirs, _), met| {
+            if let Ok((memory, bell)) = met {
+                assert_eq!(memory.len(), 2 * sealed_common::PAGE);
+                assert!(!bell.is_gone());
+                drop(theirs);
+                assert!(bell.is_gone());
+            }
+            other_threads_end();
+        },
+    );
+}
+
+/// Too many descriptors came: a thread closes them, or, where there is none to be had, who heard
+/// them.
+fn refusing(_: &[String]) {
+    let perform = |scene: &mut _| match meet(scene) {
+        Ok(_) => panic!("three descriptors are taken for one"),
+        Err(ExchangeError::Descriptors) => Ok(()),
+        Err(other) => Err(other),
+    };
+    survives("exchange that refuses", || said(3), perform, |_, _| other_threads_end());
+}
+
+/// Those that close something for us.
+fn other_threads_end() {
+    let limit = Instant::now() + LIMIT / 10;
+    while std::fs::read_dir("/proc/self/task").unwrap().count() > 1 {
+        assert!(Instant::now() < limit, "the thread does not end");
+        std::thread::yield_now();
+    }
+}
+
+fn parting(_: &[String]) {
+    let prepare = || {
+        let mut scene = said(1);
+        (Some(meet(&mut scene).unwrap()), scene)
+    };
+    type Scene = (Option<(Foreign, Doorbell)>, Said);
+    let perform = |(met, _): &mut Scene| -> Result<(), Infallible> {
+        drop(met.take());
+        Ok(())
+    };
+    survives("the end of what came of it", prepare, perform, |_, _| other_threads_end());
 }

@@ -2,39 +2,23 @@
 //! everything that was acknowledged, in order and whole, and learns the reason; nobody hangs.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{LIMIT, World, next, text};
+mod proc_common;
+use common::{LIMIT, World};
+use proc_common::*;
 use shm_core::process::ProcessId;
-use shm_core::sync::Ordering;
-use shm_mq::stream::{Receiver, RecvError, SendError};
+use shm_mq::stream::{RecvError, SendError};
 use shm_testkit::child::{Child, tell_parent};
 use shm_testkit::watchdog::within;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-const SHORT: Duration = Duration::from_millis(200);
-
-/// Message number `number`, of 0 to 299 bytes.
-fn message(number: u64) -> Vec<u8> {
-    text(number, (number * 7919 % 300) as usize)
-}
-
-/// Sends messages until it is killed, and counts those it sent.
 fn sends(args: &[String]) {
     let world = World::attach(args);
-    let mut sender = world.sender(0);
-    for number in 0.. {
-        sender.send(&message(number)).unwrap();
-        world.count.store(number + 1, Ordering::Relaxed);
-    }
+    send_for_ever(world.sender(0), &world.count);
 }
 
-/// Receives messages until it is killed.
 fn receives(args: &[String]) {
     let world = World::attach(args);
-    let mut receiver = world.receiver(0);
-    for number in 0.. {
-        assert_eq!(*receiver.recv().unwrap(), *message(number));
-        world.count.store(number + 1, Ordering::Relaxed);
-    }
+    receive_for_ever(world.receiver(0), &world.count);
 }
 
 /// Attaches as the sender, sends one message for each line from the parent, and says so.
@@ -80,19 +64,6 @@ fn told_to_attach(function: &str, world: &World) -> Child {
     child
 }
 
-/// Receives what is there, from message `number` on, and says why it ended.
-fn drain(receiver: &mut Receiver, mut number: u64) -> (u64, RecvError) {
-    within(LIMIT, || {
-        loop {
-            match receiver.recv() {
-                Ok(got) => assert_eq!(*got, *message(number)),
-                Err(end) => return (number, end),
-            }
-            number += 1;
-        }
-    })
-}
-
 #[test]
 fn what_a_killed_sender_had_sent_is_received() {
     let mut seed = u64::from(std::process::id()) | 1 << 40;
@@ -104,17 +75,7 @@ fn what_a_killed_sender_had_sent_is_received() {
         let mut child = spawn("sends", &world);
         // It may be killed before it has attached.
         receiver.expect_peer(ProcessId::of(child.pid()).unwrap());
-        let before = next(&mut seed) % 300;
-        for number in 0..before {
-            assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *message(number));
-        }
-        std::thread::sleep(Duration::from_micros(next(&mut seed) % 2000));
-        child.kill();
-        let (received, end) = drain(&mut receiver, before);
-        assert_eq!(end, RecvError::PeerDied);
-        assert!(received >= world.count.load(Ordering::Relaxed), "an acknowledged one is lost");
-        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied, "it stays so");
-        total += received;
+        total += kill_the_sender(&mut child, receiver, &world.count, &mut seed);
     }
     println!("messages received: {total}");
 }
@@ -128,22 +89,7 @@ fn the_sender_learns_that_the_receiver_was_killed() {
         let mut sender = world.sender(0);
         let mut child = spawn("receives", &world);
         sender.expect_peer(ProcessId::of(child.pid()).unwrap());
-        let kill_at = next(&mut seed) % 300;
-        let mut number = 0;
-        let end = within(LIMIT, || {
-            loop {
-                if number == kill_at {
-                    child.kill();
-                }
-                if let Err(end) = sender.send(&message(number)) {
-                    return end;
-                }
-                number += 1;
-            }
-        });
-        assert_eq!(end, SendError::PeerDied);
-        assert!(number >= world.count.load(Ordering::Relaxed));
-        assert_eq!(sender.try_send(b""), Err(SendError::PeerDied), "it stays so");
+        kill_the_receiver(&mut child, sender, &world.count, &mut seed);
     }
 }
 
@@ -152,14 +98,7 @@ fn a_sleeping_receiver_is_woken_by_the_senders_death() {
     let world = World::create("sleep", 1, 1024);
     let mut receiver = world.receiver(0);
     let mut child = told_to_attach("sends_when_told", &world);
-    assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
-    let killer = std::thread::spawn(move || {
-        std::thread::sleep(SHORT);
-        child.kill();
-        Instant::now()
-    });
-    assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
-    println!("noticed {:?} after the kill", killer.join().unwrap().elapsed());
+    kill_under_a_sleeping_receiver(&mut child, &mut receiver);
 }
 
 #[test]
@@ -167,15 +106,7 @@ fn a_sleeping_sender_is_woken_by_the_receivers_death() {
     let world = World::create("sleep", 1, 64);
     let mut sender = world.sender(0);
     let mut child = told_to_attach("receives_nothing", &world);
-    sender.send(&[1; 56]).unwrap();
-    assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
-    let killer = std::thread::spawn(move || {
-        std::thread::sleep(SHORT);
-        child.kill();
-        Instant::now()
-    });
-    assert_eq!(within(LIMIT, || sender.send(b"")), Err(SendError::PeerDied));
-    println!("noticed {:?} after the kill", killer.join().unwrap().elapsed());
+    kill_under_a_sleeping_sender(&mut child, &mut sender);
 }
 
 #[test]
@@ -183,14 +114,7 @@ fn a_stopped_sender_is_slow_and_not_dead() {
     let world = World::create("stop", 1, 64);
     let mut receiver = world.receiver(0);
     let mut child = told_to_attach("sends_when_told", &world);
-    child.stop();
-    child.say("send");
-    for _ in 0..5 {
-        assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
-        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
-    }
-    child.cont();
-    assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told");
+    stop_the_sender(&mut child, &mut receiver);
     child.say("leave");
     assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::Detached);
     child.wait(LIMIT).assert_success();
@@ -201,12 +125,7 @@ fn a_stopped_receiver_is_slow_and_not_dead() {
     let world = World::create("stop", 1, 64);
     let mut sender = world.sender(0);
     let mut child = told_to_attach("receives_nothing", &world);
-    child.stop();
-    sender.send(&[1; 56]).unwrap();
-    for _ in 0..5 {
-        assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
-        assert_eq!(sender.try_send(b""), Err(SendError::WouldBlock));
-    }
+    stop_the_receiver(&mut child, &mut sender);
 }
 
 #[test]
@@ -264,20 +183,5 @@ fn a_named_sender_that_dies_before_it_attaches_has_died() {
 #[test]
 fn a_forked_child_is_nobody() {
     let world = World::create("fork", 1, 64);
-    let (mut sender, mut receiver) = (world.sender(0), world.receiver(0));
-    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let refused = sender.send(b"") == Err(SendError::Forked)
-            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
-        drop((sender, receiver));
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "its handles refused to work");
-    sender.send(b"still here").unwrap();
-    assert_eq!(*receiver.recv().unwrap(), *b"still here");
+    fork_is_nobody(world.sender(0), world.receiver(0));
 }

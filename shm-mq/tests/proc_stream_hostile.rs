@@ -6,25 +6,21 @@ mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "another test's")]
 mod liar;
-use common::{LIMIT, next, text};
+mod proc_common;
+use common::{LIMIT, next};
 use dsm::backend::{self, Backend, Object, Place};
+use proc_common::*;
 use shm_core::mapping::Mapped;
 use shm_core::sealed::ExchangeError;
-use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_core::sync::{AtomicU32, AtomicU64};
 use shm_core::trust::Hostile;
 use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
 use shm_testkit::child::{Child, Setup, parent_says, tell_parent};
+use shm_testkit::fault::become_root_of_a_namespace;
 use shm_testkit::watchdog::within;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-const SHORT: Duration = Duration::from_millis(200);
-
-/// Message number `number`, of 0 to 299 bytes.
-fn message(number: u64) -> Vec<u8> {
-    text(number, (number * 7919 % 300) as usize)
-}
 
 /// A child's descriptor number `index` among those it was given.
 fn given(args: &[String], index: usize) -> OwnedFd {
@@ -47,22 +43,12 @@ fn count(args: &[String]) -> Mapped<AtomicU64> {
     Mapped::new(object.mapping(), 0).unwrap()
 }
 
-/// Sends until it is killed, and counts.
 fn sends(args: &[String]) {
-    let (count, mut sender) = (count(args), sender(args));
-    for number in 0.. {
-        sender.send(&message(number)).unwrap();
-        count.store(number + 1, Ordering::Relaxed);
-    }
+    send_for_ever(sender(args), &count(args));
 }
 
-/// Receives until it is killed, and counts.
 fn receives(args: &[String]) {
-    let (count, mut receiver) = (count(args), receiver(args));
-    for number in 0.. {
-        assert_eq!(*receiver.recv().unwrap(), *message(number));
-        count.store(number + 1, Ordering::Relaxed);
-    }
+    receive_for_ever(receiver(args), &count(args));
 }
 
 /// Sends a message for each line from the parent; "leave" drops the handle, "exit" ends the process
@@ -102,6 +88,40 @@ fn leaves_the_socket_to_a_child(args: &[String]) {
     std::thread::sleep(LIMIT);
 }
 
+/// Connects from a pid namespace of its own, in which nobody else has a name, and says what ends
+/// its receiving.
+fn receives_in_a_namespace(args: &[String]) {
+    if let Err(not_run) = become_root_of_a_namespace(libc::CLONE_NEWPID) {
+        return tell_parent(&not_run.to_string());
+    }
+    tell_parent("inside");
+    await_end(forked(|| {
+        let mut receiver = receiver(args);
+        tell_parent("attached");
+        let end = receiver.recv().map(drop).unwrap_err();
+        tell_parent(&end.to_string());
+    }));
+}
+
+/// A child that does this, dies with its parent, and runs no destructor.
+fn forked(body: impl FnOnce()) -> libc::pid_t {
+    // SAFETY: this process has one thread, so that the child is a whole one.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: no pointers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        body();
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    child
+}
+
+fn await_end(child: libc::pid_t) {
+    // SAFETY: our child, and no place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+}
+
 /// Ends at once.
 fn does_nothing(_: &[String]) {}
 
@@ -123,7 +143,7 @@ fn lies(args: &[String]) {
 
 shm_testkit::children! {
     sends, receives, sends_when_told, receives_nothing, leaves_the_socket_to_a_child, does_nothing,
-    connects, lies,
+    connects, lies, receives_in_a_namespace,
 }
 
 /// A child with one end of a socket, and the other end.
@@ -135,6 +155,11 @@ struct Peer {
 
 fn spawn(function: &str, ring_bytes: u64) -> Peer {
     let (ours, theirs) = UnixStream::pair().unwrap();
+    Peer { socket: Some(ours), ..spawn_at(function, &theirs, ring_bytes) }
+}
+
+/// A child with this end of a socket.
+fn spawn_at(function: &str, theirs: &UnixStream, ring_bytes: u64) -> Peer {
     let counter = backend::create(&Place::new(Backend::Memfd), "count", 4096).unwrap();
     let fds = [theirs.as_fd(), counter.fd().unwrap()];
     let numbers = fds.map(|fd| fd.as_raw_fd().to_string());
@@ -142,7 +167,7 @@ fn spawn(function: &str, ring_bytes: u64) -> Peer {
     let args = [numbers[0].as_str(), &numbers[1], &ring];
     let setup = Setup { args: &args, fds: &fds, ..Setup::default() };
     let child = Child::spawn_with(function, setup);
-    Peer { child, socket: Some(ours), counter }
+    Peer { child, socket: None, counter }
 }
 
 impl Peer {
@@ -156,8 +181,8 @@ impl Peer {
         within(LIMIT, || Sender::<Hostile>::connect(socket, ring_bytes, None)).unwrap()
     }
 
-    fn acknowledged(&self) -> u64 {
-        Mapped::<AtomicU64>::new(self.counter.mapping(), 0).unwrap().load(Ordering::Relaxed)
+    fn count(&self) -> Mapped<AtomicU64> {
+        Mapped::new(self.counter.mapping(), 0).unwrap()
     }
 }
 
@@ -168,27 +193,8 @@ fn what_a_killed_sender_had_sent_is_received() {
     let mut total = 0;
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(6) {
         let mut peer = spawn("sends", ring_bytes);
-        let mut receiver = peer.receiver();
-        let mut number = 0;
-        for _ in 0..next(&mut seed) % 300 {
-            assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *message(number));
-            number += 1;
-        }
-        std::thread::sleep(Duration::from_micros(next(&mut seed) % 2000));
-        peer.child.kill();
-        let end = within(LIMIT, || {
-            loop {
-                match receiver.recv() {
-                    Ok(got) => assert_eq!(*got, *message(number)),
-                    Err(end) => return end,
-                }
-                number += 1;
-            }
-        });
-        assert_eq!(end, RecvError::PeerDied);
-        assert!(number >= peer.acknowledged(), "an acknowledged one is lost");
-        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied, "it stays so");
-        total += number;
+        let (receiver, count) = (peer.receiver(), peer.count());
+        total += kill_the_sender(&mut peer.child, receiver, &count, &mut seed);
     }
     println!("messages received: {total}");
 }
@@ -199,23 +205,8 @@ fn the_sender_learns_that_the_receiver_was_killed() {
     println!("seed {seed}");
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(3) {
         let mut peer = spawn("receives", ring_bytes);
-        let mut sender = peer.sender(ring_bytes);
-        let kill_at = next(&mut seed) % 300;
-        let mut number = 0;
-        let end = within(LIMIT, || {
-            loop {
-                if number == kill_at {
-                    peer.child.kill();
-                }
-                if let Err(end) = sender.send(&message(number)) {
-                    return end;
-                }
-                number += 1;
-            }
-        });
-        assert_eq!(end, SendError::PeerDied);
-        assert!(number >= peer.acknowledged());
-        assert_eq!(sender.try_send(b""), Err(SendError::PeerDied), "it stays so");
+        let (sender, count) = (peer.sender(ring_bytes), peer.count());
+        kill_the_receiver(&mut peer.child, sender, &count, &mut seed);
     }
 }
 
@@ -224,25 +215,10 @@ fn a_sleeper_is_woken_by_the_other_sides_death() {
     let mut peer = spawn("sends_when_told", 1024);
     let mut receiver = peer.receiver();
     assert_eq!(peer.child.hear(LIMIT), "attached");
-    assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(SHORT);
-            peer.child.kill();
-        });
-        assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
-    });
+    kill_under_a_sleeping_receiver(&mut peer.child, &mut receiver);
     let mut peer = spawn("receives_nothing", 0);
     let mut sender = peer.sender(64);
-    sender.send(&[1; 56]).unwrap();
-    assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(SHORT);
-            peer.child.kill();
-        });
-        assert_eq!(within(LIMIT, || sender.send(b"")), Err(SendError::PeerDied));
-    });
+    kill_under_a_sleeping_sender(&mut peer.child, &mut sender);
 }
 
 #[test]
@@ -250,23 +226,11 @@ fn a_stopped_peer_is_slow_and_not_dead() {
     let mut peer = spawn("sends_when_told", 64);
     let mut receiver = peer.receiver();
     assert_eq!(peer.child.hear(LIMIT), "attached");
-    peer.child.stop();
-    peer.child.say("send");
-    for _ in 0..3 {
-        assert_eq!(receiver.recv_timeout(SHORT).unwrap_err(), RecvError::TimedOut);
-        assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
-    }
-    peer.child.cont();
-    assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told");
+    stop_the_sender(&mut peer.child, &mut receiver);
     let mut peer = spawn("receives_nothing", 0);
     let mut sender = peer.sender(64);
     assert_eq!(peer.child.hear(LIMIT), "attached");
-    peer.child.stop();
-    sender.send(&[1; 56]).unwrap();
-    for _ in 0..3 {
-        assert_eq!(sender.send_timeout(b"", SHORT), Err(SendError::TimedOut));
-        assert_eq!(sender.try_send(b""), Err(SendError::WouldBlock));
-    }
+    stop_the_receiver(&mut peer.child, &mut sender);
 }
 
 #[test]
@@ -295,6 +259,36 @@ fn a_death_is_seen_though_a_child_of_the_dead_holds_the_socket() {
         });
         assert_eq!(within(LIMIT, || receiver.recv()).unwrap_err(), RecvError::PeerDied);
     });
+}
+
+/// Whether the kernel hands a pidfd of the sender over: Linux 6.5.
+fn pidfds_come_with_messages() -> bool {
+    const SO_PASSPIDFD: libc::c_int = 76;
+    let (socket, _) = UnixStream::pair().unwrap();
+    let (fd, on, len) = (socket.as_raw_fd(), 1_i32, size_of::<i32>() as libc::socklen_t);
+    let on = (&raw const on).cast();
+    // SAFETY: a value and its size.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSPIDFD, on, len) == 0 }
+}
+
+#[test]
+fn a_death_is_seen_from_a_pid_namespace_in_which_the_dead_had_no_name() {
+    // A child of the one that will die holds the socket, so that nobody hangs up.
+    let mut peer = spawn("leaves_the_socket_to_a_child", 64);
+    let socket = peer.socket.take().unwrap();
+    let mut watcher = spawn_at("receives_in_a_namespace", &socket, 0).child;
+    drop(socket);
+    let inside = watcher.hear(LIMIT);
+    if inside != "inside" {
+        return println!("{inside}");
+    }
+    assert_eq!(watcher.hear(LIMIT), "attached");
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    if !pidfds_come_with_messages() {
+        return println!("not run: before Linux 6.5 such a death does not show");
+    }
+    peer.child.kill();
+    assert_eq!(watcher.hear(LIMIT), RecvError::PeerDied.to_string());
 }
 
 #[test]
@@ -375,20 +369,6 @@ fn a_process_that_lies_is_found_out_or_dies() {
 
 #[test]
 fn a_forked_child_is_nobody() {
-    let (mut sender, mut receiver) = common::hostile_stream(64);
-    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let refused = sender.send(b"") == Err(SendError::Forked)
-            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
-        drop((sender, receiver));
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "its handles refused to work");
-    sender.send(b"still here").unwrap();
-    assert_eq!(*receiver.recv().unwrap(), *b"still here");
+    let (sender, receiver) = common::hostile_stream(64);
+    fork_is_nobody(sender, receiver);
 }

@@ -1,9 +1,9 @@
 //! The words of a work cursor.
 use super::PIECES_MAX;
-use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_core::{Reserved, shm_sync};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"shmkwork");
 
@@ -24,6 +24,7 @@ pub(super) struct Shared {
     pub(super) finished: AtomicU32,
     pub(super) work: EventCount,
     pub(super) hint: AtomicU64,
+    reserved: Reserved<12>,
 }
 
 #[cfg(not(shm_loom))]
@@ -32,8 +33,7 @@ const _: () = {
     assert!(core::mem::offset_of!(Shared, hint) == 24);
 };
 
-// SAFETY: atomics and an event count only; nothing to drop.
-unsafe impl ShmSync for Shared {}
+shm_sync!(Shared { magic, count, finished, work, hint, reserved });
 
 impl Shared {
     pub(super) fn new(count: u64) -> Shared {
@@ -43,6 +43,7 @@ impl Shared {
             finished: AtomicU32::new(0),
             work: EventCount::new(),
             hint: AtomicU64::new(0),
+            reserved: Reserved::new(),
         }
     }
 

@@ -223,7 +223,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     }
 
     /// The slot is moribund in my name: object away, slot free. Where the object will not go, the
-    /// slot stays as it is, and names it, until `retry` or `clean_up`.
+    /// slot stays as it is, and names me, until I or my reaper try again, or whoever finds me gone.
     pub(super) fn finish(&self, index: usize, generation: u32) {
         let mine = Word::free(generation).moribund(self.me.to_bits());
         if index == self.control.segment_slots() {

@@ -35,7 +35,7 @@
 //! | attach | its bit | the same |
 //! | detach, after clearing | an empty set on an alive segment | looks whether anyone is in it: in every slot |
 //! | destroying | `moribund`, named; perhaps an object | as in create |
-//! | destroying, and the object would not go | `moribund`, named | as in create; the living owner tries again by itself (`Actor::retry`) |
+//! | destroying, and the object would not go | `moribund`, named | as in create. Who lives tries again, with his own and, by a compare-and-swap to his name, with those of whom no reaper remembers any more (`Actor::retry`) |
 //! | unpin | an unpinned segment, perhaps with an empty set | looks |
 //! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
 //!
@@ -147,7 +147,7 @@ impl Control {
         let shape = Shape::at(offset, segments, participants);
         let region = mapping.region();
         // SAFETY: the caller's promise.
-        unsafe { region.place(offset, Head { hint: AtomicU64::new(0) }) }?;
+        unsafe { region.place(offset, Head::new()) }?;
         let free = Word::free(generation);
         for index in 0..shape.count {
             let word = if index + 1 == shape.count { free.alive() } else { free };

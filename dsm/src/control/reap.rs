@@ -2,6 +2,7 @@
 use super::Objects;
 use super::life::{Actor, change, now};
 use super::word::Word;
+use shm_core::participants::ParticipantId;
 use shm_core::sync::Ordering;
 
 impl<O: Objects> Actor<'_, O> {
@@ -21,16 +22,28 @@ impl<O: Objects> Actor<'_, O> {
         }
     }
 
-    /// Tries again to destroy the segments whose objects this participant could not remove when it
-    /// was the last one out (no descriptor was free, say).
+    /// Tries again to destroy the segments whose objects would not go (no descriptor was free,
+    /// say): this participant's own, and those of participants that [have left][Table::has_left]
+    /// since. A dead one's reaper that could not remove an object left it so, in the dead one's
+    /// name.
+    ///
+    /// `has_left` shows the caller all that was done in that name.
     ///
     /// # If a process dies here
-    /// The reaper tries again.
-    pub fn retry(&self) {
-        for (index, slot) in self.control.slots.iter().enumerate() {
-            // Ours alone to change, so it needs no order.
+    /// What it has taken over is its own: its reaper tries again.
+    ///
+    /// [Table::has_left]: shm_core::participants::Table::has_left
+    pub fn retry(&self, has_left: impl Fn(ParticipantId) -> bool) {
+        let slots = self.control.slots.iter().take(self.control.segment_slots());
+        for (index, slot) in slots.enumerate() {
+            // Our own is ours alone to change, so it needs no order; and one who takes over what is
+            // another's changes exactly this word.
             let word = Word(slot.state.load(Ordering::Relaxed));
-            if word == word.moribund(self.me.to_bits()) && word.generation() != 0 {
+            let Some(executor) = word.executor().filter(|_| word.generation() != 0) else {
+                continue;
+            };
+            let mine = word.moribund(self.me.to_bits());
+            if executor == self.me || has_left(executor) && change(slot, word, mine).is_ok() {
                 self.finish(index, word.generation());
             }
         }

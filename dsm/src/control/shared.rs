@@ -1,6 +1,6 @@
 //! The words of the segment table in the control segment.
-use shm_core::ShmSync;
 use shm_core::sync::AtomicU64;
+use shm_core::{Reserved, shm_sync};
 
 /// The head of the table.
 ///
@@ -11,6 +11,7 @@ use shm_core::sync::AtomicU64;
 #[repr(C, align(64))]
 pub(crate) struct Head {
     pub(crate) hint: AtomicU64,
+    reserved: Reserved<7>,
 }
 
 /// One segment.
@@ -36,13 +37,17 @@ pub(crate) struct Slot {
 #[cfg(not(shm_loom))]
 const _: () = assert!(size_of::<Head>() == 64 && size_of::<Slot>() == 16);
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Head {}
-// SAFETY: atomics only.
-unsafe impl ShmSync for Slot {}
+shm_sync!(Head { hint, reserved });
+shm_sync!(Slot { state, size });
+
+impl Head {
+    pub(super) fn new() -> Head {
+        Head { hint: AtomicU64::new(0), reserved: Reserved::new() }
+    }
+}
 
 /// Tells this layout from others.
 pub(crate) const FINGERPRINT: u64 = shm_core::layout::combine(&[
-    shm_core::fingerprint!(Head { hint: AtomicU64 }),
+    shm_core::fingerprint!(Head { hint: AtomicU64, reserved: Reserved<7> }),
     shm_core::fingerprint!(Slot { state: AtomicU64, size: AtomicU64 }),
 ]);

@@ -1,5 +1,6 @@
 //! The state word of a segment slot.
 use crate::handle::GENERATION_MAX;
+use shm_core::participants::ParticipantId;
 
 const STATE: u64 = 0b11;
 const FREE: u64 = 0;
@@ -22,7 +23,7 @@ const HIGH_SHIFT: u32 = 32;
 /// | free | 0 | creating: whoever wins the slot |
 /// | creating | owner | alive or moribund: its owner, or for a dead one its reaper |
 /// | alive | epoch | alive, epoch + 1: an attacher · (un)pinned: anyone · moribund: who finds the set empty |
-/// | moribund | owner | free, generation + 1: the same |
+/// | moribund | owner | free, generation + 1: the same · moribund, of another owner: anyone, once the old one has left |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Word(pub(crate) u64);
 
@@ -86,6 +87,12 @@ impl Word {
         matches!(self.0 & STATE, CREATING | MORIBUND) && self.high() == owner
     }
 
+    /// Who is to destroy it.
+    pub(crate) fn executor(self) -> Option<ParticipantId> {
+        let owner = (self.0 & STATE == MORIBUND).then(|| self.high());
+        owner.and_then(ParticipantId::from_bits)
+    }
+
     fn high(self) -> u32 {
         (self.0 >> HIGH_SHIFT) as u32
     }
@@ -116,5 +123,9 @@ mod tests {
         assert!(!alive.is_owned_by(1));
         assert!(Word::free(1).creating(9).is_owned_by(9));
         assert!(!Word::free(1).moribund(9).is_owned_by(8));
+        let executor = |word: Word| word.executor().map(ParticipantId::to_bits);
+        assert_eq!(executor(Word::free(1).moribund(9)), Some(9));
+        assert_eq!(executor(Word::free(1).moribund(0)), None);
+        assert_eq!(executor(Word::free(1).creating(9)), None);
     }
 }

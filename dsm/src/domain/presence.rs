@@ -75,21 +75,22 @@ impl Presence {
         if !system.control.actor(member.id(), &system).enter() {
             return Ok(Arrival::Closed(system));
         }
-        table.reap(|dead| system.clean_up(dead));
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
-        Ok(Arrival::In(Presence { system, table, member, kept, segments_max, mine, settled }))
+        let presence = Presence { system, table, member, kept, segments_max, mine, settled };
+        presence.reap();
+        Ok(Arrival::In(presence))
     }
 
     pub(super) fn control(&self) -> &Control {
         &self.system.control
     }
 
-    /// Finishes what the dead left, and what we could not remove ourselves.
+    /// Finishes what the dead left, and what we, or they, could not remove.
     pub(super) fn reap(&self) -> usize {
         let dead = self.table.reap(|dead| self.system.clean_up(dead));
         let _mine = self.lock();
-        self.actor().retry();
+        self.actor().retry(|owner| self.table.has_left(owner));
         dead
     }
 

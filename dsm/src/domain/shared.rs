@@ -3,16 +3,16 @@ use super::config::SEGMENTS_MAX;
 use super::error::OpenError;
 use crate::control::Control;
 use crate::handle::GENERATION_MAX;
-use shm_core::ShmSync;
 use shm_core::header::{Header, Identity};
 use shm_core::layout::{Plan, TooLarge, combine};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{SLOTS_MAX, Table, TableError};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_core::{Reserved, shm_sync};
 use std::sync::Arc;
 
 /// Raised with every change of the layout or of its meaning.
-const LAYOUT_VERSION: u32 = 3;
+const LAYOUT_VERSION: u32 = 4;
 
 /// What the creator chose. Written once, before the header says that the domain is ready; read once
 /// by each process.
@@ -23,19 +23,20 @@ struct Settings {
     nonce: AtomicU64,
     participants: AtomicU32,
     segments: AtomicU32,
+    reserved: Reserved<6>,
 }
 
 #[cfg(not(shm_loom))]
 const _: () = assert!(size_of::<Settings>() == 64);
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Settings {}
+shm_sync!(Settings { nonce, participants, segments, reserved });
 
 const FINGERPRINT: u64 = combine(&[
     shm_core::fingerprint!(Settings {
         nonce: AtomicU64,
         participants: AtomicU32,
         segments: AtomicU32,
+        reserved: Reserved<6>,
     }),
     crate::control::FINGERPRINT,
     Table::bytes_for(0),
@@ -103,6 +104,7 @@ impl Sizes {
             nonce: AtomicU64::new(self.nonce),
             participants: AtomicU32::new(self.participants),
             segments: AtomicU32::new(self.segments),
+            reserved: Reserved::new(),
         };
         // SAFETY: the caller's promise.
         unsafe { mapping.region().place(offsets.settings, settings) }?;

@@ -222,29 +222,55 @@ fn a_segment_removed_or_cut_off_by_hand_is_an_error() {
     assert_eq!(domain.segments()[0].attached.len(), 1, "a failed attachment is taken back");
 }
 
-/// A directory has taken the place of its file.
+/// Makes a segment of `domain` and destroys it, but for the object, which will not go until the
+/// directory returned, which has taken the place of its file, is gone.
+fn destroy_in_vain(bench: &Bench, domain: &Domain) -> std::path::PathBuf {
+    let segment = domain.create_segment(1).unwrap();
+    let handle = segment.handle();
+    let path = bench.directory.path().join(domain.presence.system.segment_name(handle));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    drop(segment);
+    assert_eq!(domain.presence.control().leftovers(), [handle]);
+    path
+}
+
 #[test]
 fn a_segment_that_cannot_be_removed_keeps_its_slot_until_it_can() {
     let bench = Bench::new("stuck");
     let config = DomainConfig { segments_max: Some(1), ..bench.config.clone() };
     let domain = Domain::open(config).unwrap();
-    let leftovers = || domain.presence.control().leftovers();
-    let destroy_in_vain = |segment: Segment| {
-        let handle = segment.handle();
-        let path = bench.directory.path().join(domain.presence.system.segment_name(handle));
-        std::fs::remove_file(&path).unwrap();
-        std::fs::create_dir(&path).unwrap();
-        drop(segment);
-        assert_eq!(leftovers(), [handle]);
-        path
-    };
-    let path = destroy_in_vain(domain.create_segment(1).unwrap());
+    let path = destroy_in_vain(&bench, &domain);
     assert!(matches!(domain.create_segment(1), Err(CreateError::Full { .. })));
     std::fs::remove_dir(path).unwrap();
-    let path = destroy_in_vain(domain.create_segment(1).unwrap());
+    let path = destroy_in_vain(&bench, &domain);
     std::fs::remove_dir(path).unwrap();
     domain.reap();
-    assert!(leftovers().is_empty());
+    assert!(domain.presence.control().leftovers().is_empty());
+}
+
+#[test]
+fn what_one_that_left_could_not_remove_is_removed_by_others() {
+    let bench = Bench::new("legacy");
+    let domain = bench.open();
+    let leftovers = || domain.presence.control().leftovers().len();
+    let leaver = bench.open();
+    let path = destroy_in_vain(&bench, &leaver);
+    domain.reap();
+    assert_eq!(leftovers(), 1, "its executor is there, and tries again itself");
+    drop(leaver);
+    domain.reap();
+    assert_eq!(leftovers(), 1, "the object will not go");
+    std::fs::remove_dir(path).unwrap();
+    domain.reap();
+    assert_eq!(leftovers(), 0);
+
+    let leaver = bench.open();
+    let path = destroy_in_vain(&bench, &leaver);
+    drop(leaver);
+    std::fs::remove_dir(path).unwrap();
+    let _newcomer = bench.open();
+    assert_eq!(leftovers(), 0, "who comes looks too");
 }
 
 /// A killed creator's, where files cannot be nameless.

@@ -2,13 +2,13 @@
 //!
 //! What a child is not allowed to set up (mounts, without privileges) is not run, and says so.
 use dsm::backend::{self, Backend, BackendError, Object, Place};
-use rustix::process::{Resource, Rlimit, geteuid, getgid, getrlimit, getuid, setrlimit};
+use rustix::process::geteuid;
 use shm_testkit::child::{self, Child};
+use shm_testkit::fault::{
+    Limit, NotRun, become_root_of_a_namespace, limit, mount_empty, unlimited,
+};
 use shm_testkit::unique::TempDir;
-use std::ffi::CString;
 use std::fs;
-use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::ptr;
@@ -165,7 +165,7 @@ fn without_proc_objects_are_made_under_another_name(args: &[String]) {
 }
 
 fn the_limit_of_file_size_is_named_and_sends_no_signal(args: &[String]) {
-    limit(Resource::Fsize, 64 << 10);
+    limit(Limit::FileSize, 64 << 10);
     for backend in FILES {
         let place = place(backend, args);
         assert_limit(&refused(&place, MIB), "RLIMIT_FSIZE");
@@ -176,10 +176,7 @@ fn the_limit_of_file_size_is_named_and_sends_no_signal(args: &[String]) {
 }
 
 fn the_limit_of_address_space_is_named(args: &[String]) {
-    // In pages: the size of this process, and more.
-    let statm = fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: u64 = statm.split(' ').next().unwrap().parse().unwrap();
-    limit(Resource::As, pages * 4096 + 16 * MIB);
+    limit(Limit::AddressSpace, Limit::AddressSpace.used() + 16 * MIB);
     for backend in NAMED.into_iter().chain([Backend::Memfd]) {
         let place = place(backend, args);
         assert_limit(&refused(&place, 64 * MIB), "RLIMIT_AS");
@@ -188,15 +185,13 @@ fn the_limit_of_address_space_is_named(args: &[String]) {
 }
 
 fn the_limit_of_descriptors_is_named(args: &[String]) {
-    let soft = getrlimit(Resource::Nofile).current;
     for backend in FILES {
         let place = place(backend, args);
         // One is enough for memfd; a file needs a second, for its directory.
         for free in [0, 1] {
-            let next = fs::File::open("/").unwrap().as_raw_fd();
-            limit(Resource::Nofile, next as u64 + free);
+            limit(Limit::Descriptors, Limit::Descriptors.used() + free);
             let made = backend::create(&place, &name(), 4096);
-            limit(Resource::Nofile, soft.unwrap());
+            unlimited(Limit::Descriptors);
             match made {
                 Ok(object) => assert!(object.fd().is_some() && free == 1, "memfd needs but one"),
                 Err(error) => assert_limit(&error, "RLIMIT_NOFILE"),
@@ -208,13 +203,13 @@ fn the_limit_of_descriptors_is_named(args: &[String]) {
 
 fn the_limits_of_system_v_are_named(args: &[String]) {
     let place = place(Backend::Sysv, args);
-    // SAFETY: no pointers.
-    if unsafe { libc::unshare(libc::CLONE_NEWIPC) } != 0 {
-        return not_run("a namespace of its own");
-    }
     let kernel = Path::new("/proc/sys/kernel");
-    if fs::write(kernel.join("shmmax"), "65536").is_err() {
-        return not_run("setting kernel.shmmax");
+    let limited = become_root_of_a_namespace(libc::CLONE_NEWIPC).and_then(|()| {
+        let set = fs::write(kernel.join("shmmax"), "65536");
+        set.map_err(|error| NotRun::new("setting kernel.shmmax", error))
+    });
+    if let Err(not_run) = limited {
+        return eprintln!("{not_run}");
     }
     assert_limit(&refused(&place, MIB), "kernel.shmmax");
     assert_nothing_left(&place);
@@ -273,15 +268,6 @@ fn a_directory_without_permission_to_write_is_named() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn limit(resource: Resource, current: u64) {
-    let maximum = getrlimit(resource).maximum;
-    setrlimit(resource, Rlimit { current: Some(current), maximum }).unwrap();
-}
-
-fn not_run(what: &str) {
-    eprintln!("not run: {what} is not permitted: {}", io::Error::last_os_error());
-}
-
 fn directory_of(place: &Place) -> &Path {
     match place.backend {
         Backend::Posix => Path::new(backend::POSIX_DIRECTORY),
@@ -289,40 +275,9 @@ fn directory_of(place: &Place) -> &Path {
     }
 }
 
-/// Mounts an empty file system on `directory`, for this process only. `false`, with a message,
-/// where that is not permitted.
+/// As [`mount_empty`]; `false`, with a message, where that is not permitted.
 fn mounted(kind: &str, directory: &Path, flags: libc::c_ulong, options: &str) -> bool {
-    if !private_mounts() {
-        return false;
-    }
-    let [kind, directory, options] =
-        [kind, &directory.to_string_lossy(), options].map(|text| CString::new(text).unwrap());
-    let (kind, directory, options) = (kind.as_ptr(), directory.as_ptr(), options.as_ptr());
-    // SAFETY: four strings.
-    if unsafe { libc::mount(kind, directory, kind, flags, options.cast()) } != 0 {
-        not_run("mounting");
-        return false;
-    }
-    true
-}
-
-/// Gives this process mounts of its own: with privileges, or as "root" of a user namespace.
-fn private_mounts() -> bool {
-    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
-    // SAFETY: no pointers.
-    let privileged = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
-    // SAFETY: as above.
-    if !privileged && unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) } != 0 {
-        not_run("a mount namespace");
-        return false;
-    }
-    if !privileged {
-        fs::write("/proc/self/uid_map", format!("0 {uid} 1")).unwrap();
-        fs::write("/proc/self/setgroups", "deny").unwrap();
-        fs::write("/proc/self/gid_map", format!("0 {gid} 1")).unwrap();
-    }
-    let (none, root, flags) = (ptr::null(), c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
-    // SAFETY: one string, and no others.
-    assert_eq!(unsafe { libc::mount(none, root, none, flags, ptr::null()) }, 0);
-    true
+    mount_empty(kind, directory, flags, options)
+        .inspect_err(|not_run| eprintln!("{not_run}"))
+        .is_ok()
 }

@@ -1,7 +1,7 @@
 //! Under `--cfg shm_explore`: each word an atomic of the explorer's, each word copied a step.
 use super::WORD_BYTES;
 use crate::sync::{AtomicU64, Ordering};
-use relptr::ShmSync;
+use relptr::shm_sync;
 use std::cell::OnceCell;
 use std::ops::Deref;
 
@@ -12,8 +12,7 @@ pub struct Word {
     word: AtomicU64,
 }
 
-// SAFETY: one atomic word.
-unsafe impl ShmSync for Word {}
+shm_sync!(Word { word });
 
 impl Word {
     /// A word of zeros.

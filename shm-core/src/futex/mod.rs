@@ -3,7 +3,7 @@
 //! The word and its sleeping are one type, so that a model can put its own kernel behind it. The
 //! futex is a shared one (no `FUTEX_PRIVATE_FLAG`): it works across processes at any address.
 use crate::sync::{AtomicU32, Ordering};
-use relptr::ShmSync;
+use relptr::shm_sync;
 use std::time::Instant;
 
 #[cfg(not(any(shm_loom, shm_explore)))]
@@ -37,8 +37,7 @@ pub struct Futex {
     word: AtomicU32,
 }
 
-// SAFETY: one atomic word.
-unsafe impl ShmSync for Futex {}
+shm_sync!(Futex { word });
 
 impl Futex {
     /// A word holding `value`.

@@ -6,6 +6,10 @@ const EVERY: u64 = 100_000_000;
 
 /// The threads of one process that ask one watch share it. Relaxed: that two of them ask the kernel
 /// at once is harmless.
+///
+/// Not in models, and it needs none. "Due" makes a watch ask the kernel, whose answer is right at
+/// any time; "not due" makes it believe a life word, as it does in models always. So whatever is
+/// read here, in whatever order, the answer is right; it may come later, and a model has no clock.
 #[derive(Debug)]
 pub(super) struct Recheck {
     /// By the coarse clock, which is read without a system call; at first 0: long ago.

@@ -4,7 +4,7 @@ use super::id::{Generation, ParticipantId};
 use crate::futex::Futex;
 use crate::process::Namespaces;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use relptr::ShmSync;
+use relptr::{Reserved, shm_sync};
 
 /// The head of a table; its slots follow.
 ///
@@ -17,10 +17,10 @@ pub(super) struct Head {
     reserved: AtomicU32,
     pub(super) pid_namespace: AtomicU64,
     pub(super) time_namespace: AtomicU64,
+    spare: Reserved<5>,
 }
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Head {}
+shm_sync!(Head { slots, reserved, pid_namespace, time_namespace, spare });
 
 /// One participant.
 ///
@@ -37,10 +37,10 @@ pub(super) struct Slot {
     pub(super) claim: AtomicU64,
     pub(super) generation: AtomicU32,
     pub(super) life: Futex,
+    reserved: Reserved<6>,
 }
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Slot {}
+shm_sync!(Slot { claim, generation, life, reserved });
 
 #[cfg(not(shm_loom))]
 const _: () = {
@@ -62,6 +62,7 @@ impl Head {
             reserved: AtomicU32::new(0),
             pid_namespace: AtomicU64::new(home.pid),
             time_namespace: AtomicU64::new(home.time),
+            spare: Reserved::new(),
         }
     }
 }
@@ -72,6 +73,7 @@ impl Slot {
             claim: AtomicU64::new(Claim::FREE.to_bits()),
             generation: AtomicU32::new(Generation::FIRST.to_word()),
             life: Futex::new(Life::NOBODY.0),
+            reserved: Reserved::new(),
         }
     }
 

@@ -149,6 +149,12 @@ impl Table {
         }
     }
 
+    /// Whether the seat of `id` has been given up: by itself, or by who cleaned up after it. Nobody
+    /// acts in its name any more, and all that was done in it is visible to the caller.
+    pub fn has_left(&self, id: ParticipantId) -> bool {
+        self.slot(id).is_some_and(|slot| !slot.is_still(id))
+    }
+
     /// The slots in use. Others join, leave and die meanwhile.
     pub fn snapshot(&self) -> Vec<ParticipantInfo> {
         (0..self.capacity()).filter_map(|index| self.look_at(index)).collect()

@@ -2,13 +2,13 @@
 use crate::mapping::{Mapped, MappedSlice, Mapping};
 use relptr::{BadPtr, ShmSync};
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fcntl_get_seals,
-    fstat, fstatfs, memfd_create, seek,
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+    fstatfs, memfd_create,
 };
-use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -19,6 +19,10 @@ const SEALS: SealFlags =
 
 /// `f_type` of memory of ordinary pages; that of huge ones is another file system.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// How much of a file there is in memory: Linux 6.5. On all architectures, but for two that use
+/// other numbers, and where this one is nobody's.
+const SYS_CACHESTAT: libc::c_long = 451;
 
 /// Reserved by one call at first; less where signals interrupt it.
 const CHUNK_MAX: u64 = 16 << 20;
@@ -40,7 +44,7 @@ pub enum CreateError {
         bytes: u64,
     },
     /// There is not so much memory.
-    #[error("no memory for {bytes} bytes")]
+    #[error("no memory for {bytes} bytes: free some, or raise the limit of its control group")]
     NoSpace {
         /// Bytes asked for.
         bytes: u64,
@@ -62,9 +66,15 @@ pub enum CreateError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForeignError {
-    /// It is no memory, or its owner could cut it off, or somebody else could write it.
-    #[error("the descriptor is not memory that is sealed as it has to be")]
-    Unsealed,
+    /// It is a file, a socket, a device, secret memory, or anything else that has no seals.
+    #[error("the descriptor is not memory that can be sealed (a memfd)")]
+    NotMemory,
+    /// Its owner could cut it off, or somebody else could write it.
+    #[error("the memory is not sealed as it has to be: {missing:?} are missing")]
+    Unsealed {
+        /// Seals that it does not have.
+        missing: SealFlags,
+    },
     /// It is memory of another kind.
     #[error("the memory is not of ordinary pages (file system {kind:#x})")]
     OtherKind {
@@ -82,11 +92,16 @@ pub enum ForeignError {
         max: u64,
     },
     /// Some of it does not exist yet: we would pay for it, or die of it, when we first look.
-    #[error("the memory has a hole at {at}")]
-    Hole {
-        /// Where the first one begins.
-        at: u64,
+    #[error("of the memory's {bytes} bytes only {there} exist")]
+    Sparse {
+        /// What there is.
+        there: u64,
+        /// What it has to be.
+        bytes: u64,
     },
+    /// Linux has had it since 5.14.
+    #[error("this kernel cannot say whether memory is there (MADV_POPULATE_READ)")]
+    NoPopulate,
     /// The system refused.
     #[error("{call} failed: {errno}")]
     Os {
@@ -185,7 +200,7 @@ fn reserve(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes to each page: one that is only reserved still counts as a hole for who looks at it.
+/// Writes to each page, so that no message pays for the first look at one.
 fn touch(mapping: &Mapping, page: usize) {
     let base = mapping.region().base();
     for offset in (0..mapping.len()).step_by(page) {
@@ -213,25 +228,34 @@ impl Foreign {
         let fd = fd.as_fd();
         let os = |call| move |errno| ForeignError::Os { call, errno };
         // First: this asks no file system, and what follows only asks memory.
-        match fcntl_get_seals(fd) {
-            Ok(seals) if seals.contains(SEALS) => {}
-            _ => return Err(ForeignError::Unsealed),
+        let seals = fcntl_get_seals(fd).map_err(|_| ForeignError::NotMemory)?;
+        if !seals.contains(SEALS) {
+            return Err(ForeignError::Unsealed { missing: SEALS - seals });
         }
-        let kind = fstatfs(fd).map_err(os("fstatfs"))?.f_type as u64;
+        let kind = retry_on_intr(|| fstatfs(fd)).map_err(os("fstatfs"))?.f_type as u64;
         if kind != TMPFS_MAGIC {
             return Err(ForeignError::OtherKind { kind });
         }
         // From here on nothing that is asked can change: it is sealed.
-        let bytes = fstat(fd).map_err(os("fstat"))?.st_size as u64;
+        let about = fstat(fd).map_err(os("fstat"))?;
+        let bytes = about.st_size as u64;
         if bytes < min || bytes > max || bytes == 0 {
             return Err(ForeignError::Size { bytes, min, max });
         }
-        let at = seek(fd, SeekFrom::Hole(0)).map_err(os("lseek"))?;
-        if at < bytes {
-            return Err(ForeignError::Hole { at });
+        let there = match bytes_there(fd, bytes) {
+            // What lies behind its end counts as well; `populate` makes up for it, at our expense.
+            Err(Errno::NOSYS) => about.st_blocks as u64 * 512,
+            there => there.map_err(os("cachestat"))?,
+        };
+        if there < bytes {
+            return Err(ForeignError::Sparse { there, bytes });
         }
         let len = usize::try_from(bytes).map_err(|_| ForeignError::Size { bytes, min, max })?;
         let mapping = map(fd, len, ProtFlags::READ).map_err(os("mmap"))?;
+        populate(&mapping).map_err(|errno| match errno {
+            Errno::INVAL => ForeignError::NoPopulate,
+            errno => ForeignError::Os { call: "madvise", errno },
+        })?;
         Ok(Foreign { mapping })
     }
 
@@ -273,6 +297,41 @@ impl Foreign {
     }
 }
 
+/// How much of the first `bytes` of memory exists, in whole pages, also where it is swapped out.
+///
+/// Not by `SEEK_HOLE`, nor by anything else that takes a lock of the open file or of the inode: the
+/// peer's threads can hold these as long as they like, by a `read` or `write` whose buffer is a
+/// page that never comes (`userfaultfd`). This call takes none.
+fn bytes_there(fd: BorrowedFd<'_>, bytes: u64) -> Result<u64, Errno> {
+    /// As the kernel has it; `evicted` is in swap.
+    #[derive(Default)]
+    #[repr(C)]
+    struct Stat {
+        cached: u64,
+        dirty: u64,
+        writeback: u64,
+        evicted: u64,
+        recently_evicted: u64,
+    }
+    let (range, mut stat) = ([0_u64, bytes], Stat::default());
+    let (from, to) = (range.as_ptr(), &raw mut stat);
+    // SAFETY: two structures that live, of the sizes that the kernel expects.
+    let done = unsafe { libc::syscall(SYS_CACHESTAT, fd.as_raw_fd(), from, to, 0) };
+    if done != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(stat.cached.saturating_add(stat.evicted).saturating_mul(page_bytes()))
+}
+
+/// Has every page in place before we look: what would be SIGBUS later is an error here.
+///
+/// It waits for nobody but swap: the pages are there, and no peer keeps one locked.
+fn populate(mapping: &Mapping) -> Result<(), Errno> {
+    let base = mapping.region().base().as_ptr();
+    // SAFETY: the mapping, whole; its contents stay what they are.
+    unsafe { madvise(base.cast(), mapping.len(), Advice::LinuxPopulateRead) }
+}
+
 /// Maps `len` bytes between two pages that nobody can touch: an access outside ends this process
 /// and tells nobody anything.
 fn map(fd: BorrowedFd<'_>, len: usize, protection: ProtFlags) -> Result<Arc<Mapping>, Errno> {
@@ -296,8 +355,12 @@ fn map(fd: BorrowedFd<'_>, len: usize, protection: ProtFlags) -> Result<Arc<Mapp
         // SAFETY: where the range began.
         let around = unsafe { base.as_ptr().sub(page) };
         // SAFETY: the whole range made above; the last view of it is gone.
-        let unmapped = unsafe { munmap(around.cast(), all) };
-        debug_assert_eq!(unmapped, Ok(()));
+        if unsafe { munmap(around.cast(), all) }.is_err() {
+            // The pages around may have become one with others, which to part takes memory of the
+            // kernel's. They hold nothing, and stay.
+            // SAFETY: as above.
+            let _ = unsafe { munmap(base.as_ptr().cast(), inside) };
+        }
     };
     // SAFETY: a fresh mapping of `len` bytes, page-aligned, that nobody else in this process knows;
     // one that cannot be written leaves this module by unsafe functions alone.

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses its part
 
 use shm_core::mapping::Mapping;
+use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::killpoint::SharedMemory;
 use std::sync::Arc;
 
@@ -14,8 +15,15 @@ pub(crate) fn shared(bytes: u64) -> (SharedMemory, Arc<Mapping>) {
     (memory, mapping)
 }
 
-/// `bytes` without those of `ranges`: padding, which a structure that is written as a whole fills
-/// with whatever the writer's stack held, and words that name processes.
+/// Every word of `mapping` from `offset` on.
+pub(crate) fn words_from(mapping: &Mapping, offset: u64) -> Vec<u8> {
+    let region = mapping.region();
+    let count = (region.len() as u64 - offset) / 8;
+    let words: &[AtomicU64] = region.share_slice(offset, count).unwrap();
+    words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes()).collect()
+}
+
+/// `bytes` without those of `ranges`: words that name processes.
 pub(crate) fn without(mut bytes: Vec<u8>, ranges: &[std::ops::Range<usize>]) -> Vec<u8> {
     for range in ranges {
         bytes[range.clone()].fill(0);

@@ -34,7 +34,8 @@ pub enum RecvError {
     /// The sender has left, and all it sent has been received.
     #[error("the sender has detached")]
     Detached,
-    /// The sender's process has died, and all it sent has been received.
+    /// The sender's process has died, or a hostile one has hung up, and all it sent has been
+    /// received.
     #[error("the sender's process has died")]
     PeerDied,
     /// The sender wrote nonsense into shared memory. The stream is of no further use.
@@ -145,6 +146,9 @@ impl<T: OneMapping> Receiver<T> {
     }
 
     /// Waits until the sender has attached.
+    ///
+    /// One that has come and gone is [`RecvError::Detached`], or [`RecvError::PeerDied`], although
+    /// messages of its may wait to be received: they still can be.
     ///
     /// # Errors
     /// [`RecvError::TimedOut`], [`RecvError::Detached`], [`RecvError::PeerDied`].

@@ -27,7 +27,7 @@ pub enum SendError {
     /// The receiver has left. This and everything after it will not be received.
     #[error("the receiver has detached")]
     Detached,
-    /// The receiver's process has died.
+    /// The receiver's process has died, or a hostile one has hung up.
     #[error("the receiver's process has died")]
     PeerDied,
     /// The receiver wrote nonsense into shared memory. The stream is of no further use.

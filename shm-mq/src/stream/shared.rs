@@ -1,7 +1,7 @@
 //! The words of a stream that lie in shared memory. The ring follows them.
-use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::sync::{AtomicU32, AtomicU64};
+use shm_core::{Reserved, shm_sync};
 
 /// "shmstrm" and the version of the layout.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmstrm\x01");
@@ -48,23 +48,37 @@ pub(super) struct Shared {
     pub(super) ring_bytes: AtomicU64,
     pub(super) sender: Role,
     pub(super) receiver: Role,
-    pad_0: [AtomicU64; 12],
+    pad_0: Reserved<12>,
     /// Bytes ever published.
     pub(super) written: AtomicU64,
     /// The receiver sleeps here until something was published, or the sender came or went.
     pub(super) arrived: EventCount,
     pad_1: AtomicU32,
-    pad_2: [AtomicU64; 14],
+    pad_2: Reserved<14>,
     /// Bytes ever given back.
     pub(super) read: AtomicU64,
     /// The sender sleeps here until something was given back, or the receiver came or went.
     pub(super) left: EventCount,
     pad_3: AtomicU32,
-    pad_4: [AtomicU64; 14],
+    pad_4: Reserved<14>,
 }
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Shared {}
+shm_sync!(Role { owner, state });
+shm_sync!(Shared {
+    magic,
+    ring_bytes,
+    sender,
+    receiver,
+    pad_0,
+    written,
+    arrived,
+    pad_1,
+    pad_2,
+    read,
+    left,
+    pad_3,
+    pad_4,
+});
 
 #[cfg(not(shm_loom))]
 const _: () = {
@@ -83,23 +97,20 @@ impl Role {
 
 impl Shared {
     pub(super) fn new(ring_bytes: u64) -> Shared {
-        fn zeros<const N: usize>() -> [AtomicU64; N] {
-            std::array::from_fn(|_| AtomicU64::new(0))
-        }
         Shared {
             magic: AtomicU64::new(MAGIC),
             ring_bytes: AtomicU64::new(ring_bytes),
             sender: Role::new(),
             receiver: Role::new(),
-            pad_0: zeros(),
+            pad_0: Reserved::new(),
             written: AtomicU64::new(0),
             arrived: EventCount::new(),
             pad_1: AtomicU32::new(0),
-            pad_2: zeros(),
+            pad_2: Reserved::new(),
             read: AtomicU64::new(0),
             left: EventCount::new(),
             pad_3: AtomicU32::new(0),
-            pad_4: zeros(),
+            pad_4: Reserved::new(),
         }
     }
 }

@@ -113,6 +113,8 @@ pub struct Explored {
     pub solos: u64,
     /// The longest way from the beginning.
     pub deepest: u64,
+    /// Only schedules with so many interruptions at most; `None`: all.
+    pub preemptions: Option<u32>,
     /// It was stopped at the greatest number of states allowed.
     pub capped: bool,
     /// How long it took.
@@ -129,6 +131,9 @@ impl fmt::Display for Explored {
              {waits} where all wait, {solos} solo runs, at most {deepest} steps deep, {:.1?}",
             self.took
         )?;
+        if let Some(preemptions) = self.preemptions {
+            write!(f, ", at most {preemptions} interruptions")?;
+        }
         if self.capped { write!(f, ", stopped there") } else { Ok(()) }
     }
 }
@@ -137,14 +142,13 @@ impl fmt::Display for Explored {
 pub struct Scenario<'a> {
     structure: &'static str,
     name: String,
-    covers: &'static [&'static str],
     pub(super) processes: Vec<Process<'a>>,
     pub(super) deaths: u32,
     pub(super) lies: u32,
     pub(super) lingers: bool,
     pub(super) alone_max: u32,
     pub(super) states_max: u64,
-    pub(super) preemptions: Option<u32>,
+    preemptions: Option<u32>,
     pub(super) check: Check<'a>,
     pub(super) waiting: Option<Check<'a>>,
 }
@@ -156,7 +160,6 @@ impl<'a> Scenario<'a> {
         Scenario {
             structure,
             name: name.to_owned(),
-            covers: &[],
             processes: Vec::new(),
             deaths: 0,
             lies: 0,
@@ -167,11 +170,6 @@ impl<'a> Scenario<'a> {
             check: Box::new(|_| ()),
             waiting: None,
         }
-    }
-
-    /// The public operations that its processes go through.
-    pub fn covers(self, operations: &'static [&'static str]) -> Scenario<'a> {
-        Scenario { covers: operations, ..self }
     }
 
     /// One more process: number 1 is the first.
@@ -210,6 +208,10 @@ impl<'a> Scenario<'a> {
         Scenario { preemptions: Some(preemptions), ..self }
     }
 
+    pub(super) fn preemptions_max(&self) -> Option<u32> {
+        self.preemptions.map(|most| most + if is_deep() { 2 } else { 0 })
+    }
+
     /// Stops after so many states; with `SHM_DEEP=1` after ten times as many. A million if not
     /// said.
     pub fn states_at_most(self, states: u64) -> Scenario<'a> {
@@ -236,14 +238,11 @@ impl<'a> Scenario<'a> {
     pub fn explore(self) -> Explored {
         let start = Instant::now();
         let (mut explored, finding) = Search::new(&self).run();
-        explored.took = start.elapsed();
+        (explored.took, explored.preemptions) = (start.elapsed(), self.preemptions_max());
         if let Some(finding) = finding {
             panic!("{} | {}: {finding}\nafter {explored}", self.structure, self.name);
         }
         println!("explored {} | {} | {explored}", self.structure, self.name);
-        if !self.covers.is_empty() {
-            println!("covers {}", self.covers.join(", "));
-        }
         explored
     }
 }

@@ -126,7 +126,7 @@ impl<'s, 'a> Search<'s, 'a> {
             deaths_left: self.scenario.deaths,
             lies_left: self.scenario.lies,
             lied: false,
-            turn: self.scenario.preemptions.map(|most| (0, most + if is_deep() { 2 } else { 0 })),
+            turn: self.scenario.preemptions_max().map(|most| (0, most)),
         }
     }
 

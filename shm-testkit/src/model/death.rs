@@ -66,6 +66,29 @@ pub fn mortal<R>(fuel: u32, process: impl FnOnce() -> R) -> Option<R> {
     }
 }
 
+/// A process of a sweep that lets several die: how long it lives, and how often it has died.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub(super) fuel: u32,
+    pub(super) deaths: Deaths,
+}
+
+impl Life {
+    /// One that does not end by itself.
+    pub fn endless() -> Life {
+        Life { fuel: IMMORTAL, deaths: Deaths::default() }
+    }
+
+    /// Runs `process`, and notes it if that dies: `None`.
+    pub fn run<R>(&self, process: impl FnOnce() -> R) -> Option<R> {
+        let end = mortal(self.fuel, process);
+        if end.is_none() {
+            self.deaths.died();
+        }
+        end
+    }
+}
+
 /// Counts deaths across the executions of one sweep.
 #[derive(Clone, Debug, Default)]
 pub struct Deaths(Arc<AtomicU64>);

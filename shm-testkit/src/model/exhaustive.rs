@@ -1,5 +1,5 @@
 //! Every interleaving within a preemption bound, every death.
-use super::death::Deaths;
+use super::death::{Deaths, IMMORTAL, Life};
 use super::run::{Tried, is_deep};
 use super::runtime;
 use std::sync::Arc;
@@ -64,4 +64,75 @@ pub fn every_death_bounded(
         tried.kill_points += 1;
     }
     tried
+}
+
+/// Runs `scenario(lives)` with each of its `N` processes dying in turn, at every access, while the
+/// others live; with at most `bound` preemptions.
+///
+/// # Panics
+/// Where an execution does, and where one of the processes never dies.
+pub fn every_death_of<const N: usize>(
+    bound: usize,
+    scenario: impl Fn([Life; N]) + Clone + Send + Sync + 'static,
+) -> Tried {
+    let mut tried = Tried::default();
+    for mortal in 0..N {
+        for fuel in 0.. {
+            let mut fuels = [IMMORTAL; N];
+            fuels[mortal] = fuel;
+            let died = live(bound, &scenario, fuels, &mut tried)[mortal];
+            assert!(fuel > 0 || died > 0, "process {mortal} never dies");
+            if died == 0 {
+                break;
+            }
+        }
+    }
+    tried
+}
+
+/// Runs `scenario(lives)` with each two of its `N` processes dying, each at every access, with at
+/// most `bound` preemptions.
+///
+/// # Panics
+/// Where an execution does, and where one of the processes never dies.
+pub fn every_two_deaths<const N: usize>(
+    bound: usize,
+    scenario: impl Fn([Life; N]) + Clone + Send + Sync + 'static,
+) -> Tried {
+    let mut tried = Tried::default();
+    for (one, other) in (0..N).flat_map(|other| (0..other).map(move |one| (one, other))) {
+        for first in 0.. {
+            let mut one_died = false;
+            for second in 0.. {
+                let mut fuels = [IMMORTAL; N];
+                (fuels[one], fuels[other]) = (first, second);
+                let died = live(bound, &scenario, fuels, &mut tried);
+                one_died |= died[one] > 0;
+                assert!(second > 0 || died[other] > 0, "process {other} never dies");
+                if died[other] == 0 {
+                    break;
+                }
+            }
+            if !one_died {
+                break;
+            }
+        }
+    }
+    tried
+}
+
+/// How often each of the processes died.
+fn live<const N: usize>(
+    bound: usize,
+    scenario: &(impl Fn([Life; N]) + Clone + Send + Sync + 'static),
+    fuels: [u32; N],
+    tried: &mut Tried,
+) -> [u64; N] {
+    let lives = fuels.map(|fuel| Life { fuel, deaths: Deaths::default() });
+    let (run, theirs) = (scenario.clone(), lives.clone());
+    tried.executions += check_bounded(Some(bound), move || run(theirs.clone())).executions;
+    let died = lives.map(|life| life.deaths.count());
+    tried.deaths += died.iter().sum::<u64>();
+    tried.kill_points += u32::from(died.iter().any(|died| *died > 0));
+    died
 }

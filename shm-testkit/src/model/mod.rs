@@ -8,7 +8,8 @@
 //!
 //! A modelled process is a [`thread`] whose body runs inside [`mortal`]: after `fuel` accesses it
 //! unwinds, and from then on nothing it does has an effect, destructors included, as after SIGKILL.
-//! [`every_death`] sweeps the fuel from 0 until no schedule runs out of it.
+//! [`every_death`] sweeps the fuel from 0 until no schedule runs out of it; [`every_death_of`] does
+//! so for each of several processes, [`every_two_deaths`] for each two at once.
 //! [`every_ordering_matters`] reruns a model once per ordering site with that site weakened, and
 //! reports the sites whose weakening no run noticed. [`finds`] holds a checker to its planted bugs.
 //!
@@ -88,13 +89,16 @@ mod exhaustive;
 mod sampled;
 
 pub use atomic::{AtomicU32, AtomicU64, fence, spin_loop, yield_now};
-pub use death::{Deaths, Effect, is_dead, mortal, step};
+pub use death::{Deaths, Effect, Life, is_dead, mortal, step};
 pub use run::{Tried, finds};
 
 #[cfg(not(shm_shuttle))]
 pub use {
     atomic::without_shadow,
-    exhaustive::{check, check_bounded, every_death, every_death_bounded, preemption_bound},
+    exhaustive::{
+        check, check_bounded, every_death, every_death_bounded, every_death_of, every_two_deaths,
+        preemption_bound,
+    },
     orders::every_ordering_matters,
 };
 

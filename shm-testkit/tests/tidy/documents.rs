@@ -5,17 +5,17 @@ use std::collections::BTreeSet;
 
 pub(crate) const LAYOUT: &str = "docs/layout.md";
 
-/// A row of a section's table; padding has no field.
+/// A row of a section's table.
 struct Row<'a> {
     line: usize,
     offset: u64,
     size: u64,
-    field: Option<&'a str>,
+    field: &'a str,
 }
 
 pub(crate) fn undocumented_layouts(document: &Source, rust: &[Source]) -> Vec<Finding> {
     let is_shared = |source: &&Source| {
-        let shares = source.lines.iter().any(|line| line.code.contains("ShmSync for "));
+        let shares = source.lines.iter().any(|line| line.code.contains("shm_sync!("));
         source.path.contains("/src/") && shares && !source.path.ends_with("modelled.rs")
     };
     rust.iter().filter(is_shared).flat_map(|source| findings(document, source)).collect()
@@ -34,7 +34,7 @@ fn section_findings(document: &Source, source: &Source, i: usize, name: &str) ->
     };
     let size = document.lines[at].raw[heading.len()..].split(' ').next();
     let (size, rows) = (size.and_then(|size| size.parse().ok()), rows(document, at + 1));
-    let listed: Vec<&str> = rows.iter().filter_map(|row| row.field).collect();
+    let listed: Vec<&str> = rows.iter().map(|row| row.field).collect();
     let mut all = Vec::new();
     if listed != fields(source, i) {
         all.push(document.finding(at, format!("the fields are {:?}", fields(source, i))));
@@ -49,7 +49,7 @@ fn section_findings(document: &Source, source: &Source, i: usize, name: &str) ->
     if size != Some(end) {
         all.push(document.finding(at, format!("its rows end at {end}")));
     }
-    let offsets = rows.iter().filter_map(|row| Some((row.field?, row.offset)));
+    let offsets = rows.iter().map(|row| (row.field, row.offset));
     let offsets = offsets.map(|(field, at)| (format!("offset_of!({name}, {field})"), Some(at)));
     for (what, documented) in offsets.chain([(format!("size_of::<{name}>()"), size)]) {
         if let Some((i, asserted)) = asserted(source, &what)
@@ -85,7 +85,7 @@ fn rows(document: &Source, first: usize) -> Vec<Row<'_>> {
 fn row(line: usize, text: &str) -> Option<Row<'_>> {
     let mut cells = text.strip_prefix("| ")?.split(" | ");
     let (offset, size) = (cells.next()?.parse().ok()?, cells.next()?.parse().ok()?);
-    let field = cells.next()?.strip_prefix('`').and_then(|field| field.strip_suffix('`'));
+    let field = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
     Some(Row { line, offset, size, field })
 }
 
@@ -141,12 +141,13 @@ pub(super) struct Word {
     /// Why.
     pub(super) state: AtomicU64,
     owner: AtomicU32,
+    reserved: AtomicU32,
 }
 const _: () = {
     assert!(size_of::<Word>() == 16);
     assert!(offset_of!(Word, state) == 0 && offset_of!(Word, owner) == 8);
 };
-unsafe impl ShmSync for Word {}
+shm_sync!(Word { state, owner });
 ";
 
 const SECTION: &str = "
@@ -156,7 +157,7 @@ const SECTION: &str = "
 | --- | --- | --- | --- |
 | 0 | 8 | `state` | |
 | 8 | 4 | `owner` | |
-| 12 | 4 | padding | |
+| 12 | 4 | `reserved` | |
 ";
 
 fn findings_of(document: &str, shared: &str) -> usize {

@@ -47,6 +47,16 @@ fn unfinished_work_is_found() {
 }
 
 #[test]
+fn unchecked_sharing_is_found() {
+    let rule = rules::unchecked_sharing;
+    let text = "unsafe impl ShmSync for A {}\nunsafe impl shm_core::ShmSync for B {}\n";
+    assert_eq!(found(rule, LIBRARY, text), [1, 2]);
+    assert_eq!(found(rule, "shm-mq/tests/loom_stream.rs", text), NONE);
+    let checked = "unsafe impl<T> ShmSync for A<T> {}\nshm_sync!(B { word });\n";
+    assert_eq!(found(rule, LIBRARY, checked), NONE);
+}
+
+#[test]
 fn foreign_atomics_are_found() {
     let rule = rules::foreign_atomics;
     let text = "use core::sync::atomic::AtomicU32;\nuse std::sync::{Arc, atomic::AtomicU8};\n";

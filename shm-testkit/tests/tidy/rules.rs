@@ -13,6 +13,7 @@ pub(crate) const ALL: &[fn(&Source) -> Vec<Finding>] = &[
     unpaired_orderings,
     modules_without_a_line,
     machine_paths,
+    unchecked_sharing,
 ];
 
 const WIDTH_MAX: usize = 100;
@@ -95,6 +96,7 @@ pub(crate) fn foreign_atomics(source: &Source) -> Vec<Finding> {
         || path.starts_with("benches/")
         || path == "relptr/src/atomic.rs"
         || path == "relptr/src/region.rs"
+        || path == CHECKED_SHARING
     {
         return Vec::new();
     }
@@ -176,6 +178,25 @@ pub(crate) fn machine_paths(source: &Source) -> Vec<Finding> {
         };
         let root = roots.iter().find(absolute)?;
         Some(format!("`{root}` is a path of one machine"))
+    })
+}
+
+/// Where `shm_sync!` is, which checks what it implements `ShmSync` for.
+const CHECKED_SHARING: &str = "relptr/src/share.rs";
+/// A word of payload, which is no atomic.
+const PAYLOAD: &str = "shm-core/src/bytes/";
+
+pub(crate) fn unchecked_sharing(source: &Source) -> Vec<Finding> {
+    let path = source.path.as_str();
+    if !path.contains("/src/") || path == CHECKED_SHARING || path.starts_with(PAYLOAD) {
+        return Vec::new();
+    }
+    source.find_lines(|_, line| {
+        let code = line.code.trim_start();
+        let by_hand = code.starts_with("unsafe impl ") && code.contains("ShmSync for ");
+        // The macro cannot name the fields of a generic struct.
+        let generic = code.starts_with("unsafe impl<");
+        (by_hand && !generic).then(|| "`shm_sync!` checks that there is no padding".to_owned())
     })
 }
 

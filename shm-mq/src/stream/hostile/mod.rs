@@ -19,7 +19,7 @@
 //! | connecting | its hello, whole and as expected | connected | waits in `connect`, up to its deadline |
 //! | open | its `DETACHED`, or its end | connected | the stream |
 //! | detached | – | hung up, soon | `Detached`, for good |
-//! | dead: no process holds its socket, or the one that said hello has ended | – | hung up, or a pidfd that is readable | `PeerDied`, for good |
+//! | dead, or hung up: no process holds its socket, or the one that said hello has ended | – | hung up, or a pidfd that is readable | `PeerDied`, for good |
 //!
 //! | dies after | the other side |
 //! | --- | --- |
@@ -46,9 +46,11 @@
 //! | rings all the time, or fills the socket with anything | our sleeps end early: processor time, until the deadline. Never more than a socket's queue of memory, which is charged to the peer |
 //! | lies about being asleep | one system call of ours a publication, which never blocks |
 //! | says a limit for messages of 0, or of too much | we send no message longer than that, or than the longest there is |
-//! | sends descriptors, changes flags of its files, reopens or `mprotect`s what it got | nothing: see [`shm_core::sealed`] |
+//! | sends descriptors | nothing, or `PeerDied`, for we hang up: see [`shm_core::sealed`] |
+//! | changes flags of its files, reopens or `mprotect`s what it got, holds locks of its files | nothing: as there |
 //! | says `DETACHED` and goes on | `Detached`, once what was published before is received |
-//! | forks, or hands its socket on, and ends | `PeerDied` by its pidfd; by the hang-up of the last holder where its pid is not known here |
+//! | forks, or hands its socket on, and ends | `PeerDied` by its pidfd; by the hang-up of the last holder where there is none (`exchange` says when) |
+//! | hangs up without a word, and lives on | `PeerDied`: it is dead to us |
 //!
 //! What is not promised: that the peer's bytes are true, that it takes what we send, and what a
 //! machine does that has no memory left.
@@ -117,8 +119,11 @@ impl Sender<Hostile> {
     /// down to a multiple of 8.
     ///
     /// The socket is a connected one that nobody has used yet, and the stream's alone from now on.
-    /// This process closes its copies of the other end: while it has one, the peer is not seen to
-    /// hang up.
+    /// No other process has this end of it, so this one has made the pair, connected or accepted: a
+    /// peer that has it as well can make our calls wait for it. This process closes its copies of
+    /// the other end: while it has one, the peer is not seen to hang up.
+    ///
+    /// Each call hands the peer `ring_bytes` of memory, which it may keep as long as it lives.
     ///
     /// ```
     /// use shm_core::trust::Hostile;

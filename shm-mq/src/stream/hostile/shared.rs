@@ -1,6 +1,6 @@
 //! The words that one side of a hostile stream writes. In the sender's memory the ring follows.
-use shm_core::ShmSync;
 use shm_core::event::Announcement;
+use shm_core::shm_sync;
 use shm_core::sync::{AtomicU32, AtomicU64};
 
 /// "shmhsnd" and the version of the protocol: what the sender says first, and its memory begins
@@ -47,8 +47,18 @@ pub(super) struct Half {
     pad_3: [AtomicU64; 15],
 }
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for Half {}
+shm_sync!(Half {
+    magic,
+    ring_bytes,
+    message_bytes_max,
+    state,
+    pad_0,
+    pad_1,
+    position,
+    pad_2,
+    asleep,
+    pad_3,
+});
 
 #[cfg(not(shm_loom))]
 const _: () = {

@@ -10,9 +10,9 @@
 use super::super::error::AggError;
 use bgworker::cursor::WorkCursor;
 use dsm::toc::{Toc, TocPlan};
-use shm_core::ShmSync;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_core::{Reserved, shm_sync};
 use shm_mq::stream::Stream;
 use std::sync::Arc;
 
@@ -35,10 +35,10 @@ pub(super) struct ProgressWords {
     chunks: AtomicU64,
     rows: AtomicU64,
     bytes: AtomicU64,
+    reserved: Reserved<5>,
 }
 
-// SAFETY: atomics only.
-unsafe impl ShmSync for ProgressWords {}
+shm_sync!(ProgressWords { chunks, rows, bytes, reserved });
 
 const _: () = assert!(size_of::<ProgressWords>() == 64);
 
@@ -88,7 +88,12 @@ impl Board {
         toc.insert(CURSOR, at).map_err(internal)?;
         let at = toc.allocate(size_of::<ProgressWords>() as u64).map_err(internal)?;
         let zero = || AtomicU64::new(0);
-        let words = ProgressWords { chunks: zero(), rows: zero(), bytes: zero() };
+        let words = ProgressWords {
+            chunks: zero(),
+            rows: zero(),
+            bytes: zero(),
+            reserved: Reserved::new(),
+        };
         // SAFETY: as above.
         unsafe { mapping.region().place(at, words) }.map_err(internal)?;
         toc.insert(PROGRESS, at).map_err(internal)?;
@@ -139,7 +144,7 @@ impl Board {
 
     /// Shows how far the job is.
     pub(super) fn show_progress(&self, chunks: u64, rows: u64, bytes: u64) {
-        let ProgressWords { chunks: c, rows: r, bytes: b } = &*self.progress;
+        let ProgressWords { chunks: c, rows: r, bytes: b, .. } = &*self.progress;
         for (word, value) in [(c, chunks), (r, rows), (b, bytes)] {
             word.store(value, Ordering::Relaxed);
         }
