@@ -366,7 +366,7 @@ fn stores_and_calls(words: &[AtomicU64], _: &Notes) {
 fn of_a_long_operation_and_few_points_the_system_calls_are_tried() {
     let plan = Plan::new("calls", stores_and_calls, |words, _, _| {
         let stored: u64 = words[..6].iter().map(|word| word.load(Ordering::Relaxed)).sum();
-        if stored % 6 == 0 { Ok(()) } else { Err(format!("torn: {stored}")) }
+        if stored.is_multiple_of(6) { Ok(()) } else { Err(format!("torn: {stored}")) }
     });
     let report = Run::new(&plan).points(50).kill();
     if report.not_run.is_none() {
