@@ -94,8 +94,6 @@ impl Scenario for Open {
 
 #[test]
 fn who_opens_may_die_anywhere() {
-    // What is read in /proc differs from process to process: a few points are missed.
-    let deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
-    let missed = if deep { usize::MAX } else { 10 };
-    Run::new(&Open).points(100).allow_missed(missed).allow_drifted(missed).kill().passes();
+    Run::new(&Open).kill().passes();
+    Run::new(&Open).nested().passes();
 }

@@ -62,8 +62,5 @@ fn create(mapping: &Arc<Mapping>) -> Table {
 
 #[test]
 fn its_creator_may_die_anywhere() {
-    // What is read in /proc may differ: a few points are missed, and others come a little later.
-    let deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
-    let missed = if deep { usize::MAX } else { 15 };
-    Run::new(&Create).points(150).allow_missed(missed).allow_drifted(usize::MAX).kill().passes();
+    Run::new(&Create).kill().passes();
 }

@@ -21,9 +21,8 @@ const RING_BYTES: u64 = 256;
 const DONE: usize = 0;
 /// Whether a silent peer lives is read from `/proc`: 60,000 instructions where not optimised.
 const BYSTANDER_MAX: usize = 200_000;
-/// Who finds nothing, or no room, asks the kernel about its peer: ten times a second, so by the
-/// clock, and what `/proc` says is not of the same length each time. So many points may be missed.
-const ASKING: usize = 60;
+/// So long one sleeps that is killed asleep.
+const NAP: Duration = Duration::from_secs(2);
 
 /// A table and a stream in memory that children share; the test process is a member.
 struct World {
@@ -282,7 +281,27 @@ fn a_sender_may_die_in_try_send() {
         messages: full_ring,
         ..SENDS
     };
-    Run::new(&scenario).allow_missed(ASKING).kill().passes();
+    Run::new(&scenario).kill().passes();
+}
+
+#[test]
+fn a_sender_may_die_asleep() {
+    let scenario = Sends {
+        name: "send to a full ring, asleep",
+        operations: &["shm_mq::stream::Sender::send_timeout"],
+        prepare: |_, sender| {
+            for message in full_ring() {
+                sender.try_send(&message).unwrap();
+            }
+        },
+        operate: |sender, _| {
+            let sent = sender.as_mut().unwrap().send_timeout(&[0; 40], NAP);
+            assert_eq!(sent, Err(SendError::TimedOut));
+        },
+        messages: full_ring,
+        ..SENDS
+    };
+    Run::new(&scenario).asleep().passes();
 }
 
 fn full_ring() -> Vec<Vec<u8>> {
@@ -323,7 +342,8 @@ fn a_sender_may_die_in_the_last_fragment() {
             let message = text(3, 400);
             let mut sending = sender.start(&message).unwrap();
             assert_eq!(sending.poll(), Err(SendError::WouldBlock));
-            let end = Instant::now() + LIMIT;
+            // Sooner than the killer loses its patience.
+            let end = Instant::now() + Duration::from_secs(20);
             while world.stream.status().read == 0 {
                 assert!(Instant::now() < end, "nobody reads");
                 std::thread::yield_now();
@@ -442,10 +462,10 @@ impl Scenario for Receives {
         }))
     }
 
+    /// The receiver may be in the midst of learning of its peer: it is not dropped.
     fn forked(&self, _: &World, doomed: &mut Doomed<Receiver>) -> Result<(), String> {
         let receiver = doomed.half.as_mut().ok_or("has no receiver")?;
         let refused = matches!(receiver.occupied_bytes(), Err(RecvError::Forked));
-        drop(doomed.half.take());
         if refused { Ok(()) } else { Err("works with its parent's receiver".to_owned()) }
     }
 }
@@ -472,8 +492,21 @@ fn recv_all(receiver: &mut Option<Receiver>, notes: &Notes) {
 #[test]
 fn a_receiver_may_die_in_recv() {
     let scenario = receives("recv", recv_all);
-    Run::new(&scenario).allow_missed(ASKING).allow_drifted(ASKING).kill().passes();
-    Run::new(&scenario).allow_missed(ASKING).allow_drifted(ASKING).fork().passes();
+    Run::new(&scenario).kill().passes();
+    // What it looks through of `/proc` is not of one length: a few points in there are missed, or
+    // come to a little later.
+    Run::new(&scenario).allow_missed(30).allow_drifted(30).fork().passes();
+}
+
+#[test]
+fn a_receiver_may_die_asleep() {
+    let scenario = receives("recv_timeout, asleep", |receiver, _| {
+        let got = receiver.as_mut().unwrap().recv_timeout(NAP);
+        assert_eq!(got.err(), Some(RecvError::TimedOut));
+    });
+    let operations = &["shm_mq::stream::Receiver::recv_timeout"];
+    let scenario = Receives { operations, messages: Vec::new, ..scenario };
+    Run::new(&scenario).asleep().passes();
 }
 
 #[test]
@@ -484,7 +517,7 @@ fn a_receiver_may_die_putting_back() {
     });
     let operations = &["shm_mq::stream::Message::put_back", "shm_mq::stream::Receiver::recv"];
     let scenario = Receives { operations, ..scenario };
-    Run::new(&scenario).allow_missed(ASKING).allow_drifted(ASKING).kill().passes();
+    Run::new(&scenario).kill().passes();
 }
 
 #[test]

@@ -10,7 +10,8 @@ const DEV_SHM: &str = "/dev/shm";
 
 /// A name that no other test, process or earlier run uses: `shmtest-PID-TIME-COUNTER-hint`.
 ///
-/// It is made of `a-z`, `0-9` and `-`, good for a file, a POSIX segment or a socket.
+/// It is made of `a-z`, `0-9` and `-`, good for a file, a POSIX segment or a socket. The first
+/// 10,000 are of one length, so that what is done with them takes as many instructions.
 ///
 /// ```
 /// use shm_testkit::unique::name;
@@ -25,7 +26,7 @@ pub fn name(hint: &str) -> String {
     let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
     let clean = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let hint: String = hint.chars().take(40).map(clean).collect();
-    format!("shmtest-{pid}-{time:06x}-{counter}-{hint}")
+    format!("shmtest-{pid}-{time:06x}-{counter:04}-{hint}")
 }
 
 /// A directory of its own, removed with all that is in it when dropped.

@@ -4,6 +4,8 @@
 //! finds what it is for. All findings are reported at once.
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/figures.rs"]
+mod figures;
 #[path = "tidy/operations.rs"]
 mod operations;
 #[path = "tidy/planted.rs"]
@@ -43,6 +45,8 @@ fn the_workspace_is_tidy() {
     let document = others.iter().find(|text| text.path == documents::LAYOUT);
     let document = document.expect(documents::LAYOUT);
     findings.extend(documents::undocumented_layouts(document, &rust));
+    let document = others.iter().find(|text| text.path == figures::DOCUMENT);
+    findings.extend(figures::stale(document.expect(figures::DOCUMENT), &rust));
     findings.extend(others.iter().flat_map(|text| documents::lost_names(text, &rust)));
     findings.sort();
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();

@@ -16,6 +16,12 @@ pub(super) const TRIES: usize = 3;
 /// Farther than this nobody is stepped.
 const STEPPED_MAX: usize = 4000;
 
+/// Fewer points than this are few; then no more instructions are stepped for them.
+pub(super) const FEW_WANTED: usize = 100;
+pub(super) const STEPPED_FEW: usize = 20_000;
+/// One that makes no more system calls is stepped all the same.
+const CALLS_FEW: usize = 4;
+
 /// Index of an instruction, and where it stands.
 pub(super) type At = (usize, u64);
 
@@ -34,6 +40,10 @@ pub(super) struct Hunt<'d, S> {
     pub(super) helpers_page: Page,
     pub(super) dog: &'d Dog,
     pub(super) bystander_max: usize,
+    /// Instructions of bystanders that may still be counted.
+    pub(super) to_count: usize,
+    /// Who recovers is traced by its system calls.
+    pub(super) recovery_by_calls: bool,
 }
 
 impl<'d, S: Scenario> Hunt<'d, S> {
@@ -54,8 +64,8 @@ impl<'d, S: Scenario> Hunt<'d, S> {
             };
             match trace.reach(&mut tracee, index, only_step(nth, index)) {
                 Reached::Here => {
-                    let drifted = self.image(&world) != trace.steps[index].image;
-                    self.report.drifted += usize::from(drifted);
+                    let image = self.image(&world);
+                    self.report.compare(trace.at(index), trace.steps[index].image, image);
                     return Some((world, tracee));
                 }
                 Reached::Ended(_) if self.dog.has_bitten() => {
@@ -65,7 +75,7 @@ impl<'d, S: Scenario> Hunt<'d, S> {
                 Reached::Missed | Reached::Ended(_) => {}
             }
         }
-        self.report.missed += 1;
+        self.report.miss(trace.at(index));
         None
     }
 
@@ -116,7 +126,32 @@ impl<'d, S: Scenario> Hunt<'d, S> {
         }
     }
 
-    pub(super) fn trace(&mut self) -> Option<Trace> {
+    /// The operation, step by step; if it is long and few points are `wanted`, from system call to
+    /// system call, if it makes some.
+    pub(super) fn trace(&mut self, wanted: usize) -> Option<Trace> {
+        if wanted < FEW_WANTED {
+            let calls =
+                self.record_one(|hunt, tracee, world| hunt.record_calls(tracee, world))??;
+            if calls.calls() > CALLS_FEW {
+                let stepped = |hunt: &Self, tracee: &mut Tracee<'_>, world: &S::World| {
+                    hunt.record(tracee, world, STEPPED_FEW)
+                };
+                return self.record_one(stepped)?.or(Some(calls));
+            }
+        }
+        let recorded =
+            self.record_one(|hunt, tracee, world| hunt.record(tracee, world, INSTRUCTIONS_MAX))?;
+        if recorded.is_none() {
+            self.found("it takes more than a million instructions".into(), None);
+        }
+        recorded
+    }
+
+    /// Has a new process traced by `record`; the outer option: whether it came to an end.
+    fn record_one(
+        &mut self,
+        record: impl FnOnce(&Self, &mut Tracee<'_>, &S::World) -> Result<Trace, Option<i32>>,
+    ) -> Option<Option<Trace>> {
         if !self.report.findings.is_empty() {
             return None;
         }
@@ -128,29 +163,45 @@ impl<'d, S: Scenario> Hunt<'d, S> {
                 return None;
             }
         };
-        match self.record(&mut tracee, &world) {
-            Ok(trace) => Some(trace),
+        match record(self, &mut tracee, &world) {
+            Ok(trace) => Some(Some(trace)),
+            Err(None) => {
+                // What it has left behind is cleaned up after.
+                tracee.kill();
+                self.check(world, End::Killed, None);
+                Some(None)
+            }
             Err(Some(status)) => {
                 self.found(format!("being traced it {}", self.tell_end(status)), None);
-                None
-            }
-            Err(None) => {
-                self.found("it takes more than a million instructions".into(), None);
                 None
             }
         }
     }
 
+    /// # Errors
+    /// As those of [`Trace::record`].
     pub(super) fn record(
         &self,
         tracee: &mut Tracee<'_>,
         world: &S::World,
+        most: usize,
     ) -> Result<Trace, Option<i32>> {
-        let image = || {
-            self.dog.pat();
-            self.image(world)
-        };
-        Trace::record(tracee, INSTRUCTIONS_MAX, image)
+        Trace::record(tracee, most, || self.traced_image(world))
+    }
+
+    /// # Errors
+    /// As those of [`Trace::record_calls`].
+    pub(super) fn record_calls(
+        &self,
+        tracee: &mut Tracee<'_>,
+        world: &S::World,
+    ) -> Result<Trace, Option<i32>> {
+        Trace::record_calls(tracee, || self.traced_image(world)).map_err(Some)
+    }
+
+    fn traced_image(&self, world: &S::World) -> u64 {
+        self.dog.pat();
+        self.image(world)
     }
 
     /// A helper at its first mark.

@@ -6,6 +6,17 @@ pub(super) const REFUSAL: Option<&str> = None;
 /// Where in a stopped child's `struct user` its instruction pointer is.
 pub(super) const RIP: usize =
     std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, rip);
+/// And its accumulator: before a system call, the number of that.
+pub(super) const RAX: usize =
+    std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, rax);
+/// And its stack pointer.
+pub(super) const RSP: usize =
+    std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, rsp);
+/// In a system call: its number.
+pub(super) const ORIG_RAX: usize =
+    std::mem::offset_of!(libc::user, regs) + std::mem::offset_of!(libc::user_regs_struct, orig_rax);
+/// Of the instruction that makes a system call.
+pub(super) const SYSCALL_BYTES: u64 = 2;
 /// `int3`, with which a mark is made and a breakpoint too.
 pub(super) const TRAP: u8 = 0xcc;
 

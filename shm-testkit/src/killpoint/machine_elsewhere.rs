@@ -2,6 +2,10 @@
 
 pub(super) const REFUSAL: Option<&str> = Some("it needs an x86-64 machine");
 pub(super) const RIP: usize = 0;
+pub(super) const RAX: usize = 0;
+pub(super) const RSP: usize = 0;
+pub(super) const ORIG_RAX: usize = 0;
+pub(super) const SYSCALL_BYTES: u64 = 0;
 pub(super) const TRAP: u8 = 0;
 
 pub(super) fn mark() {}

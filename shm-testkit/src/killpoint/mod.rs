@@ -8,26 +8,40 @@
 //! # How
 //!
 //! The operation is performed once by a forked child under `ptrace`, one instruction at a time, and
-//! for each is noted where it is and a hash of the shared bytes. Then, for each instruction: a
-//! fresh world, a fresh child, which runs to that instruction at full speed (a breakpoint, and the
-//! number of arrivals there); a look whether the shared bytes are those of the trace; SIGKILL; and
-//! the check. These are real deaths of real processes, with all that the kernel does at a death
-//! (robust futexes, file locks, mappings); about one millisecond each.
+//! for each is noted where it is, a hash of the shared bytes, and whether a death there leaves
+//! something else than one at the instruction before: whether a system call lies between them, or
+//! anything in the writable shared mappings of the process or in the robust lists of its threads
+//! differs. Then, for each instruction: a fresh world, a fresh child, which runs to that
+//! instruction at full speed (breakpoints, and numbers of arrivals there); a look whether the
+//! shared bytes are those of the trace; SIGKILL; and the check. These are real deaths of real
+//! processes, with all that the kernel does at a death (robust futexes, file locks, mappings);
+//! about one millisecond each.
 //!
 //! | mode | at each instruction |
 //! | --- | --- |
 //! | [`kill`](Run::kill) | the process is killed; survivors recover and go on |
 //! | [`stop`](Run::stop) | it is stopped; a bystander must finish meanwhile, in a bounded number of instructions. Then it is killed, or goes on |
-//! | [`nested`](Run::nested) | it is killed, and so is who recovers, at each of *its* images |
+//! | [`nested`](Run::nested) | it is killed, and so is who recovers, both where that leaves something new |
 //! | [`fork`](Run::fork) | it is made to fork; the child's handles must refuse to work, and change nothing |
+//! | [`asleep`](Run::asleep) | it is killed while it sleeps in a system call |
 //!
 //! A scenario for a structure of one's own, of some fifty lines, is `examples/2_killpoint.rs`.
+//!
+//! # Which instructions
+//!
+//! Of an operation with many, those are tried at which a death leaves something new, its *worlds*.
+//! That leaves no death out: what outlives a process is what it shares and what the kernel does at
+//! its end, and of all this nothing differs between two neighbours of one world. (A page of a file
+//! may have been touched, and so been given memory; it holds zeroes either way.) A process that is
+//! stopped or forked has its private memory still, so there it is a sample.
 //!
 //! # What it shows, and what not
 //!
 //! Every machine instruction of *one* path through the operation, in program order. Other paths
 //! (full, empty, contended) are other scenarios; reorderings by a weaker machine are for loom; two
-//! processes inside at the same time are for an explorer. A system call is one instruction.
+//! processes inside at the same time are for an explorer. A system call is one instruction, and so
+//! is a call into the vDSO (which reads clocks). Threads of the process itself that the operation
+//! makes or wakes are waited for until they sleep.
 //!
 //! # Where
 //!
@@ -35,9 +49,10 @@
 //! line of its own, and proves nothing: have your CI look for it.
 //!
 //! What an operation does must be the same each time. The allocator is brought into the same state
-//! in each child, but clocks and other threads remain: a point that is not reached is tried again,
-//! then counted as *missed*. One at which the shared bytes differ from the trace has *drifted*; the
-//! death is checked all the same. Of both a scenario has none unless the run allows some.
+//! in each child, and arrivals are counted from the last system call; but clocks and other threads
+//! remain: a point that is not reached is tried again, then counted as *missed*. One at which the
+//! shared bytes differ from the trace has *drifted*; the death is checked all the same. Of both a
+//! scenario has none unless the run allows some.
 
 mod dog;
 mod hunt;
@@ -51,6 +66,7 @@ mod run;
 mod tests;
 mod trace;
 mod tracee;
+mod view;
 
 pub use page::{Notes, SharedMemory};
 pub use report::Report;

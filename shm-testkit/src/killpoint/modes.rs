@@ -1,16 +1,24 @@
 //! The modes: what happens to a process that has been brought to a point.
-use super::hunt::{At, Helper, Hunt, TRIES, only_step};
+use super::hunt::{At, FEW_WANTED, Helper, Hunt, STEPPED_FEW, TRIES, only_step};
 use super::report::{Depth, FINDINGS_MAX};
-use super::trace::{Reached, Trace, spread};
+use super::trace::{INSTRUCTIONS_MAX, Reached, Trace, spread};
 use super::tracee::{Stop, Tracee};
+use super::view::View;
 use super::{End, Scenario};
 
-/// From so many images of an operation recovery is killed, unless everything is wanted.
-const NESTED_IMAGES_MAX: usize = 32;
+/// After so many deaths in an operation recovery is killed, unless everything is wanted.
+const NESTED_MAX: usize = 32;
+/// When everything is wanted, an operation of no more instructions is killed at each of them, so as
+/// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
+const EACH_MAX: usize = 10_000;
+/// Points besides, where private memory matters too.
+const OTHERS: usize = 300;
+/// Deaths in a sleep.
+const ASLEEP: usize = 5;
 
 impl<S: Scenario> Hunt<'_, S> {
     pub(super) fn kill(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, 0) {
             if let Some((world, tracee)) = self.bring(trace, index) {
                 self.report.points += 1;
                 tracee.kill();
@@ -20,14 +28,16 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     pub(super) fn stop(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, OTHERS) {
             let Some((world, tracee)) = self.bring(trace, index) else { continue };
             self.report.points += 1;
             let at = trace.at(index);
             self.watch(&format!(
                 "what a bystander does while one is stopped at instruction {index}"
             ));
-            if let Err(what) = self.stand_by(&world, trace.steps[index].is_new_image) {
+            if let Err(what) =
+                self.stand_by(&world, trace.steps[index].is_new_world && self.to_count > 0)
+            {
                 self.found(format!("while it is stopped, a bystander {what}"), Some(at));
             } else if index % 2 == 0 {
                 tracee.kill();
@@ -39,15 +49,15 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     pub(super) fn fork(&mut self, trace: &Trace, wanted: usize) {
-        for index in self.choose(trace, wanted) {
+        for index in self.choose(trace, wanted, OTHERS) {
             let Some((world, mut tracee)) = self.bring(trace, index) else { continue };
             self.report.points += 1;
-            let (at, before) = (trace.at(index), self.image(&world));
+            let (at, mut view) = (trace.at(index), View::new(tracee.pid()));
             self.watch(&format!("what a child does that was forked at instruction {index}"));
             if let Err(what) = tracee.fork(&self.page) {
                 let what = if self.dog.has_bitten() { "hangs".to_owned() } else { what };
                 self.found(format!("a child that it forked {what}"), Some(at));
-            } else if self.image(&world) != before {
+            } else if view.has_changed() {
                 self.found("a child that it forked has changed what is shared".into(), Some(at));
             } else {
                 self.go_on(world, tracee, at);
@@ -55,42 +65,67 @@ impl<S: Scenario> Hunt<'_, S> {
         }
     }
 
+    pub(super) fn asleep(&mut self) {
+        self.report.depth = Depth::All;
+        for _ in 0..ASLEEP {
+            if !self.report.findings.is_empty() {
+                return;
+            }
+            self.watch("on the way to its sleep");
+            let (world, mut tracee) = match self.start() {
+                Ok(both) => both,
+                Err(what) => return self.found(what, None),
+            };
+            if !tracee.resume_to_sleep() {
+                return self.found("it sleeps in no system call".into(), None);
+            }
+            self.report.points += 1;
+            tracee.kill();
+            self.check(world, End::Killed, None);
+        }
+    }
+
     pub(super) fn nested(&mut self, trace: &Trace, wanted: usize) {
         let is_deep = wanted == usize::MAX;
-        let all = trace.new_images();
-        let first_deaths = if is_deep {
-            all.clone()
-        } else {
-            spread(all.clone(), NESTED_IMAGES_MAX.min(wanted / 10))
-        };
-        self.report.depth = if is_deep { Depth::All } else { Depth::Images };
-        if first_deaths.len() < all.len() {
-            self.report.depth = Depth::SomeImages;
-        }
+        let all = trace.worlds();
+        let first_deaths =
+            if is_deep { all.clone() } else { spread(all.clone(), NESTED_MAX.min(wanted / 10)) };
+        self.report.depth =
+            if first_deaths.len() < all.len() { Depth::Sample } else { Depth::Worlds };
         let share = wanted / first_deaths.len();
         for index in first_deaths {
-            let Some(recovery) = self.trace_recovery(trace, index) else { continue };
-            let images = recovery.new_images();
-            let second_deaths = match is_deep {
-                true => (0..recovery.steps.len()).collect(),
-                false => spread(images.clone(), share),
-            };
-            if second_deaths.len() < images.len() {
-                self.report.depth = Depth::SomeImages;
+            let most = if wanted < FEW_WANTED { STEPPED_FEW } else { INSTRUCTIONS_MAX };
+            let Some(recovery) = self.trace_recovery(trace, index, most) else { continue };
+            let worlds = recovery.worlds();
+            let second_deaths = spread(worlds.clone(), share);
+            if second_deaths.len() < worlds.len() {
+                self.report.depth = Depth::Sample;
             }
             for second in second_deaths {
                 self.kill_recoverer(trace, index, &recovery, second);
             }
+        }
+        if trace.only_calls || self.recovery_by_calls {
+            self.report.depth = Depth::Calls;
         }
         if self.report.findings.len() >= FINDINGS_MAX {
             self.report.depth = Depth::GivenUp;
         }
     }
 
-    fn choose(&mut self, trace: &Trace, wanted: usize) -> Vec<usize> {
-        let points = trace.choose(wanted);
-        let is_all = points.len() == trace.steps.len();
-        self.report.depth = if is_all { Depth::All } else { Depth::Sample };
+    /// When everything is wanted of a long operation, its worlds and so many `others`.
+    fn choose(&mut self, trace: &Trace, wanted: usize, others: usize) -> Vec<usize> {
+        let (count, worlds) = (trace.steps.len(), trace.worlds().len());
+        let points = match wanted {
+            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1 + others),
+            wanted => trace.choose(wanted),
+        };
+        self.report.depth = match points.len() {
+            _ if trace.only_calls => Depth::Calls,
+            all if all == count => Depth::All,
+            many if many >= worlds => Depth::Worlds,
+            _ => Depth::Sample,
+        };
         points
     }
 
@@ -100,9 +135,10 @@ impl<S: Scenario> Hunt<'_, S> {
         let mut bystander = self.help(Helper::Bystander, world)?;
         if counted {
             let most = self.bystander_max;
-            match Trace::record(&mut bystander, most, || 0) {
-                Ok(trace) => {
-                    self.report.bystander = self.report.bystander.max(trace.steps.len());
+            match Trace::count(&mut bystander, most) {
+                Ok(count) => {
+                    self.report.bystander = self.report.bystander.max(count);
+                    self.to_count = self.to_count.saturating_sub(count);
                 }
                 Err(Some(status)) => return Err(self.tell_helpers_end(status)),
                 Err(None) => return Err(format!("needs more than {most} instructions")),
@@ -126,13 +162,16 @@ impl<S: Scenario> Hunt<'_, S> {
     }
 
     /// What a recoverer does after a death; that it does it, and that all is well then.
-    fn trace_recovery(&mut self, trace: &Trace, index: usize) -> Option<Trace> {
+    fn trace_recovery(&mut self, trace: &Trace, index: usize, most: usize) -> Option<Trace> {
         let (world, tracee) = self.bring(trace, index)?;
         tracee.kill();
         let at = Some(trace.at(index));
         self.watch(&format!("recovery, traced, after a death at instruction {index}"));
         let recorded = self.help(Helper::Recoverer, &world).and_then(|mut recoverer| {
-            let recovery = self.record(&mut recoverer, &world);
+            let recovery = match self.recovery_by_calls {
+                true => self.record_calls(&mut recoverer, &world),
+                false => self.record(&mut recoverer, &world, most),
+            };
             let recovery = recovery.map_err(|status| match status {
                 Some(status) => self.tell_helpers_end(status),
                 None => "does not come to an end".to_owned(),
@@ -146,6 +185,11 @@ impl<S: Scenario> Hunt<'_, S> {
             Ok(recovery) => {
                 self.check(world, End::Killed, at);
                 Some(recovery)
+            }
+            Err(_) if most == STEPPED_FEW && !self.recovery_by_calls => {
+                // It is long, or whatever is wrong shows again.
+                self.recovery_by_calls = true;
+                self.trace_recovery(trace, index, most)
             }
             Err(what) => {
                 self.found(format!("who recovers {what}"), at);
@@ -168,8 +212,9 @@ impl<S: Scenario> Hunt<'_, S> {
             let reached = recovery.reach(&mut recoverer, second, only_step(nth, second));
             if reached == Reached::Here {
                 self.report.points += 1;
-                let drifted = self.image(&world) != recovery.steps[second].image;
-                self.report.drifted += usize::from(drifted);
+                let image = self.image(&world);
+                let traced = recovery.steps[second].image;
+                self.report.compare(recovery.at(second), traced, image);
                 recoverer.kill();
                 let before = self.report.findings.len();
                 self.check(world, End::Killed, at);
@@ -183,6 +228,6 @@ impl<S: Scenario> Hunt<'_, S> {
                 return self.found("who recovers hangs".into(), at);
             }
         }
-        self.report.missed += 1;
+        self.report.miss(recovery.at(second));
     }
 }

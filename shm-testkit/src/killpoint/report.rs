@@ -25,12 +25,16 @@ pub struct Report {
     pub(super) depth: Depth,
     /// Different images of what is shared.
     pub(super) images: usize,
+    /// How often a death begins to leave something else.
+    pub(super) worlds: usize,
     pub(super) missed: usize,
     pub(super) drifted: usize,
     pub(super) missed_max: usize,
     pub(super) drifted_max: usize,
     /// The most instructions that a bystander needed.
     pub(super) bystander: usize,
+    /// Points missed and drifted.
+    pub(super) astray: Vec<Finding>,
     pub(super) findings: Vec<Finding>,
     pub(super) took: Duration,
 }
@@ -41,12 +45,13 @@ pub(super) enum Depth {
     Nothing,
     /// Every instruction.
     All,
-    /// Those around changes and system calls, and some others.
-    Sample,
-    /// Of both operation and recovery, each where the shared bytes are new.
-    Images,
+    /// Each at which a death leaves something else than at the one before; of a nested run, in
+    /// operation and recovery. And some others.
+    Worlds,
     /// Some of these.
-    SomeImages,
+    Sample,
+    /// Some before and after system calls.
+    Calls,
     /// As many as it took to find enough.
     GivenUp,
 }
@@ -56,9 +61,9 @@ impl Depth {
         match self {
             Depth::Nothing => "nothing",
             Depth::All => "all",
+            Depth::Worlds => "worlds",
             Depth::Sample => "sample",
-            Depth::Images => "images",
-            Depth::SomeImages => "some images",
+            Depth::Calls => "calls",
             Depth::GivenUp => "given up",
         }
     }
@@ -121,6 +126,19 @@ impl Report {
         assert!(found, "no finding says `{reason}`: {self}");
     }
 
+    pub(super) fn miss(&mut self, at: (usize, u64)) {
+        self.missed += 1;
+        self.astray.push(Finding { at: Some(at), what: "missed".into() });
+    }
+
+    /// Whether the shared bytes are those of the trace.
+    pub(super) fn compare(&mut self, at: (usize, u64), traced: u64, found: u64) {
+        if traced != found {
+            self.drifted += 1;
+            self.astray.push(Finding { at: Some(at), what: "drifted".into() });
+        }
+    }
+
     /// Says what was tried, and writes it to the log that CI reads.
     pub(super) fn publish(&self) {
         match &self.not_run {
@@ -140,6 +158,7 @@ impl Report {
         let figures = [
             self.instructions,
             self.points,
+            self.worlds,
             self.images,
             self.missed,
             self.drifted,
@@ -158,18 +177,19 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { name, mode, instructions, points, images, missed, drifted, .. } = self;
+        let Report { name, mode, instructions, points, worlds, images, .. } = self;
+        let Report { missed, drifted, .. } = self;
         let depth = self.depth.name();
         write!(
             f,
-            "{name}, {mode}: {instructions} instructions, {points} points ({depth}), {images} \
-             images, {missed} missed, {drifted} drifted, "
+            "{name}, {mode}: {instructions} instructions, {points} points ({depth}), {worlds} \
+             worlds, {images} images, {missed} missed, {drifted} drifted, "
         )?;
         if self.bystander > 0 {
             write!(f, "bystander at most {} instructions, ", self.bystander)?;
         }
         write!(f, "{} findings, {:.1} s", self.findings.len(), self.took.as_secs_f64())?;
-        for finding in self.findings.iter().take(SHOWN) {
+        for finding in self.findings.iter().take(SHOWN).chain(self.astray.iter().take(SHOWN)) {
             match finding.at {
                 Some((index, rip)) => {
                     write!(f, "\n  at instruction {index}, {}: {}", Place(rip), finding.what)?;

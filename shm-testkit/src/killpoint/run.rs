@@ -1,15 +1,21 @@
 //! `Run`: a scenario, how deep, and what is tolerated.
 use super::Scenario;
 use super::dog::Dog;
-use super::hunt::Hunt;
+use super::hunt::{FEW_WANTED, Hunt};
 use super::page::Page;
 use super::report::{Depth, Report};
 use super::trace::Trace;
 use super::tracee;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const POINTS: &str = "SHM_KILL_POINTS";
 const DEEP: &str = "SHM_DEEP";
+/// Where few points are wanted, so many instructions of bystanders are counted.
+const COUNTED_FEW: usize = 50_000;
+/// One at a time in this process: what shares memory with a child is then the run's alone, and the
+/// breakpoints of one are in no child of another's.
+static RUNNING: Mutex<()> = Mutex::new(());
 
 /// Takes a [`Scenario`] through its deaths.
 #[derive(Debug)]
@@ -30,10 +36,12 @@ impl<'s, S: Scenario> Run<'s, S> {
         Run { scenario, points: 2000, missed: 0, drifted: 0, bystander: 20_000, patience }
     }
 
-    /// How many points are tried of an operation with more instructions: those around each change
-    /// of the shared bytes and around each system call, and a sample of the others. In the
-    /// environment, `SHM_KILL_POINTS` lowers it and `SHM_DEEP=1` makes it infinite; `usize::MAX` is
-    /// every instruction whatever stands there.
+    /// How many points are tried of an operation with more instructions: those at which a death
+    /// leaves something else than at the one before, and as many others as that leaves room for. In
+    /// the environment, `SHM_KILL_POINTS` lowers it. With `SHM_DEEP=1`, or for `usize::MAX`, it is
+    /// all of the first kind, whatever their number, and all others too of operations of up to
+    /// 10,000 instructions. Below 100, an operation of more than 20,000 instructions is tried at
+    /// its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -66,34 +74,53 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     /// Kills the process at each instruction.
     pub fn kill(self) -> Report {
-        self.in_mode("kill", |hunt, trace, wanted| hunt.kill(trace, wanted))
+        self.traced("kill", |hunt, trace, wanted| hunt.kill(trace, wanted))
     }
 
     /// Stops the process at each instruction: the [bystander](Scenario::bystander) must come to its
-    /// end, and where the shared bytes are new, in a bounded number of instructions. Then the
-    /// process is killed (at even instructions) or goes on (at odd ones).
+    /// end, and where a death would leave something new, in a bounded number of instructions. Then
+    /// the process is killed (at even instructions) or goes on (at odd ones).
     pub fn stop(self) -> Report {
-        self.in_mode("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
+        self.traced("stop", |hunt, trace, wanted| hunt.stop(trace, wanted))
     }
 
-    /// Kills the process wherever the shared bytes are new, and then who
-    /// [recovers](Scenario::recover) wherever they are; with `SHM_DEEP=1`, at each instruction.
+    /// Kills the process wherever a death leaves something new, and then who
+    /// [recovers](Scenario::recover) wherever its does.
     pub fn nested(self) -> Report {
-        self.in_mode("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
+        self.traced("nested", |hunt, trace, wanted| hunt.nested(trace, wanted))
     }
 
     /// Makes the process fork at each instruction. What its child [does](Scenario::forked) with the
     /// handles must change nothing; the process itself goes on.
     pub fn fork(self) -> Report {
-        self.in_mode("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
+        self.traced("fork", |hunt, trace, wanted| hunt.fork(trace, wanted))
     }
 
-    /// Runs one mode, if the machine lets it.
-    fn in_mode(
+    /// Kills the process a few times while it sleeps in a system call: the first of the operation
+    /// that it sleeps in for some milliseconds. If it ends only by a deadline, let that be seconds
+    /// away; it is come to once.
+    pub fn asleep(self) -> Report {
+        self.in_mode("asleep", |hunt, _| hunt.asleep())
+    }
+
+    /// Runs a mode that needs a trace.
+    fn traced(
         self,
         mode: &'static str,
         work: impl FnOnce(&mut Hunt<'_, S>, &Trace, usize),
     ) -> Report {
+        self.in_mode(mode, |hunt, wanted| {
+            let Some(trace) = hunt.trace(wanted) else { return };
+            hunt.report.instructions = trace.steps.len();
+            hunt.report.images = trace.images();
+            hunt.report.worlds = trace.worlds().len();
+            work(hunt, &trace, wanted);
+        })
+    }
+
+    /// Runs one mode, if the machine lets it.
+    fn in_mode(self, mode: &'static str, work: impl FnOnce(&mut Hunt<'_, S>, usize)) -> Report {
+        let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let dog = Dog::new(self.patience);
         let mut hunt = Hunt {
@@ -103,15 +130,13 @@ impl<'s, S: Scenario> Run<'s, S> {
             helpers_page: Page::new(),
             dog: &dog,
             bystander_max: self.bystander,
+            to_count: if self.points_wanted() < FEW_WANTED { COUNTED_FEW } else { usize::MAX },
+            recovery_by_calls: false,
         };
         hunt.report.not_run = tracee::refusal(&dog);
         if hunt.report.not_run.is_none() {
             hunt.live_on();
-            if let Some(trace) = hunt.trace() {
-                hunt.report.instructions = trace.steps.len();
-                hunt.report.images = trace.images();
-                work(&mut hunt, &trace, self.points_wanted());
-            }
+            work(&mut hunt, self.points_wanted());
         }
         hunt.report.took = began.elapsed();
         hunt.report.publish();
@@ -137,11 +162,13 @@ impl<'s, S: Scenario> Run<'s, S> {
             points: 0,
             depth: Depth::Nothing,
             images: 0,
+            worlds: 0,
             missed: 0,
             drifted: 0,
             missed_max: self.missed,
             drifted_max: self.drifted,
             bystander: 0,
+            astray: Vec::new(),
             findings: Vec::new(),
             took: Duration::ZERO,
         }

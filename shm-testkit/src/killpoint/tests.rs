@@ -227,7 +227,7 @@ fn a_sample_has_every_image() {
     let run = Run::new(&plan).points(100);
     let (sampled, report) = (run.points_wanted() == 100, run.kill());
     if report.not_run.is_none() && sampled {
-        assert!(report.depth == report::Depth::Sample && report.instructions() > 1000, "{report}");
+        assert!(report.depth == report::Depth::Worlds && report.instructions() > 1000, "{report}");
         assert!((95..=110).contains(&report.points()), "{report}");
         assert_eq!(report.images(), 4, "{report}");
     }
@@ -311,7 +311,7 @@ fn a_recovery_that_must_not_be_begun_again_is_found() {
     if report.not_run.is_none() {
         // A death before, between and after three stores; and of none to two in the recovery.
         assert_eq!((report.images(), report.points()), (4, 1 + 3 + 2 + 1), "{report}");
-        assert_eq!(report.depth, report::Depth::Images);
+        assert_eq!(report.depth, report::Depth::Worlds);
     }
     report.passes();
 }
@@ -348,6 +348,96 @@ fn a_forked_child_that_touches_anything_is_found() {
     let panics = |_: &[AtomicU64], _: bool| panic!("at the disco");
     let plan = Plan { forked: panics, ..plan };
     Run::new(&plan).fork().finds("a child that it forked panicked: at the disco");
+}
+
+/// Behind each store there is a system call, and before them a long way.
+fn stores_and_calls(words: &[AtomicU64], _: &Notes) {
+    for _ in 0..6_000 {
+        std::hint::black_box(words);
+    }
+    for word in &words[..6] {
+        word.store(1, Ordering::Relaxed);
+        // SAFETY: asks for a number.
+        unsafe { libc::getppid() };
+    }
+}
+
+#[test]
+fn of_a_long_operation_and_few_points_the_system_calls_are_tried() {
+    let plan = Plan::new("calls", stores_and_calls, |words, _, _| {
+        let stored: u64 = words[..6].iter().map(|word| word.load(Ordering::Relaxed)).sum();
+        if stored % 6 == 0 { Ok(()) } else { Err(format!("torn: {stored}")) }
+    });
+    let report = Run::new(&plan).points(50).kill();
+    if report.not_run.is_none() {
+        // The marks, and before and behind each call: but for the last one it is torn.
+        assert_eq!((report.depth, report.points()), (report::Depth::Calls, 14), "{report}");
+        assert_eq!((report.missed, report.drifted, report.findings.len()), (0, 0, 10), "{report}");
+    }
+    report.finds("torn: 1");
+}
+
+#[test]
+fn no_death_is_left_out_where_few_are_tried() {
+    // Between two stores there is nothing, and before them more instructions than are all tried.
+    let stores = |words: &[AtomicU64], _: &Notes| {
+        for _ in 0..2_600 {
+            std::hint::black_box(words);
+        }
+        words[0].store(1, Ordering::Relaxed);
+        words[1].store(1, Ordering::Relaxed);
+    };
+    let plan = Plan::new("long gap", stores, |words, _, _| {
+        let pair = [0, 1].map(|at: usize| words[at].load(Ordering::Relaxed));
+        if pair[0] == pair[1] { Ok(()) } else { Err(format!("torn: {pair:?}")) }
+    });
+    let report = Run::new(&plan).points(usize::MAX).kill();
+    if report.not_run.is_none() {
+        assert_eq!((report.depth, report.worlds), (report::Depth::Worlds, 3), "{report}");
+        assert_eq!((report.points(), report.findings.len()), (4, 1), "{report}");
+    }
+    report.finds("torn: [1, 0]");
+}
+
+#[test]
+fn asking_for_the_time_is_one_instruction() {
+    let asks = |words: &[AtomicU64], _: &Notes| {
+        for word in &words[..20] {
+            std::hint::black_box(std::time::Instant::now());
+            word.store(1, Ordering::Relaxed);
+        }
+    };
+    let report = Run::new(&Plan::new("clock", asks, fine)).kill();
+    if report.not_run.is_none() && cfg!(target_env = "gnu") {
+        assert!(!view::vdso().is_empty());
+        assert_eq!((report.worlds, report.missed, report.drifted), (21, 0, 0), "{report}");
+    }
+    report.passes();
+}
+
+#[test]
+fn a_death_asleep_is_a_death() {
+    static ASLEEP: AtomicU64 = AtomicU64::new(0);
+    let plan = Plan::new(
+        "sleeps",
+        |words, _| {
+            words[0].store(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_secs(1));
+            words[0].store(0, Ordering::Relaxed);
+        },
+        |words, _, end| {
+            ASLEEP.fetch_add(words[0].load(Ordering::Relaxed), Ordering::Relaxed);
+            let is_right = (words[0].load(Ordering::Relaxed) == 1) == (end == End::Killed);
+            if is_right { Ok(()) } else { Err(format!("{end:?} elsewhere")) }
+        },
+    );
+    let report = Run::new(&plan).asleep();
+    if report.not_run.is_none() {
+        assert_eq!(report.points() as u64, ASLEEP.load(Ordering::Relaxed), "{report}");
+        assert!(report.points() > 2, "{report}");
+    }
+    report.passes();
+    Run::new(&Plan::new("awake", |_, _| {}, fine)).asleep().finds("it sleeps in no system call");
 }
 
 static HANDLED: AtomicU64 = AtomicU64::new(0);

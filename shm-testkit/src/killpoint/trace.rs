@@ -1,32 +1,59 @@
 //! The instructions of one operation, in order, and how to come to one of them again.
 use super::hunt::At;
-use super::machine::Kind;
+use super::machine::{Kind, SYSCALL_BYTES};
 use super::tracee::{Stop, Tracee};
+use super::view::View;
 use std::collections::{HashMap, HashSet};
 
 /// An operation of more instructions than this is no single operation.
 pub(super) const INSTRUCTIONS_MAX: usize = 1_000_000;
 /// How many single steps may replace arrivals at a breakpoint.
 const STEPS_MAX: usize = 64;
+/// So many are tried even where fewer points are wanted.
+const FEW: usize = 200;
 
 /// The process stands before this instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Step {
     pub(super) rip: u64,
-    /// How often it has come here, this time included; 0 for a later round of a repeated string
-    /// instruction, at which a breakpoint does not stop.
+    /// How often it has come here since the last system call, this time included; 0 for a later
+    /// round of a repeated string instruction, at which a breakpoint does not stop.
     arrival: u32,
     /// Hash of what is shared.
     pub(super) image: u64,
+    /// A death here leaves something else than one at the step before: something was stored to
+    /// shared memory or a robust list, or this stands behind a system call.
+    pub(super) is_new_world: bool,
     /// No step before had this image.
-    pub(super) is_new_image: bool,
-    is_syscall: bool,
+    is_new_image: bool,
+    pub(super) call: Option<Call>,
+}
+
+/// What is to be known of a system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Call {
+    /// It may make another thread, or wake one.
+    Rouses,
+    Other,
+}
+
+impl Call {
+    fn of(number: i64) -> Call {
+        match number {
+            libc::SYS_futex | libc::SYS_clone | libc::SYS_clone3 => Call::Rouses,
+            _ => Call::Other,
+        }
+    }
 }
 
 /// Every step from the first mark to the second, which is the last one.
 #[derive(Debug)]
 pub(super) struct Trace {
     pub(super) steps: Vec<Step>,
+    /// Indices of the system calls.
+    calls: Vec<usize>,
+    /// Of the steps it has those only that stand before or behind a system call.
+    pub(super) only_calls: bool,
 }
 
 /// Whether the child came where it was sent.
@@ -39,8 +66,34 @@ pub(super) enum Reached {
     Ended(i32),
 }
 
+/// A trace under way.
+struct Recorder {
+    kinds: HashMap<u64, Kind>,
+    /// Since the last system call.
+    arrivals: HashMap<u64, u32>,
+    images: HashSet<u64>,
+    trace: Trace,
+}
+
+impl Recorder {
+    fn add(&mut self, tracee: &Tracee<'_>, rip: u64, kind: Kind, image: u64, is_new_world: bool) {
+        let steps = &mut self.trace.steps;
+        let is_round = kind == Kind::Repeated && steps.last().is_some_and(|s| s.rip == rip);
+        let arrivals = self.arrivals.entry(rip).or_insert(0);
+        *arrivals += u32::from(!is_round);
+        let arrival = if is_round { 0 } else { *arrivals };
+        let is_new_image = self.images.insert(image);
+        let call = (kind == Kind::Syscall).then(|| Call::of(tracee.accumulator()));
+        if call.is_some() {
+            self.trace.calls.push(steps.len());
+            self.arrivals.clear();
+        }
+        steps.push(Step { rip, arrival, image, is_new_world, is_new_image, call });
+    }
+}
+
 impl Trace {
-    /// Steps `tracee` from its first mark to its second. `image` is asked at each step.
+    /// Steps `tracee` from its first mark to its second. `image` is asked where something differs.
     ///
     /// # Errors
     /// It ended before, with this status; `None` where it takes more than `most` instructions.
@@ -49,26 +102,76 @@ impl Trace {
         most: usize,
         mut image: impl FnMut() -> u64,
     ) -> Result<Trace, Option<i32>> {
-        let mut kinds: HashMap<u64, (Kind, u32)> = HashMap::new();
-        let (mut steps, mut seen): (Vec<Step>, _) = (Vec::new(), HashSet::new());
-        while steps.len() < most {
+        let trace = Trace { steps: Vec::new(), calls: Vec::new(), only_calls: false };
+        let (kinds, arrivals, images) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let mut recorder = Recorder { kinds, arrivals, images, trace };
+        let mut view = View::new(tracee.pid());
+        let (mut now, mut is_new) = (image(), true);
+        while recorder.trace.steps.len() < most {
             let rip = tracee.rip();
-            let (kind, arrivals) =
-                kinds.entry(rip).or_insert_with(|| (Kind::of(tracee.peek(rip)), 0));
-            let is_round = *kind == Kind::Repeated && steps.last().is_some_and(|s| s.rip == rip);
-            if !is_round {
-                *arrivals += 1;
+            let kind = *recorder.kinds.entry(rip).or_insert_with(|| Kind::of(tracee.peek(rip)));
+            recorder.add(tracee, rip, kind, now, is_new);
+            if kind == Kind::Mark {
+                return Ok(recorder.trace);
             }
+            let step = recorder.trace.steps.last().expect("it was just added");
+            pass(tracee, step).map_err(Some)?;
+            is_new = match step.call {
+                Some(_) => {
+                    view.look_anew();
+                    true
+                }
+                None => view.has_changed(),
+            };
+            if is_new {
+                now = image();
+            }
+        }
+        Err(None)
+    }
+
+    /// As [`record`](Trace::record), but from system call to system call, which is far quicker.
+    ///
+    /// # Errors
+    /// It ended before, with this status.
+    pub(super) fn record_calls(
+        tracee: &mut Tracee<'_>,
+        mut image: impl FnMut() -> u64,
+    ) -> Result<Trace, i32> {
+        let mut trace = Trace { steps: Vec::new(), calls: Vec::new(), only_calls: true };
+        let mut images = HashSet::new();
+        let mut add = |trace: &mut Trace, rip: u64, call: Option<Call>| {
             let image = image();
-            steps.push(Step {
-                rip,
-                arrival: if is_round { 0 } else { *arrivals },
-                image,
-                is_new_image: seen.insert(image),
-                is_syscall: *kind == Kind::Syscall,
-            });
-            if *kind == Kind::Mark {
-                return Ok(Trace { steps });
+            let is_new_image = images.insert(image);
+            let (arrival, is_new_world) = (1, true);
+            trace.steps.push(Step { rip, arrival, image, is_new_world, is_new_image, call });
+        };
+        add(&mut trace, tracee.rip(), None);
+        while let Some(number) = tracee.resume_to_call()? {
+            let behind = tracee.rip();
+            trace.calls.push(trace.steps.len());
+            let call = Call::of(number);
+            add(&mut trace, behind - SYSCALL_BYTES, Some(call));
+            if let Stop::Ended(status) = tracee.finish_call() {
+                return Err(status);
+            }
+            if call == Call::Rouses {
+                tracee.wait_for_others();
+            }
+            add(&mut trace, behind, None);
+        }
+        add(&mut trace, tracee.rip(), None);
+        Ok(trace)
+    }
+
+    /// How many instructions it takes from its first mark to its second.
+    ///
+    /// # Errors
+    /// As [`record`](Trace::record).
+    pub(super) fn count(tracee: &mut Tracee<'_>, most: usize) -> Result<usize, Option<i32>> {
+        for count in 1..=most {
+            if Kind::of(tracee.peek(tracee.rip())) == Kind::Mark {
+                return Ok(count);
             }
             if let Stop::Ended(status) = tracee.step() {
                 return Err(Some(status));
@@ -82,71 +185,120 @@ impl Trace {
         (index, self.steps[index].rip)
     }
 
-    /// Indices of the steps where an image is seen for the first time.
-    pub(super) fn new_images(&self) -> Vec<usize> {
-        (0..self.steps.len()).filter(|index| self.steps[*index].is_new_image).collect()
+    /// Indices of the steps at which a death leaves something else than at the one before.
+    pub(super) fn worlds(&self) -> Vec<usize> {
+        (0..self.steps.len()).filter(|index| self.steps[*index].is_new_world).collect()
+    }
+
+    pub(super) fn calls(&self) -> usize {
+        self.calls.len()
     }
 
     pub(super) fn images(&self) -> usize {
         self.steps.iter().filter(|step| step.is_new_image).count()
     }
 
-    /// The steps to try: all, where there are at most `wanted`. Otherwise those around a change of
-    /// what is shared and around a system call, and of the others as many as are wanted, evenly
-    /// spread.
+    /// The steps to try: all, where they are few or at most as `wanted`. Otherwise those at which a
+    /// death leaves something new, all of them if they are few, and so many others, evenly spread,
+    /// that it is as many as wanted.
     pub(super) fn choose(&self, wanted: usize) -> Vec<usize> {
         let count = self.steps.len();
-        if count <= wanted {
+        if self.only_calls {
+            return spread((0..count).collect(), wanted);
+        }
+        if count <= wanted.max(FEW) {
             return (0..count).collect();
         }
-        let changed = |i: usize| i > 0 && self.steps[i].image != self.steps[i - 1].image;
-        let matters = |i: usize| changed(i) || self.steps[i].is_syscall;
-        let near = |i: usize| (i.saturating_sub(1)..(i + 2).min(count)).any(matters);
-        let mut chosen: Vec<bool> =
-            (0..count).map(|i| i == 0 || i == count - 1 || near(i)).collect();
-        let sample = wanted.saturating_sub(chosen.iter().filter(|is| **is).count());
-        for nth in 0..sample {
-            chosen[nth * count / sample] = true;
+        let worlds = self.worlds();
+        let rest = wanted.saturating_sub(worlds.len() + 1);
+        let mut chosen = vec![false; count];
+        for index in spread(worlds, wanted.max(FEW)) {
+            chosen[index] = true;
+        }
+        chosen[count - 1] = true;
+        for nth in 0..rest {
+            chosen[nth * count / rest] = true;
         }
         (0..count).filter(|index| chosen[*index]).collect()
     }
 
     /// Brings a child that stands at its first mark to step `index`.
     pub(super) fn reach(&self, tracee: &mut Tracee<'_>, index: usize, only_step: bool) -> Reached {
-        let anchor = if only_step { 0 } else { self.anchor(index) };
-        match tracee.run_to(self.steps[anchor].rip, self.arrivals(anchor)) {
-            Err(status) => return Reached::Ended(status),
-            Ok(false) => return Reached::Missed,
-            Ok(true) => {}
-        }
-        for index in anchor..index {
-            if tracee.rip() != self.steps[index].rip
-                || Kind::of(tracee.peek(tracee.rip())) == Kind::Mark
-            {
+        let reached = if only_step { Ok(0) } else { self.leap(tracee, index) };
+        let from = match reached {
+            Ok(from) => from,
+            Err(reached) => return reached,
+        };
+        for step in &self.steps[from..index] {
+            if tracee.rip() != step.rip || Kind::of(tracee.peek(step.rip)) == Kind::Mark {
                 return Reached::Missed;
             }
-            if let Stop::Ended(status) = tracee.step() {
+            if let Err(status) = pass(tracee, step) {
                 return Reached::Ended(status);
             }
         }
         if tracee.rip() == self.steps[index].rip { Reached::Here } else { Reached::Missed }
     }
 
-    /// The step, at most a few before `index`, from which it is the least trouble to go there: an
-    /// arrival at a breakpoint costs two stops, a single step one.
-    fn anchor(&self, index: usize) -> usize {
-        let near = index.saturating_sub(STEPS_MAX)..=index;
-        let anchors = near.filter(|at| self.steps[*at].arrival > 0).chain([0]);
-        anchors
-            .min_by_key(|at| 2 * self.arrivals(*at) as usize + (index - at))
-            .expect("the first step is one")
+    /// Runs to a step at or a little before `index`; which one.
+    ///
+    /// By way of the system calls that rouse other threads, after which it waits until these sleep
+    /// again, as in the trace, where all went slowly. And by way of the last system call before: so
+    /// what is counted of arrivals is counted from there, and a text of another length that was
+    /// looked through before does not matter.
+    fn leap(&self, tracee: &mut Tracee<'_>, index: usize) -> Result<usize, Reached> {
+        let before = &self.calls[..self.calls.partition_point(|call| *call < index)];
+        let rouses = |call: usize| self.steps[call].call == Some(Call::Rouses);
+        let mut passed = 0;
+        for (nth, call) in before.iter().enumerate() {
+            if nth + 1 < before.len() && !rouses(*call) {
+                continue;
+            }
+            let step = &self.steps[*call];
+            let same = |call: &&usize| self.steps[**call].rip == step.rip;
+            let arrivals = before[passed..=nth].iter().filter(same).count();
+            run(tracee, step.rip, arrivals as u32)?;
+            pass(tracee, step).map_err(Reached::Ended)?;
+            passed = nth + 1;
+        }
+        let from = before.last().map_or(0, |call| call + 1);
+        let anchor = if self.only_calls { index } else { self.anchor(from, index) };
+        let (start, step) = (&self.steps[from], &self.steps[anchor]);
+        run(tracee, step.rip, step.arrival - u32::from(step.rip == start.rip))?;
+        Ok(anchor)
     }
 
-    /// Arrivals still to come, from where the child begins.
-    fn arrivals(&self, index: usize) -> u32 {
-        let step = self.steps[index];
-        // It stands at the first step already.
-        step.arrival - u32::from(step.rip == self.steps[0].rip)
+    /// The step, at most a few before `index`, from which it is the least trouble to go there: an
+    /// arrival at a breakpoint costs two stops, a single step one.
+    fn anchor(&self, from: usize, index: usize) -> usize {
+        let near = index.saturating_sub(STEPS_MAX).max(from)..=index;
+        let anchors = near.filter(|at| self.steps[*at].arrival > 0).chain([from]);
+        let arrivals = |at: usize| self.steps[at].arrival as usize;
+        anchors
+            .min_by_key(|at| if *at == from { index - at } else { 2 * arrivals(*at) + index - at })
+            .expect("the first step is one")
+    }
+}
+
+/// Executes `step`, before which the child stands.
+///
+/// # Errors
+/// With this status it ended.
+fn pass(tracee: &mut Tracee<'_>, step: &Step) -> Result<(), i32> {
+    if let Stop::Ended(status) = tracee.step() {
+        return Err(status);
+    }
+    if step.call == Some(Call::Rouses) {
+        tracee.wait_for_others();
+    }
+    Ok(())
+}
+
+fn run(tracee: &mut Tracee<'_>, rip: u64, arrivals: u32) -> Result<(), Reached> {
+    match tracee.run_to(rip, arrivals) {
+        Err(status) => Err(Reached::Ended(status)),
+        Ok(false) => Err(Reached::Missed),
+        Ok(true) => Ok(()),
     }
 }
 
@@ -170,24 +322,33 @@ mod tests {
             rip: 0x1000 + index as u64,
             arrival: 1,
             image: *image,
+            is_new_world: index == 0 || images[index - 1] != *image,
             is_new_image: seen.insert(*image),
-            is_syscall: false,
+            call: None,
         };
-        Trace { steps: images.iter().enumerate().map(step).collect() }
+        Trace {
+            steps: images.iter().enumerate().map(step).collect(),
+            calls: Vec::new(),
+            only_calls: false,
+        }
     }
 
     #[test]
-    fn a_sample_has_every_change_and_its_neighbours() {
-        let mut images = [0; 100];
-        images[40..].fill(1);
-        images[70..].fill(2);
-        let chosen = trace(&images).choose(20);
-        for must in [0, 39, 40, 41, 69, 70, 71, 99] {
+    fn a_sample_has_every_world_and_some_others() {
+        let mut images = [0; 1000];
+        images[400..].fill(1);
+        images[700..].fill(0);
+        let chosen = trace(&images).choose(250);
+        for must in [0, 400, 700, 999] {
             assert!(chosen.contains(&must), "{must} in {chosen:?}");
         }
-        assert!((17..=20).contains(&chosen.len()), "{chosen:?}");
-        assert_eq!(trace(&images).choose(100).len(), 100);
-        assert_eq!(trace(&images).new_images(), [0, 40, 70]);
+        assert!((247..=250).contains(&chosen.len()), "{chosen:?}");
+        assert_eq!((trace(&images).worlds(), trace(&images).images()), (vec![0, 400, 700], 2));
+        assert_eq!(trace(&images).choose(2), [0, 400, 700, 999]);
+        let many: Vec<u64> = (0..1000).collect();
+        assert_eq!(trace(&many).choose(2).len(), FEW);
+        assert_eq!(trace(&many[..FEW]).choose(2).len(), FEW);
+        assert_eq!(trace(&many).choose(1000).len(), 1000);
     }
 
     #[test]
@@ -204,10 +365,11 @@ mod tests {
         for step in &mut trace.steps[10..] {
             step.arrival = 30;
         }
-        assert_eq!(trace.anchor(9), 9);
-        assert_eq!(trace.anchor(30), 9);
+        assert_eq!(trace.anchor(0, 9), 9);
+        assert_eq!(trace.anchor(0, 30), 9);
         trace.steps[30].arrival = 0;
-        assert_eq!(trace.anchor(30), 9, "no breakpoint stops in the middle of a string");
-        assert_eq!(trace.anchor(89), 89, "too far from any other");
+        assert_eq!(trace.anchor(0, 30), 9, "no breakpoint stops in the middle of a string");
+        assert_eq!(trace.anchor(0, 89), 89, "too far from any other");
+        assert_eq!(trace.anchor(60, 80), 60, "it stands there already");
     }
 }

@@ -1,11 +1,13 @@
 //! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
 use super::dog::Dog;
-use super::machine::{self, Kind, REFUSAL, RIP, TRAP, mark};
+use super::machine::{self, Kind, RAX, REFUSAL, RIP, RSP, TRAP, mark};
 use super::page::Page;
+use super::view;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// What the child is to do. It calls [`mark`] twice, and what lies between is what is traced.
 pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
@@ -13,6 +15,13 @@ pub(super) type Life<'a> = &'a mut dyn FnMut() -> Result<(), String>;
 const EXIT_ERROR: i32 = 1;
 const EXIT_REFUSED: i32 = 77;
 const EXIT_PANIC: i32 = 101;
+
+/// So long threads that were roused are waited for: one that spins never sleeps.
+const ROUSED_MAX: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_micros(100);
+/// So many looks in a row find one asleep that is.
+const ASLEEP: u32 = 20;
 
 /// A child of the calling thread, stopped, unless it has ended.
 pub(super) struct Tracee<'d> {
@@ -55,6 +64,15 @@ impl<'d> Tracee<'d> {
         Ok(tracee)
     }
 
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Before a system call: its number.
+    pub(super) fn accumulator(&self) -> i64 {
+        ptrace(libc::PTRACE_PEEKUSER, self.pid, RAX, 0).unwrap_or(-1)
+    }
+
     /// Where it stands: the instruction that it executes next.
     pub(super) fn rip(&self) -> u64 {
         // None: it was killed by the watchdog; the next step says so.
@@ -67,9 +85,75 @@ impl<'d> Tracee<'d> {
         word.unwrap_or(0).to_le_bytes()
     }
 
-    /// Executes one instruction; of a repeated string instruction, one round.
+    /// Executes one instruction; of a repeated string instruction, one round. A call into the vDSO
+    /// is one instruction: it stores nothing that others see, and reads the clock again and again
+    /// where that is just being set, which it is at every other step.
     pub(super) fn step(&mut self) -> Stop {
-        self.go(libc::PTRACE_SINGLESTEP)
+        let stop = self.go(libc::PTRACE_SINGLESTEP);
+        if stop != Stop::Trap || !view::vdso().contains(&self.rip()) {
+            return stop;
+        }
+        let top = ptrace(libc::PTRACE_PEEKUSER, self.pid, RSP, 0).unwrap_or(0) as u64;
+        match self.run_to(u64::from_le_bytes(self.peek(top)), 1) {
+            Ok(_) => Stop::Trap,
+            Err(status) => Stop::Ended(status),
+        }
+    }
+
+    /// Goes on to the beginning of its next system call: its number; or to before its mark: `None`.
+    ///
+    /// # Errors
+    /// It ended, with this status.
+    pub(super) fn resume_to_call(&mut self) -> Result<Option<i64>, i32> {
+        if let Stop::Ended(status) = self.go(libc::PTRACE_SYSCALL) {
+            return Err(status);
+        }
+        let before = self.rip().wrapping_sub(1);
+        if Kind::of(self.peek(before)) == Kind::Mark {
+            self.set_rip(before);
+            return Ok(None);
+        }
+        let number = ptrace(libc::PTRACE_PEEKUSER, self.pid, machine::ORIG_RAX, 0);
+        Ok(Some(number.unwrap_or(-1)))
+    }
+
+    /// Does that call.
+    pub(super) fn finish_call(&mut self) -> Stop {
+        self.go(libc::PTRACE_SYSCALL)
+    }
+
+    /// Lets it go on, until it has slept for a while in a system call. `false`: it has stopped or
+    /// ended instead.
+    pub(super) fn resume_to_sleep(&mut self) -> bool {
+        self.let_go(libc::PTRACE_CONT, 0);
+        let mut asleep = 0;
+        while asleep < ASLEEP && !self.has_news() {
+            let is_asleep = view::state(self.pid, self.pid) == Some('S');
+            asleep = if is_asleep { asleep + 1 } else { 0 };
+            std::thread::sleep(LOOK);
+        }
+        asleep == ASLEEP
+    }
+
+    /// Whether it has stopped or ended, which is still to be waited for.
+    fn has_news(&self) -> bool {
+        let flags = libc::WEXITED | libc::WSTOPPED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let id = self.pid as libc::id_t;
+        // SAFETY: fills in `info`, which is ours.
+        let asked = unsafe { libc::waitid(libc::P_PID, id, info.as_mut_ptr(), flags) };
+        // SAFETY: all zero is a valid one.
+        let info = unsafe { info.assume_init() };
+        // SAFETY: of a child, or zero.
+        asked != 0 || unsafe { info.si_pid() } != 0
+    }
+
+    /// Until its other threads sleep: in a trace, where all goes slowly, they have had the time.
+    pub(super) fn wait_for_others(&self) {
+        let end = Instant::now() + ROUSED_MAX;
+        while !view::others_sleep(self.pid) && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// Goes on to the next trap or its end.
@@ -86,6 +170,13 @@ impl<'d> Tracee<'d> {
         let old = self.peek(rip);
         let mut planted = old;
         planted[0] = TRAP;
+        // Where it stands is no arrival.
+        if arrivals > 0
+            && self.rip() == rip
+            && let Stop::Ended(status) = self.step()
+        {
+            return Err(status);
+        }
         for arrival in 1..=arrivals {
             self.poke(rip, planted);
             if let Stop::Ended(status) = self.resume() {
@@ -95,7 +186,7 @@ impl<'d> Tracee<'d> {
             if self.rip() != rip + 1 {
                 return Ok(false);
             }
-            let _ = ptrace(libc::PTRACE_POKEUSER, self.pid, RIP, rip as usize);
+            self.set_rip(rip);
             if arrival < arrivals
                 && let Stop::Ended(status) = self.step()
             {
@@ -163,22 +254,34 @@ impl<'d> Tracee<'d> {
         }
     }
 
+    fn set_rip(&self, rip: u64) {
+        // An error: it was killed by the watchdog; the next step says so.
+        let _ = ptrace(libc::PTRACE_POKEUSER, self.pid, RIP, rip as usize);
+    }
+
     fn poke(&self, address: u64, bytes: [u8; 8]) {
         // An error: it was killed by the watchdog; the next step says so.
         let word = u64::from_le_bytes(bytes) as usize;
         let _ = ptrace(libc::PTRACE_POKETEXT, self.pid, address as usize, word);
     }
 
-    /// Signals that are not ours are passed on.
     fn go(&mut self, request: libc::c_uint) -> Stop {
-        let mut signal = 0;
+        self.let_go(request, 0);
+        self.come_back(request)
+    }
+
+    fn let_go(&self, request: libc::c_uint, signal: i32) {
+        // An error: it was killed; who waits for it is told.
+        let _ = ptrace(request, self.pid, 0, signal as usize);
+    }
+
+    /// Signals that are not ours are passed on.
+    fn come_back(&mut self, request: libc::c_uint) -> Stop {
         loop {
-            // An error: it was killed; `wait` says so.
-            let _ = ptrace(request, self.pid, 0, signal as usize);
             match self.wait_raw() {
                 status if !libc::WIFSTOPPED(status) => return Stop::Ended(status),
                 status if libc::WSTOPSIG(status) == libc::SIGTRAP => return Stop::Trap,
-                status => signal = passed_on(libc::WSTOPSIG(status)),
+                status => self.let_go(request, passed_on(libc::WSTOPSIG(status))),
             }
         }
     }
@@ -310,13 +413,35 @@ pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// Gives the allocator the same state in each child, whatever the parent did with it before: glibc
-/// keeps up to seven blocks of each small size per thread, and takes those first.
+/// takes freed blocks first, and it asks the kernel for more where the rest of its heap is too
+/// small, and gives back what is too much.
 fn settle_heap() {
+    /// Freed blocks of a small size that a thread keeps for itself.
     const KEPT_MAX: usize = 7;
-    for size in (24..=1032).step_by(16) {
-        // More than are kept, so that none is left; then as many as serve either way.
-        let block = |_| std::hint::black_box(Vec::with_capacity(size));
-        let blocks: [Vec<u8>; KEPT_MAX + 1] = std::array::from_fn(block);
+    /// Less than what has a mapping of its own, or is given back.
+    const REST: usize = 100 << 10;
+    /// So many bytes are taken: where the allocator does not go upward, there is no end to see.
+    const FREE_MAX: usize = 1 << 20;
+    let take = |size| std::hint::black_box(Vec::<u8>::with_capacity(size));
+    let small = (0..64).map(|nth| 24 + 16 * nth);
+    // Everything that was freed is taken, large blocks first, until one comes from the rest behind
+    // all that is in use.
+    let (mut behind, mut taken) = (0, 0);
+    for size in (0..7).map(|nth| REST >> nth).chain(small.clone().rev()) {
+        while taken < FREE_MAX {
+            let block = take(size);
+            let address = block.as_ptr() as usize;
+            std::mem::forget(block);
+            taken += size;
+            if address > behind {
+                behind = address;
+                break;
+            }
+        }
+    }
+    // Then as many small ones are free as serve a thread either way.
+    for size in small {
+        let blocks: [Vec<u8>; KEPT_MAX] = std::array::from_fn(|_| take(size));
         for (index, block) in blocks.into_iter().enumerate() {
             if index < KEPT_MAX / 2 {
                 drop(block);
@@ -325,6 +450,7 @@ fn settle_heap() {
             }
         }
     }
+    drop(take(REST));
 }
 
 fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {
