@@ -369,4 +369,42 @@ mod tests {
         assert_eq!(stat_liveness(process), None, "nothing to be seen");
         assert_eq!(process.liveness(), Liveness::Dead, "and no such pid");
     }
+
+    /// A process that was killed after it was taken hold of, and waited for.
+    fn ended() -> ProcessHandle {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let handle = ProcessHandle::open(ProcessId::of(child.id()).unwrap()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        handle
+    }
+
+    fn asks_about_lives_without_poll(_: &[String]) {
+        let (Ok(me), soon) = (ProcessHandle::open(ProcessId::me()), Duration::from_millis(30))
+        else {
+            return eprintln!("not run: no pidfds");
+        };
+        let (dead, minute) = (ended(), Duration::from_secs(60));
+        assert!(!is_gone(me.process()) && is_gone(dead.process()));
+        let calls = [
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+        ];
+        if let Err(not_run) = shm_testkit::fault::forbid(&calls, libc::EPERM) {
+            return eprintln!("{not_run}");
+        }
+        assert!(me.poll_now().is_err());
+        assert!(!me.is_dead() && !me.wait_dead(Some(Instant::now() + soon)));
+        assert!(dead.is_dead() && dead.wait_dead(Some(Instant::now() + minute)));
+    }
+    shm_testkit::children! { asks_about_lives_without_poll }
+
+    #[test]
+    fn where_waiting_is_refused_it_is_told_by_looking() {
+        let mut child = shm_testkit::child::Child::spawn("asks_about_lives_without_poll", &[]);
+        let exit = child.wait(Duration::from_secs(120));
+        exit.assert_success();
+        print!("{}", exit.stderr);
+    }
 }
