@@ -116,7 +116,7 @@ fn leader(world: &World, workers: usize) -> Process<'_> {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    // More than any case has in ordinary runs; in deep ones ten times as many, and no end otherwise.
+    // More than any case has in ordinary runs; deep ones, which have no end, go ten times as far.
     Scenario::new("work cursor", name).states_at_most(400_000)
 }
 

@@ -212,6 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_sleep_is_seen_until_it_is_withdrawn() {
+        let word = Announcement::new();
+        assert_eq!(word.announced(), 0);
+        for number in [7, 8] {
+            word.announce(number);
+            assert_eq!(word.announced(), number);
+        }
+        word.withdraw();
+        assert_eq!(word.announced(), 0);
+    }
+
+    #[test]
     fn a_word_that_never_stays_is_given_up() {
         let event = EventCount::new();
         let ticket = event.prepare();

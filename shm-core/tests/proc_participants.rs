@@ -264,6 +264,55 @@ fn who_only_asks_sees_a_death_without_a_mark() {
     println!("a death without a mark was seen after {:?}", killed.elapsed());
 }
 
+/// By the keeper's robust list: nobody else writes to a dead one's life word.
+#[test]
+fn a_killed_process_has_its_life_word_marked() {
+    let world = world(2);
+    let (mut child, id) = world.member_child(0);
+    let held = world.life(id).load(Ordering::Relaxed);
+    assert!(held != 0 && held & libc::FUTEX_OWNER_DIED == 0, "{held:x}");
+    child.kill();
+    assert_eq!(world.life(id).load(Ordering::Relaxed), libc::FUTEX_OWNER_DIED);
+}
+
+#[test]
+fn a_member_that_has_left_leaves_no_thread_and_no_memory_behind() {
+    let world = world(2);
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let shared_mappings = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains("rw-s")).count()
+    };
+    // In a child, where no other test's members come and go.
+    let mut child = Child::fork(|| {
+        let mappings = shared_mappings();
+        let member = world.table.join().unwrap();
+        assert_eq!(threads(), 2);
+        assert_eq!(shared_mappings(), mappings + 1);
+        drop(member);
+        assert_eq!((threads(), shared_mappings()), (1, mappings));
+    });
+    assert_eq!(child.wait(), 0);
+}
+
+#[test]
+fn who_joins_takes_signals_as_before_and_its_keeper_takes_none() {
+    let world = world(2);
+    let blocked = |thread: &str| {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    let me = rustix::thread::gettid().as_raw_nonzero().get().to_string();
+    let before = blocked(&me);
+    let member = world.table.join().unwrap();
+    assert_eq!(blocked(&me), before);
+    let keeper = world.life(member.id()).load(Ordering::Relaxed).to_string();
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGCHLD] {
+        assert_ne!(blocked(&keeper) & 1 << (signal - 1), 0, "signal {signal}");
+    }
+}
+
 /// The kernel, short of memory, may drop the private pages of a process it kills.
 #[test]
 fn the_list_that_marks_a_death_is_not_in_private_memory() {

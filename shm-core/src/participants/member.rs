@@ -248,3 +248,71 @@ impl fmt::Debug for Member {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+    use crate::mapping::Mapping;
+    use shm_testkit::child::{Child, Setup};
+    use std::time::Duration;
+
+    fn table() -> Table {
+        let mapping = Mapping::heap(Table::bytes_for(2) as usize);
+        // SAFETY: nobody else has the mapping.
+        unsafe { Table::create(&mapping, 0, 2) }.unwrap()
+    }
+
+    #[test]
+    fn a_member_says_who_it_is() {
+        let member = table().join().unwrap();
+        let (id, process) = (member.id(), member.process());
+        let text = format!("{member:?}");
+        assert!(
+            text.contains(&format!("{id:?}")) && text.contains(&format!("{process:?}")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_seat_that_is_taken_says_so_at_once() {
+        let (table, joining) = (table(), Claim::new(Seat::Joining, ProcessId::me()));
+        assert_eq!(table.take_free(joining), Some(0));
+        assert_eq!(table.slots()[0].claim.load(Ordering::Relaxed), joining.to_bits());
+        assert_eq!((table.take_free(joining), table.take_free(joining)), (Some(1), None));
+    }
+
+    #[test]
+    fn who_panics_leaves_all_the_same() {
+        let table = table();
+        let member = table.join().unwrap();
+        let panics = std::panic::AssertUnwindSafe(move || {
+            let _member = member;
+            std::panic::resume_unwind(Box::new("in between"));
+        });
+        assert!(std::panic::catch_unwind(panics).is_err());
+        assert!(table.is_empty());
+    }
+
+    fn waits_as_told(told: &[String]) {
+        let expected = match (told[0].as_str(), waitv_works()) {
+            ("bounded", _) | (_, false) => Waiting::Bounded,
+            _ => Waiting::Waitv,
+        };
+        let table = table();
+        assert_eq!(table.join().unwrap().waiting(), expected);
+        for waiting in [Waiting::Bounded, expected] {
+            let member = table.join_with(JoinOptions { waiting: Some(waiting) }, |_| ()).unwrap();
+            assert_eq!(member.waiting(), waiting, "what the program says goes before");
+        }
+    }
+    shm_testkit::children! { waits_as_told }
+
+    #[test]
+    fn the_environment_says_how_to_wait() {
+        for told in ["bounded", "waitv", "nonsense"] {
+            let setup = Setup { args: &[told], env: &[("SHM_WAITING", told)], fds: &[] };
+            let mut child = Child::spawn_with("waits_as_told", setup);
+            child.wait(Duration::from_secs(60)).assert_success();
+        }
+    }
+}

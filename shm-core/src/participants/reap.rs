@@ -53,3 +53,20 @@ fn take(slot: &Slot, dead: Claim, mine: Claim) -> bool {
     // Pairs with the Acquire in `Table::liveness`: who sees it being reaped knows what we know.
     slot.claim.compare_exchange(from, to, Ordering::Release, Ordering::Relaxed).is_ok()
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_that_has_changed_hands_is_not_taken() {
+        let me = ProcessId::me();
+        let (dead, live) = (Claim::new(Seat::Reaping, me), Claim::new(Seat::Live, me));
+        let slot = Slot::new();
+        assert!(!take(&slot, dead, live), "it is free by now");
+        assert_eq!(slot.claim.load(Ordering::Relaxed), Claim::FREE.to_bits());
+        slot.claim.store(dead.to_bits(), Ordering::Relaxed);
+        assert!(take(&slot, dead, live));
+        assert_eq!(slot.claim.load(Ordering::Relaxed), live.to_bits());
+    }
+}

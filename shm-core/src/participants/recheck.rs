@@ -36,3 +36,19 @@ fn now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test may be stopped for 100 ms between two lines, but not each time.
+    #[test]
+    fn due_once_and_not_again_at_once() {
+        let once = || {
+            let recheck = Recheck::new();
+            assert!(recheck.is_due(), "at first");
+            !recheck.is_due()
+        };
+        assert!((0..1000).any(|_| once()));
+    }
+}

@@ -122,3 +122,28 @@ impl Life {
         self.0 & Life::WAITERS != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_word_reads_as_the_kernel_writes_it() {
+        let (waiters, died) = (libc::FUTEX_WAITERS, libc::FUTEX_OWNER_DIED);
+        // Held, marked, with sleepers.
+        let cases = [
+            (0, (false, false, false)),
+            (7, (true, false, false)),
+            (7 | waiters, (true, false, true)),
+            (waiters, (false, false, true)),
+            (died, (false, true, false)),
+            (died | 7, (false, true, false)),
+            (died | waiters, (false, true, true)),
+        ];
+        for (word, expected) in cases {
+            let life = Life(word);
+            let said = (life.is_held(), life.is_marked(), life.has_sleepers());
+            assert_eq!(said, expected, "{word:x}");
+        }
+    }
+}

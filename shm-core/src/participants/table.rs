@@ -213,3 +213,32 @@ impl Table {
         if self.is_home() { process.liveness() } else { Liveness::Unknown }
     }
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+    use shm_testkit::child::Child;
+    use shm_testkit::fault::trial;
+    use std::time::Duration;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn is_at_home(_: &[String]) {
+        let mapping = Mapping::heap(Table::bytes_for(1) as usize);
+        // SAFETY: nobody else has the mapping.
+        let table = unsafe { Table::create(&mapping, 0, 1) }.unwrap();
+        assert!(table.is_home());
+        assert!(Table { home: false, ..table.clone() }.at_home().is_home());
+        let forked = trial(LIMIT, || {
+            assert!(table.attached_by.check().is_err(), "that was the parent");
+            assert!(table.at_home().attached_by.check().is_ok());
+        });
+        assert!(forked.is_success(), "{}", forked.stderr);
+    }
+    shm_testkit::children! { is_at_home }
+
+    #[test]
+    fn who_has_found_itself_at_home_need_not_ask_again() {
+        Child::spawn("is_at_home", &[]).wait(2 * LIMIT).assert_success();
+    }
+}

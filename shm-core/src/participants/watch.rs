@@ -206,8 +206,13 @@ pub fn wait(
         if until == deadline || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Outcome::TimedOut;
         }
-        doubtful_sleep = (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX);
+        doubtful_sleep = longer(doubtful_sleep);
     }
+}
+
+/// How long to sleep after a doubtful sleep in vain.
+fn longer(doubtful_sleep: Duration) -> Duration {
+    (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX)
 }
 
 /// When to stop sleeping: a caller without peers has nobody to look after.
@@ -218,4 +223,220 @@ fn end(sleep: Duration, peers: &[&Watch], deadline: Option<Instant>) -> Option<I
     }
     let slice = Instant::now() + sleep;
     Some(deadline.map_or(slice, |deadline| deadline.min(slice)))
+}
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::super::Member;
+    use super::super::member::JoinOptions;
+    use super::*;
+    use crate::mapping::Mapping;
+    use shm_testkit::watchdog::within;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+    const HELD: u32 = 4711;
+
+    fn table() -> Table {
+        let mapping = Mapping::heap(Table::bytes_for(2) as usize);
+        // SAFETY: nobody else has the mapping.
+        unsafe { Table::create(&mapping, 0, 2) }.unwrap()
+    }
+
+    fn join(table: &Table, waiting: Waiting) -> Arc<Member> {
+        table.join_with(JoinOptions { waiting: Some(waiting) }, |_| ()).unwrap()
+    }
+
+    /// Who has the pid of this process, and began before it.
+    fn dead() -> ProcessId {
+        let me = ProcessId::me();
+        ProcessId::new(me.pid(), me.start_ticks() - 1).unwrap()
+    }
+
+    /// A dead process's seat, and a life word that looks held all the same.
+    fn watch_of_the_dead(table: &Table, waiting: Waiting) -> Watch {
+        let id = ParticipantId::from_bits(1 << 22 | 1).unwrap();
+        let slot = table.slot(id).unwrap();
+        slot.claim.store(Claim::new(Seat::Live, dead()).to_bits(), Ordering::Relaxed);
+        slot.life.word().store(HELD, Ordering::Relaxed);
+        Watch::new(table, id, waiting)
+    }
+
+    #[test]
+    fn who_sleeps_leaves_a_sign_in_the_life_word() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        let life = &watch.slot().unwrap().life;
+        let signed = life.load(Ordering::Relaxed) | Life::WAITERS;
+        for _ in 0..2 {
+            let Armed::Word(word, expected) = watch.arm() else { panic!("it lives, and is held") };
+            assert!(std::ptr::eq(word, life));
+            assert_eq!((expected, life.load(Ordering::Relaxed)), (signed, signed));
+        }
+    }
+
+    #[test]
+    fn a_mark_or_none_at_all_leaves_a_doubt() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        for life in [0, Life::WAITERS, libc::FUTEX_OWNER_DIED] {
+            watch.slot().unwrap().life.word().store(life, Ordering::Relaxed);
+            assert!(matches!(watch.arm(), Armed::Doubtful), "{life:x}");
+            assert!(!watch.is_dead() && !watch.is_dead_soon(), "{life:x}");
+        }
+        drop(peer);
+        assert!(matches!(watch.arm(), Armed::Gone));
+    }
+
+    #[test]
+    fn a_dead_one_is_gone_with_a_mark_and_without() {
+        for life in [0, libc::FUTEX_OWNER_DIED] {
+            let watch = watch_of_the_dead(&table(), Waiting::Bounded);
+            watch.slot().unwrap().life.word().store(life, Ordering::Relaxed);
+            assert!(matches!(watch.arm(), Armed::Gone), "{life:x}");
+        }
+        assert!(watch_of_the_dead(&table(), Waiting::Bounded).is_dead_soon());
+    }
+
+    #[test]
+    fn a_living_one_is_given_a_moment_to_end() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let (watch, before) = (me.watch(peer.id()), Instant::now());
+        assert!(!watch.is_dead_soon());
+        // Where there are no pidfds there is nothing to wait on.
+        let can_wait = ProcessHandle::open(peer.process()).is_ok();
+        assert!(!can_wait || before.elapsed() >= DOUBTFUL_SLEEP_MIN);
+    }
+
+    #[test]
+    fn who_asks_for_the_first_time_does_not_trust_the_life_word() {
+        assert!(watch_of_the_dead(&table(), Waiting::Bounded).is_dead());
+    }
+
+    #[test]
+    fn who_has_left_is_dead_at_once() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        assert_eq!((watch.peer(), watch.process()), (peer.id(), Some(peer.process())));
+        assert!(!watch.is_dead(), "and the kernel has just been asked");
+        drop(peer);
+        assert!(watch.is_dead());
+    }
+
+    #[test]
+    fn a_sleeper_asks_the_kernel_though_the_life_word_is_not_marked() {
+        for waiting in [Waiting::Waitv, Waiting::Bounded] {
+            let (table, event) = (table(), EventCount::new());
+            let watch = watch_of_the_dead(&table, waiting);
+            let sleep = || wait(&event, event.prepare(), &[&watch], None);
+            assert_eq!(within(LIMIT, sleep), Outcome::Woken);
+        }
+    }
+
+    /// What one who sleeps until `deadline` returns, while its living peer's life word is woken
+    /// again and again.
+    fn woken_by_the_life_word(waiting: Waiting, timeout: Duration) -> Outcome {
+        let (table, event, ended) = (table(), EventCount::new(), AtomicBool::new(false));
+        let (me, peer) = (join(&table, waiting), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        let life = &watch.slot().unwrap().life;
+        assert!(matches!(watch.arm(), Armed::Word(word, _) if std::ptr::eq(word, life)));
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                let deadline = Some(Instant::now() + timeout);
+                let outcome = wait(&event, event.prepare(), &[&watch], deadline);
+                ended.store(true, Ordering::Relaxed);
+                outcome
+            });
+            while !ended.load(Ordering::Relaxed) {
+                life.wake_all();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            sleeper.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_life_word_wakes_who_sleeps_on_all_words() {
+        let sleeps = if crate::futex::waitv_works() { Outcome::Woken } else { Outcome::TimedOut };
+        assert_eq!(woken_by_the_life_word(Waiting::Waitv, LIMIT), sleeps);
+        let timeout = Duration::from_millis(200);
+        assert_eq!(woken_by_the_life_word(Waiting::Bounded, timeout), Outcome::TimedOut);
+    }
+
+    #[test]
+    fn whoever_is_woken_passes_it_on() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        let life = &watch.slot().unwrap().life;
+        let (marked, ended) = (libc::FUTEX_OWNER_DIED, AtomicBool::new(false));
+        life.word().store(marked, Ordering::Relaxed);
+        assert!(!Life(marked).is_held());
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| {
+                let woken = life.wait(marked, Some(Instant::now() + LIMIT));
+                ended.store(true, Ordering::Relaxed);
+                woken
+            });
+            while !ended.load(Ordering::Relaxed) {
+                watch.pass_on();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(sleeper.join().unwrap(), Wake::Woken);
+        });
+    }
+
+    #[test]
+    fn a_slice_of_a_sleep_is_not_the_end_of_it() {
+        let (table, event) = (table(), EventCount::new());
+        let (me, peer) = (join(&table, Waiting::Bounded), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        let deadline = Instant::now() + 5 * BOUNDED_SLEEP_MAX / 2;
+        let outcome = wait(&event, event.prepare(), &[&watch], Some(deadline));
+        assert_eq!(outcome, Outcome::TimedOut);
+        assert!(Instant::now() >= deadline);
+    }
+
+    #[test]
+    fn more_peers_than_the_kernel_takes_are_waited_for_all_the_same() {
+        let (table, event) = (table(), EventCount::new());
+        let (me, peer) = (join(&table, Waiting::Waitv), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        for count in [WAIT_WORDS_MAX - 1, WAIT_WORDS_MAX, WAIT_WORDS_MAX + 1] {
+            let deadline = Instant::now() + DOUBTFUL_SLEEP_MIN;
+            let outcome = wait(&event, event.prepare(), &vec![&watch; count], Some(deadline));
+            assert_eq!(outcome, Outcome::TimedOut, "{count} peers");
+        }
+    }
+
+    #[test]
+    fn doubtful_sleeps_grow_to_bounded_ones() {
+        let mut sleep = DOUBTFUL_SLEEP_MIN;
+        for milliseconds in [1, 2, 4, 8, 16, 32, 64, 100, 100] {
+            assert_eq!(sleep, Duration::from_millis(milliseconds));
+            sleep = longer(sleep);
+        }
+    }
+
+    #[test]
+    fn only_who_has_peers_sleeps_in_slices() {
+        let table = table();
+        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
+        let watch = me.watch(peer.id());
+        let (before, hour) = (Instant::now(), Duration::from_secs(3600));
+        for deadline in [None, Some(before), Some(before + hour)] {
+            assert_eq!(end(SLEEP_MAX, &[], deadline), deadline);
+        }
+        for deadline in [None, Some(before + hour)] {
+            let until = end(SLEEP_MAX, &[&watch], deadline).unwrap();
+            assert!((before + SLEEP_MAX..=Instant::now() + SLEEP_MAX).contains(&until));
+        }
+        assert_eq!(end(SLEEP_MAX, &[&watch], Some(before)), Some(before));
+    }
 }

@@ -4,6 +4,7 @@ use crate::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -86,12 +87,17 @@ pub(super) fn of(pid: u32) -> io::Result<ProcessId> {
 pub(super) fn namespaces() -> io::Result<Namespaces> {
     my_stat()?;
     let pid = std::fs::metadata("/proc/self/ns/pid")?.ino();
-    let time = match std::fs::metadata("/proc/self/ns/time") {
-        Ok(about) => about.ino(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(e),
-    };
+    let time = time_namespace(std::fs::metadata("/proc/self/ns/time"))?;
     Ok(Namespaces { pid, time })
+}
+
+/// 0 where the kernel has no time namespaces.
+fn time_namespace(about: io::Result<Metadata>) -> io::Result<u64> {
+    match about {
+        Ok(about) => Ok(about.ino()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e),
+    }
 }
 
 pub(super) fn liveness(process: ProcessId) -> Liveness {
@@ -313,6 +319,16 @@ mod tests {
     }
 
     #[test]
+    fn a_time_namespace_that_is_hidden_is_not_none() {
+        let got = |kind: io::ErrorKind| time_namespace(Err(kind.into())).ok();
+        assert_eq!(got(io::ErrorKind::NotFound), Some(0), "a kernel without");
+        assert_eq!(got(io::ErrorKind::PermissionDenied), None);
+        let about = std::fs::metadata(".").unwrap();
+        let number = about.ino();
+        assert_eq!(time_namespace(Ok(about)).ok(), Some(number));
+    }
+
+    #[test]
     fn our_own_pid_is_taken() {
         assert_eq!(pid_is_taken(rustix::process::getpid()), Some(true));
     }
@@ -352,5 +368,43 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(stat_liveness(process), None, "nothing to be seen");
         assert_eq!(process.liveness(), Liveness::Dead, "and no such pid");
+    }
+
+    /// A process that was killed after it was taken hold of, and waited for.
+    fn ended() -> ProcessHandle {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let handle = ProcessHandle::open(ProcessId::of(child.id()).unwrap()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        handle
+    }
+
+    fn asks_about_lives_without_poll(_: &[String]) {
+        let (Ok(me), soon) = (ProcessHandle::open(ProcessId::me()), Duration::from_millis(30))
+        else {
+            return eprintln!("not run: no pidfds");
+        };
+        let (dead, minute) = (ended(), Duration::from_secs(60));
+        assert!(!is_gone(me.process()) && is_gone(dead.process()));
+        let calls = [
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+        ];
+        if let Err(not_run) = shm_testkit::fault::forbid(&calls, libc::EPERM) {
+            return eprintln!("{not_run}");
+        }
+        assert!(me.poll_now().is_err());
+        assert!(!me.is_dead() && !me.wait_dead(Some(Instant::now() + soon)));
+        assert!(dead.is_dead() && dead.wait_dead(Some(Instant::now() + minute)));
+    }
+    shm_testkit::children! { asks_about_lives_without_poll }
+
+    #[test]
+    fn where_waiting_is_refused_it_is_told_by_looking() {
+        let mut child = shm_testkit::child::Child::spawn("asks_about_lives_without_poll", &[]);
+        let exit = child.wait(Duration::from_secs(120));
+        exit.assert_success();
+        print!("{}", exit.stderr);
     }
 }

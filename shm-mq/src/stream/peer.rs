@@ -279,3 +279,69 @@ impl<L: Link> Pause<L> {
         true
     }
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+    use shm_core::mapping::Mapping;
+    use shm_core::participants::Table;
+
+    const STREAM_AT: u64 = 1024;
+
+    /// The words of a stream, and two who may have its roles.
+    fn world() -> (Mapped<Shared>, Arc<Member>, Arc<Member>) {
+        let mapping = Mapping::heap((STREAM_AT + Stream::bytes_for(64)) as usize);
+        // SAFETY: nobody else has the mapping.
+        let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
+        // SAFETY: as above, and the table ends before.
+        unsafe { Stream::create(&mapping, STREAM_AT, 64) }.unwrap();
+        let shared = Mapped::new(&mapping, STREAM_AT).unwrap();
+        (shared, table.join().unwrap(), table.join().unwrap())
+    }
+
+    #[test]
+    fn each_side_sleeps_where_the_other_wakes_it() {
+        let (shared, me, other) = world();
+        let sender = Peer::new(shared.clone(), Side::Sender, me);
+        let receiver = Peer::new(shared.clone(), Side::Receiver, other);
+        assert!(std::ptr::eq(sender.my_bed(), &raw const shared.left));
+        assert!(std::ptr::eq(receiver.my_bed(), &raw const shared.arrived));
+    }
+
+    #[test]
+    fn who_is_expected_anew_takes_the_place_of_one_that_died_before_it_came() {
+        let (shared, me, other) = world();
+        let mut peer = Peer::new(shared, Side::Receiver, me);
+        let process = peer.member.process();
+        for (gone, after) in [(Missing::Died, None), (Missing::Detached, Some(Missing::Detached))] {
+            peer.gone = Some(gone);
+            peer.expect(process);
+            assert_eq!(peer.gone, after);
+        }
+        peer.watch = Some(peer.member.watch(other.id()));
+        peer.gone = Some(Missing::Died);
+        peer.expect(process);
+        assert_eq!(peer.gone, Some(Missing::Died), "it had come");
+    }
+
+    #[test]
+    fn an_open_handle_without_a_seat_is_a_dead_ones() {
+        let (shared, me, other) = world();
+        shared.open(Side::Sender, other.id()).unwrap();
+        let mut peer = Peer::new(shared, Side::Receiver, me);
+        assert_eq!(peer.gone(), None);
+        drop(other);
+        assert_eq!(peer.gone(), Some(Missing::Died), "though its process, ours, lives");
+    }
+
+    #[test]
+    fn who_waits_for_a_nameless_peer_sleeps_a_while() {
+        let (shared, me, _other) = world();
+        let mut peer = Peer::new(shared, Side::Receiver, me);
+        let before = Instant::now();
+        let ticket = peer.prepare();
+        assert!(peer.sleep(ticket, None));
+        assert!(before.elapsed() >= UNNAMED_LOOKED_EVERY);
+    }
+}

@@ -4,6 +4,9 @@ use super::sender::Outgoing;
 use super::*;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::participants::Table;
+use shm_core::process::ProcessId;
+use shm_core::trust::Hostile;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -152,6 +155,22 @@ fn nobody_has_attached_yet() {
 }
 
 #[test]
+fn an_expected_peer_that_has_died_does_not_come() {
+    let me = ProcessId::me();
+    let dead = ProcessId::new(me.pid(), me.start_ticks() - 1).unwrap();
+    let soon = || Some(Instant::now() + SHORT);
+    let (one, two) = (world(64), world(64));
+    let mut receiver = one.stream.receiver(&one.other).unwrap();
+    assert_eq!(receiver.wait_for_peer(soon()), Err(RecvError::TimedOut));
+    receiver.expect_peer(dead);
+    assert_eq!(receiver.wait_for_peer(soon()), Err(RecvError::PeerDied));
+    assert_eq!(receiver.try_recv().unwrap_err(), RecvError::PeerDied);
+    let mut sender = two.stream.sender(&two.me).unwrap();
+    sender.expect_peer(dead);
+    assert_eq!(sender.wait_for_peer(soon()), Err(SendError::PeerDied));
+}
+
+#[test]
 fn a_receiver_without_a_sender_has_nothing_to_receive() {
     let world = world(8);
     let mut receiver = world.stream.receiver(&world.other).unwrap();
@@ -173,6 +192,8 @@ fn try_send_is_all_or_nothing() {
     assert_eq!(*receiver.try_recv().unwrap(), [1; 16]);
     assert_eq!(*receiver.try_recv().unwrap(), [3; 4]);
     assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
+    sender.try_send(&[4; 24]).unwrap();
+    assert_eq!(*receiver.try_recv().unwrap(), [4; 24], "the largest");
 }
 
 #[test]
@@ -192,6 +213,17 @@ fn pushed_messages_show_after_a_quarter_of_the_ring() {
 }
 
 #[test]
+fn the_sender_is_told_when_more_than_a_quarter_of_the_ring_is_consumed() {
+    let world = world(64);
+    let (mut sender, mut receiver) = world.ends();
+    for (consumed, told) in [(16, 0), (32, 32), (48, 32), (64, 64)] {
+        sender.send(&[0; 8]).unwrap();
+        assert_eq!(*receiver.recv().unwrap(), [0; 8]);
+        assert_eq!(world.stream.status().read, told, "of {consumed}");
+    }
+}
+
+#[test]
 fn a_message_cut_off_by_a_deadline_is_discarded() {
     let (mut sender, mut receiver) = world(16).ends();
     assert_eq!(sender.send_timeout(&[1; 40], SHORT), Err(SendError::TimedOut));
@@ -208,9 +240,11 @@ fn pieces_arrive_as_one_message() {
     let (mut sender, mut receiver) = world(16).ends();
     let pieces: [&[u8]; 5] = [b"", b"one", b"", b"and another", b"."];
     let mut sending = sender.start_vectored(&pieces).unwrap();
+    assert_eq!(sending.remaining(), 15);
     while sending.poll().is_err() {
         assert_eq!(receiver.try_recv().unwrap_err(), RecvError::WouldBlock);
     }
+    assert_eq!(sending.remaining(), 0);
     assert_eq!(*receiver.recv().unwrap(), *b"oneand another.");
     sender.send_vectored(&[]).unwrap();
     assert_eq!(*receiver.recv().unwrap(), *b"");
@@ -223,6 +257,20 @@ fn a_message_too_long_is_refused() {
     let pieces = vec![&page[..]; 1 << 14];
     assert_eq!(sender.send_vectored(&pieces), Err(SendError::TooLong { len: 1 << 30 }));
     assert_eq!(sender.free_space(), Ok(64));
+}
+
+#[test]
+fn the_longest_message_that_a_receiver_takes_of_a_hostile_sender_is_taken() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let limits = Limits { ring_bytes_max: 64, message_bytes_max: 300 };
+    let peer = std::thread::spawn(move || {
+        let mut receiver = Receiver::<Hostile>::connect(theirs, limits, None).unwrap();
+        receiver.recv().map(|message| message.to_vec())
+    });
+    let mut sender = Sender::<Hostile>::connect(ours, 64, None).unwrap();
+    assert_eq!(sender.send(&[7; 301]), Err(SendError::TooLong { len: 301 }));
+    sender.send(&[7; 300]).unwrap();
+    assert_eq!(peer.join().unwrap().unwrap(), [7; 300]);
 }
 
 #[test]
@@ -251,6 +299,7 @@ fn a_whole_message_is_not_copied() {
     let (mut sender, mut receiver) = world.ends();
     sender.send(&[7; 40]).unwrap();
     let message = receiver.recv().unwrap();
+    assert_eq!(format!("{message:?}"), format!("Message({:?})", [7; 40]));
     let base = world.mapping.region().base().addr().get();
     let address = message.as_ptr().addr();
     assert!((base..base + world.mapping.len()).contains(&address), "it lies in the mapping");
@@ -290,6 +339,18 @@ fn a_position_of_nonsense_is_corrupt_for_good() {
         world.stream.shared.read.store(0, Ordering::Relaxed);
         assert_eq!(sender.try_send(b""), Err(SendError::Corrupt), "it stays so");
     }
+}
+
+#[test]
+fn a_position_more_than_a_ring_ahead_of_what_was_given_back_is_corrupt() {
+    let world = world(64);
+    let (mut sender, mut receiver) = world.ends();
+    sender.send(&[0; 32]).unwrap();
+    assert_eq!(receiver.occupied_bytes(), Ok(40));
+    world.stream.shared.written.store(64, Ordering::Relaxed);
+    assert_eq!(receiver.occupied_bytes(), Ok(64));
+    world.stream.shared.written.store(72, Ordering::Relaxed);
+    assert_eq!(receiver.occupied_bytes(), Err(RecvError::Corrupt));
 }
 
 #[test]
