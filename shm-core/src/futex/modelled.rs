@@ -80,6 +80,13 @@ pub fn waitv_works() -> bool {
 }
 
 impl Futex {
+    /// Wakes all sleepers, as the second half of a call whose step has been taken.
+    pub(crate) fn wake_by_kernel(&self) {
+        if !model::is_dead() {
+            wake_by_kernel(self, u32::MAX);
+        }
+    }
+
     /// What the kernel does when a thread ends whose pending robust word this is: marks it and
     /// wakes one sleeper if the word says that there are any; where the word was just cleared,
     /// wakes one. Nothing where somebody other than `holder` holds it.

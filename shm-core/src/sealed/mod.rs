@@ -56,11 +56,14 @@
 //! another user, or in a sandbox, or the system forbids it; and the machine's memory, swap
 //! included, works.
 
+#[cfg_attr(shm_loom, path = "doorbell_modelled.rs")]
 mod doorbell;
 mod hello;
 mod memory;
 mod message;
 
+#[cfg(shm_loom)]
+pub use doorbell::Held;
 pub use doorbell::{Doorbell, Heard};
 pub use hello::{ExchangeError, Wanted, exchange};
 pub use memory::{CreateError, Foreign, ForeignError, Own, page_bytes};

@@ -57,6 +57,12 @@ mod shared;
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;
 
+/// What models need besides.
+#[cfg(shm_loom)]
+pub mod model {
+    pub use super::hostile::modelled::{Ends, hostile};
+}
+
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
 pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};

@@ -55,6 +55,8 @@
 //! What is not promised: that the peer's bytes are true, that it takes what we send, and what a
 //! machine does that has no memory left.
 
+#[cfg(shm_loom)]
+pub(super) mod modelled;
 mod shared;
 mod wire;
 
@@ -66,7 +68,7 @@ use shared::{HALF_BYTES, Half, RECEIVER, SENDER};
 use shm_core::BadPtr;
 use shm_core::mapping::Mapped;
 use shm_core::sealed::{self, Doorbell, ExchangeError, Foreign, Own, Wanted};
-use shm_core::sync::{Ordering, fence};
+use shm_core::sync::Ordering;
 use shm_core::trust::Hostile;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -222,9 +224,9 @@ fn meet(
     let (memory, bell) = sealed::exchange(socket, own, wanted, deadline)?;
     // SAFETY: `Wire` and `connect` make `Relaxed` loads alone, of 8 bytes or fewer.
     let theirs = unsafe { memory.share::<Half>(0) }.map_err(|_| ConnectError::Corrupt)?;
+    // Ordered by the hello: it has come through the socket, and all these words were written before
+    // it was sent. They are not published by one another, so that no ordering of ours could help.
     let magic = theirs.magic.load(Ordering::Relaxed);
-    // Pairs with the peer's hello, which came over a socket: what it wrote before.
-    fence(Ordering::Acquire);
     if magic != wanted.theirs {
         return Err(ConnectError::Corrupt);
     }

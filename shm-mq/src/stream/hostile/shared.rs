@@ -1,7 +1,7 @@
 //! The words that one side of a hostile stream writes. In the sender's memory the ring follows.
 use shm_core::event::Announcement;
-use shm_core::shm_sync;
 use shm_core::sync::{AtomicU32, AtomicU64};
+use shm_core::{Reserved, shm_sync};
 
 /// "shmhsnd" and the version of the protocol: what the sender says first, and its memory begins
 /// with.
@@ -40,11 +40,11 @@ pub(super) struct Half {
     pub(super) message_bytes_max: AtomicU64,
     pub(super) state: AtomicU32,
     pad_0: AtomicU32,
-    pad_1: [AtomicU64; 12],
+    pad_1: Reserved<12>,
     pub(super) position: AtomicU64,
-    pad_2: [AtomicU64; 15],
+    pad_2: Reserved<15>,
     pub(super) asleep: Announcement,
-    pad_3: [AtomicU64; 15],
+    pad_3: Reserved<15>,
 }
 
 shm_sync!(Half {
@@ -74,20 +74,17 @@ pub(super) const HALF_BYTES: u64 = size_of::<Half>() as u64;
 
 impl Half {
     pub(super) fn new(magic: u64, ring_bytes: u64, message_bytes_max: u64) -> Half {
-        fn zeros<const N: usize>() -> [AtomicU64; N] {
-            std::array::from_fn(|_| AtomicU64::new(0))
-        }
         Half {
             magic: AtomicU64::new(magic),
             ring_bytes: AtomicU64::new(ring_bytes),
             message_bytes_max: AtomicU64::new(message_bytes_max),
             state: AtomicU32::new(OPEN),
             pad_0: AtomicU32::new(0),
-            pad_1: zeros(),
+            pad_1: Reserved::new(),
             position: AtomicU64::new(0),
-            pad_2: zeros(),
+            pad_2: Reserved::new(),
             asleep: Announcement::new(),
-            pad_3: zeros(),
+            pad_3: Reserved::new(),
         }
     }
 }
