@@ -225,6 +225,14 @@ mod tests {
     }
 
     #[test]
+    fn a_slice_says_where_it_is() {
+        use crate::sync::AtomicU64;
+        let mapping = Mapping::heap(100);
+        let slice = MappedSlice::<AtomicU64>::new(&mapping, 16, 3).unwrap();
+        assert_eq!(slice.extent(), (mapping.region().base().addr().get() + 16, 24));
+    }
+
+    #[test]
     fn the_last_view_gives_the_memory_back() {
         static GIVEN_BACK: AtomicUsize = AtomicUsize::new(0);
         let unmap = Box::new(|_, len| GIVEN_BACK.store(len, Ordering::Relaxed));
