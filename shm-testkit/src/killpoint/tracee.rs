@@ -17,7 +17,7 @@ const EXIT_REFUSED: i32 = 77;
 const EXIT_PANIC: i32 = 101;
 
 /// So long threads that were roused are waited for: one that spins never sleeps.
-const ROUSED_MAX: Duration = Duration::from_secs(5);
+const ROUSED_MAX: Duration = Duration::from_secs(2);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(100);
 /// So many looks in a row find one asleep that is.
@@ -61,6 +61,8 @@ impl<'d> Tracee<'d> {
         }
         ptrace(libc::PTRACE_SETOPTIONS, pid, 0, libc::PTRACE_O_EXITKILL as usize)
             .map_err(|error| format!("PTRACE_SETOPTIONS: {error}"))?;
+        // Threads that were made before have come to where they stay.
+        tracee.wait_for_others();
         Ok(tracee)
     }
 
