@@ -5,7 +5,7 @@ use super::hunt::{FEW_WANTED, Hunt};
 use super::page::Page;
 use super::report::{Depth, Report};
 use super::trace::Trace;
-use super::tracee;
+use super::{tracee, view};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,19 @@ const COUNTED_FEW: usize = 50_000;
 /// One at a time in this process: what shares memory with a child is then the run's alone, and the
 /// breakpoints of one are in no child of another's.
 static RUNNING: Mutex<()> = Mutex::new(());
+
+/// Waits until all other threads of this process sleep, for a second at most.
+///
+/// One that begins or ends holds a lock of the standard library. A child that is forked meanwhile
+/// would find it held for ever, at the first thread that it starts.
+fn let_threads_settle() {
+    let end = Instant::now() + Duration::from_secs(1);
+    // SAFETY: it has no effects.
+    let me = unsafe { libc::gettid() };
+    while !view::others_sleep(std::process::id().cast_signed(), me) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// Takes a [`Scenario`] through its deaths.
 #[derive(Debug)]
@@ -123,6 +136,7 @@ impl<'s, S: Scenario> Run<'s, S> {
         let _alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         let began = Instant::now();
         let dog = Dog::new(self.patience);
+        let_threads_settle();
         let mut hunt = Hunt {
             scenario: self.scenario,
             report: self.empty_report(mode),

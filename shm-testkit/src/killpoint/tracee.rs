@@ -153,7 +153,7 @@ impl<'d> Tracee<'d> {
     /// Until its other threads sleep: in a trace, where all goes slowly, they have had the time.
     pub(super) fn wait_for_others(&self) {
         let end = Instant::now() + ROUSED_MAX;
-        while !view::others_sleep(self.pid) && Instant::now() < end {
+        while !view::others_sleep(self.pid, self.pid) && Instant::now() < end {
             std::thread::sleep(LOOK);
         }
     }

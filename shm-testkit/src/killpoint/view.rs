@@ -160,9 +160,9 @@ pub(super) fn state(pid: i32, task: i32) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// Whether all its threads but the first sleep, or have ended.
-pub(super) fn others_sleep(pid: i32) -> bool {
-    let mut others = tasks(pid).into_iter().filter(|task| *task != pid);
+/// Whether all its threads but this one sleep, or have ended.
+pub(super) fn others_sleep(pid: i32, but: i32) -> bool {
+    let mut others = tasks(pid).into_iter().filter(|task| *task != but);
     others.all(|task| matches!(state(pid, task), Some('S' | 'Z' | 'X') | None))
 }
 
