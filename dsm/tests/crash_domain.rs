@@ -12,11 +12,14 @@ use dsm::backend::Backend::{Memfd, Mmap, Posix, Sysv};
 use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, Domain, DomainConfig, Segment, SegmentHandle};
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::killpoint::{End, Notes, Run, Scenario, SharedMemory};
+use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario, SharedMemory};
 use shm_testkit::unique::{TempDir, Unique, sysv_segments};
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 /// How many steps were done.
 const DONE: usize = 0;
@@ -245,14 +248,11 @@ fn on_each(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     }
 }
 
-/// And is made to fork. What it looks through of `/proc`, and what follows from a domain's nonce,
-/// is not of one length: of the points in there a few are missed, or come to a little later.
+/// And is made to fork.
 fn on_each_forked(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> Case) {
     for backend in if is_deep() { deep } else { few } {
         let case = case(*backend);
-        in_own_table(*backend, || {
-            Run::new(&case).points(POINTS).allow_missed(30).allow_drifted(30).fork().passes();
-        });
+        in_own_table(*backend, || Run::new(&case).points(POINTS).fork().passes());
     }
 }
 

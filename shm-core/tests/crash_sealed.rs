@@ -2,9 +2,12 @@
 //! memory, or learns that the peer has died, and is never left waiting.
 #![cfg(not(any(shm_loom, shm_explore)))]
 use shm_core::sealed::{ExchangeError, Own, Wanted, exchange, page_bytes};
-use shm_testkit::killpoint::{End, Notes, Run, Scenario};
+use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 const MADE: usize = 0;
 const SAID: usize = 1;
@@ -72,7 +75,5 @@ impl Scenario for HandOver {
 
 #[test]
 fn who_hands_memory_over_may_die_anywhere() {
-    let deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
-    let missed = if deep { usize::MAX } else { 20 };
-    Run::new(&HandOver).points(150).allow_missed(missed).allow_drifted(missed).kill().passes();
+    Run::new(&HandOver).points(150).kill().passes();
 }

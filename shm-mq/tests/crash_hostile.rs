@@ -14,17 +14,17 @@ use shm_core::sealed::ExchangeError;
 use shm_core::trust::Hostile;
 use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
 use shm_testkit::fault::Footprint;
-use shm_testkit::killpoint::{End, Notes, Run, Scenario};
+use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+#[global_allocator]
+static HEAP: Heap = Heap;
+
 const RING_BYTES: u64 = 256;
 /// In the notes: the doomed one was told that it is connected.
 const CONNECTED: usize = 0;
-/// Who reads the clock while the kernel sets it goes round once more, or often. So many points may
-/// be missed.
-const MISSED: usize = 300;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
@@ -158,6 +158,6 @@ fn one_may_die_connecting() {
         Connects { doomed: Side::Receiver, operations: &["shm_mq::stream::Receiver::connect"] },
     ];
     for scenario in scenarios {
-        Run::new(&scenario).points(1000).allow_missed(MISSED).kill().passes();
+        Run::new(&scenario).points(1000).kill().passes();
     }
 }

@@ -3,8 +3,11 @@
 
 use shm_core::mapping::Mapping;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::killpoint::SharedMemory;
+use shm_testkit::killpoint::{Heap, SharedMemory};
 use std::sync::Arc;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 /// Memory that forked children share, and a mapping of it.
 pub(crate) fn shared(bytes: u64) -> (SharedMemory, Arc<Mapping>) {

@@ -65,7 +65,7 @@ impl<'d, S: Scenario> Hunt<'d, S> {
             match trace.reach(&mut tracee, index, only_step(nth, index)) {
                 Reached::Here => {
                     let image = self.image(&world);
-                    self.report.compare(trace.at(index), trace.steps[index].image, image);
+                    self.report.compare(trace, index, image);
                     return Some((world, tracee));
                 }
                 Reached::Ended(_) if self.dog.has_bitten() => {
@@ -75,7 +75,7 @@ impl<'d, S: Scenario> Hunt<'d, S> {
                 Reached::Missed | Reached::Ended(_) => {}
             }
         }
-        self.report.miss(trace.at(index));
+        self.report.miss(trace, index);
         None
     }
 

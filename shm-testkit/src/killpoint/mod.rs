@@ -48,13 +48,14 @@
 //! On x86-64 Linux where `ptrace` of a child is allowed. Elsewhere a report says `not run: …`, in a
 //! line of its own, and proves nothing: have your CI look for it.
 //!
-//! What an operation does must be the same each time. The allocator is brought into the same state
-//! in each child, and arrivals are counted from the last system call; but clocks and other threads
-//! remain: a point that is not reached is tried again, then counted as *missed*. One at which the
-//! shared bytes differ from the trace has *drifted*; the death is checked all the same. Of both a
-//! scenario has none unless the run allows some.
+//! What an operation does must be the same each time. [`Heap`] sees to that for what it allocates,
+//! and arrivals are counted from the last system call; but texts of changing lengths remain, clocks
+//! and other threads: a point that is not reached is tried again, then counted as *missed*. One at
+//! which the shared bytes differ from the trace has *drifted*; the death is checked all the same.
+//! Of both a scenario has none unless the run allows some.
 
 mod dog;
+mod heap;
 mod hunt;
 #[cfg_attr(not(all(target_os = "linux", target_arch = "x86_64")), path = "machine_elsewhere.rs")]
 mod machine;
@@ -68,6 +69,7 @@ mod trace;
 mod tracee;
 mod view;
 
+pub use heap::Heap;
 pub use page::{Notes, SharedMemory};
 pub use report::Report;
 pub use run::Run;

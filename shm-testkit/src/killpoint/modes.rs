@@ -213,8 +213,7 @@ impl<S: Scenario> Hunt<'_, S> {
             if reached == Reached::Here {
                 self.report.points += 1;
                 let image = self.image(&world);
-                let traced = recovery.steps[second].image;
-                self.report.compare(recovery.at(second), traced, image);
+                self.report.compare(recovery, second, image);
                 recoverer.kill();
                 let before = self.report.findings.len();
                 self.check(world, End::Killed, at);
@@ -228,6 +227,6 @@ impl<S: Scenario> Hunt<'_, S> {
                 return self.found("who recovers hangs".into(), at);
             }
         }
-        self.report.miss(recovery.at(second));
+        self.report.miss(recovery, second);
     }
 }

@@ -177,8 +177,6 @@ impl<'s, S: Scenario> Run<'s, S> {
             depth: Depth::Nothing,
             images: 0,
             worlds: 0,
-            missed: 0,
-            drifted: 0,
             missed_max: self.missed,
             drifted_max: self.drifted,
             bystander: 0,

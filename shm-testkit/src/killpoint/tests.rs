@@ -2,8 +2,12 @@
 use super::*;
 use crate::child::Child;
 use std::cell::Cell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -120,6 +124,34 @@ fn copies(words: &[AtomicU64], notes: &Notes) {
 }
 
 #[test]
+fn what_an_operation_allocates_takes_it_no_other_way() {
+    static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    let operate = |words: &[AtomicU64], _: &Notes| {
+        let mut blocks: Vec<Vec<u8>> = Vec::new();
+        for size in 1..20 {
+            blocks.push(vec![size as u8; size * size]);
+            words[0].store(size as u64, Ordering::Relaxed);
+            blocks.retain(|block| block.len() % 3 != 0);
+        }
+    };
+    // The parent's heap is another one for each child.
+    let plan = Plan::new("allocates", operate, |_, _, _| {
+        let mut kept = KEPT.lock().unwrap();
+        let nth = kept.len();
+        kept.push(vec![0; nth % 50 * 40]);
+        if nth.is_multiple_of(3) {
+            kept[nth / 2] = Vec::new();
+        }
+        Ok(())
+    });
+    let report = Run::new(&plan).points(500).kill();
+    if report.not_run.is_none() {
+        assert_eq!((report.missed(), report.drifted()), (0, 0), "{report}");
+    }
+    report.passes();
+}
+
+#[test]
 fn each_round_of_a_string_instruction_is_a_point() {
     static SEEN: [AtomicU64; COPIED as usize + 1] = [const { AtomicU64::new(0) }; 101];
     let plan = Plan::new("copies", copies, |words, notes, _| {
@@ -133,7 +165,7 @@ fn each_round_of_a_string_instruction_is_a_point() {
     });
     let report = Run::new(&plan).points(usize::MAX).kill();
     if report.not_run.is_none() {
-        assert_eq!((report.points(), report.missed), (report.instructions(), 0), "{report}");
+        assert_eq!((report.points(), report.missed()), (report.instructions(), 0), "{report}");
         assert!(report.images() >= 100 + 7, "{report}");
         assert!(SEEN.iter().all(|seen| seen.load(Ordering::Relaxed) > 0), "{SEEN:?}");
         assert_eq!(report.depth, report::Depth::All);
@@ -208,7 +240,7 @@ fn what_is_not_the_same_each_time_is_counted() {
     );
     let report = Run::new(&plan).kill();
     if report.not_run.is_none() {
-        assert!(report.drifted > 0, "{report}");
+        assert!(report.drifted() > 0, "{report}");
         assert!(report.findings.is_empty(), "{report}");
         let passes = std::panic::AssertUnwindSafe(|| report.passes());
         assert!(std::panic::catch_unwind(passes).is_err());
@@ -331,7 +363,7 @@ fn a_forked_child_that_touches_anything_is_found() {
     let sound = Plan { forked: refuses, ..Plan::new("forks", promises, finished) };
     let report = Run::new(&sound).points(usize::MAX).fork();
     if report.not_run.is_none() {
-        assert_eq!((report.points(), report.missed), (report.instructions(), 0), "{report}");
+        assert_eq!((report.points(), report.missed()), (report.instructions(), 0), "{report}");
     }
     report.passes();
     assert_eq!(TRIED.load(Ordering::Relaxed), 0);
@@ -372,7 +404,11 @@ fn of_a_long_operation_and_few_points_the_system_calls_are_tried() {
     if report.not_run.is_none() {
         // The marks, and before and behind each call: but for the last one it is torn.
         assert_eq!((report.depth, report.points()), (report::Depth::Calls, 14), "{report}");
-        assert_eq!((report.missed, report.drifted, report.findings.len()), (0, 0, 10), "{report}");
+        assert_eq!(
+            (report.missed(), report.drifted(), report.findings.len()),
+            (0, 0, 10),
+            "{report}"
+        );
     }
     report.finds("torn: 1");
 }
@@ -410,7 +446,7 @@ fn asking_for_the_time_is_one_instruction() {
     let report = Run::new(&Plan::new("clock", asks, fine)).kill();
     if report.not_run.is_none() && cfg!(target_env = "gnu") {
         assert!(!view::vdso().is_empty());
-        assert_eq!((report.worlds, report.missed, report.drifted), (21, 0, 0), "{report}");
+        assert_eq!((report.worlds, report.missed(), report.drifted()), (21, 0, 0), "{report}");
     }
     report.passes();
 }

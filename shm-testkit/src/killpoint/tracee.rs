@@ -2,7 +2,7 @@
 use super::dog::Dog;
 use super::machine::{self, Kind, RAX, REFUSAL, RIP, RSP, TRAP, mark};
 use super::page::Page;
-use super::view;
+use super::{heap, view};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
@@ -359,7 +359,7 @@ fn live(page: &Page, life: Life<'_>) -> ! {
         leave(EXIT_REFUSED);
     }
     IS_CHILD.store(true, Ordering::Relaxed);
-    settle_heap();
+    heap::begin();
     end_with(page, life)
 }
 
@@ -412,47 +412,6 @@ fn leave(code: i32) -> ! {
 pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
-}
-
-/// Gives the allocator the same state in each child, whatever the parent did with it before: glibc
-/// takes freed blocks first, and it asks the kernel for more where the rest of its heap is too
-/// small, and gives back what is too much.
-fn settle_heap() {
-    /// Freed blocks of a small size that a thread keeps for itself.
-    const KEPT_MAX: usize = 7;
-    /// Less than what has a mapping of its own, or is given back.
-    const REST: usize = 100 << 10;
-    /// So many bytes are taken: where the allocator does not go upward, there is no end to see.
-    const FREE_MAX: usize = 1 << 20;
-    let take = |size| std::hint::black_box(Vec::<u8>::with_capacity(size));
-    let small = (0..64).map(|nth| 24 + 16 * nth);
-    // Everything that was freed is taken, large blocks first, until one comes from the rest behind
-    // all that is in use.
-    let (mut behind, mut taken) = (0, 0);
-    for size in (0..7).map(|nth| REST >> nth).chain(small.clone().rev()) {
-        while taken < FREE_MAX {
-            let block = take(size);
-            let address = block.as_ptr() as usize;
-            std::mem::forget(block);
-            taken += size;
-            if address > behind {
-                behind = address;
-                break;
-            }
-        }
-    }
-    // Then as many small ones are free as serve a thread either way.
-    for size in small {
-        let blocks: [Vec<u8>; KEPT_MAX] = std::array::from_fn(|_| take(size));
-        for (index, block) in blocks.into_iter().enumerate() {
-            if index < KEPT_MAX / 2 {
-                drop(block);
-            } else {
-                std::mem::forget(block);
-            }
-        }
-    }
-    drop(take(REST));
 }
 
 fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: usize) -> io::Result<i64> {
