@@ -23,6 +23,9 @@ const DONE: usize = 0;
 const BYSTANDER_MAX: usize = 200_000;
 /// So long one sleeps that is killed asleep.
 const NAP: Duration = Duration::from_secs(2);
+/// Who finds the ring empty or full looks through a text of `/proc` that is not of one length: where
+/// each instruction is tried, so many in there may be missed.
+const MISSED_MAX: usize = 200;
 
 /// A table and a stream in memory that children share; the test process is a member.
 struct World {
@@ -286,7 +289,7 @@ fn a_sender_may_die_in_try_send() {
         messages: full_ring,
         ..SENDS
     };
-    Run::new(&scenario).kill().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).kill().passes();
 }
 
 #[test]
@@ -497,8 +500,8 @@ fn recv_all(receiver: &mut Option<Receiver>, notes: &Notes) {
 #[test]
 fn a_receiver_may_die_in_recv() {
     let scenario = receives("recv", recv_all);
-    Run::new(&scenario).kill().passes();
-    Run::new(&scenario).fork().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).kill().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).fork().passes();
 }
 
 #[test]
@@ -520,7 +523,7 @@ fn a_receiver_may_die_putting_back() {
     });
     let operations = &["shm_mq::stream::Message::put_back", "shm_mq::stream::Receiver::recv"];
     let scenario = Receives { operations, ..scenario };
-    Run::new(&scenario).kill().passes();
+    Run::new(&scenario).allow_missed(MISSED_MAX).kill().passes();
 }
 
 #[test]
