@@ -34,8 +34,11 @@ if cargo +nightly --version >/dev/null 2>&1; then
     # The standard library is not instrumented: its channels look racy. Fences it does not know.
     suppressions=$(mktemp)
     printf '%s\n' 'race:test::' 'race:std::sync::mpmc' 'race:std::sync::mpsc' >"$suppressions"
-    # Threads only: it does not support threads that are started after a fork.
+    # Threads only: it does not support threads that are started after a fork. One test at a time:
+    # of memory that is unmapped by one and mapped anew by another it does not hear, for these are
+    # system calls without the C library.
     CARGO_TARGET_DIR="$build/tsan" TSAN_OPTIONS="suppressions=$suppressions" SHM_TSAN=1 \
+        RUST_TEST_THREADS=1 \
         RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
         run "under ThreadSanitizer" cargo +nightly test --profile crash --target "$host" \
         -p shm-core -p shm-mq --test stress_planted --test stress_stream
