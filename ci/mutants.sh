@@ -112,9 +112,11 @@ for crate in "${crates[@]}"; do
     # Hangs are caught by the time limit, which leaves room for a busy machine.
     others=()
     for file in "$crate"/tests/{conformance,hostile,proc}_*.rs; do
+        # Its example is not built where tests are named.
+        [ "${file##*/}" != proc_hello.rs ] || continue
         [ ! -e "$file" ] || others+=("--test=$(basename "$file" .rs)")
     done
-    pass "$crate" 60 --lib
+    pass "$crate" 30 --lib
     pass "$crate" 120 "--test=prop_*"
     pass "$crate" 300 "${others[@]}"
 done
