@@ -10,7 +10,7 @@ use dsm::SegmentHandle;
 use dsm::control::Objects;
 use shm_core::mapping::Mapped;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::model::{self, Life};
+use shm_testkit::model::{self, Deaths, Life};
 
 const A: usize = 0;
 const B: usize = 1;
@@ -240,6 +240,25 @@ fn two_leave(two: Two) {
     world.assert_closed();
 }
 
+/// A destroys its segment and leaves, while B comes in and goes. Where B dies as it comes in, its
+/// reaper may have the segment to remove when A leaves: then it goes with the domain.
+fn one_comes_in(fuel: u32, deaths: &Deaths) {
+    let world = World::empty();
+    assert!(world.enter(A));
+    let handle = world.create(A).unwrap();
+    let deaths = deaths.clone();
+    let comer = spawn(&world, &Life::endless(), move |world| {
+        if model::mortal(fuel, || world.enter(B)).is_none() {
+            deaths.died();
+        }
+        world.leave(B);
+    });
+    world.detach(A, handle);
+    world.leave(A);
+    comer.join().unwrap();
+    world.assert_closed();
+}
+
 /// B unpins the last segment and leaves, while A leaves: the domain stays until then.
 fn a_pinned_domain(two: Two) {
     let world = World::empty();
@@ -407,6 +426,12 @@ fn a_reaper_may_die_anywhere() {
 #[test]
 fn one_of_two_that_leave_may_die_anywhere() {
     sweep_bounded("two leave", [1, 2], two_leave);
+}
+
+#[test]
+fn one_that_comes_in_may_die_anywhere() {
+    let tried = model::every_death(one_comes_in);
+    println!("control, one comes in: {tried:?}");
 }
 
 #[test]

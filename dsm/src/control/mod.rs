@@ -65,11 +65,13 @@ pub use life::{Actor, PinError};
 /// What stands behind the slots: the operating system's objects. Tests put their own there.
 pub trait Objects {
     /// Removes the object behind `handle`, which may be gone already. Called by one process at a
-    /// time. `false` where it is still there: then this is to be called again.
+    /// time, and perhaps by [`remove_domain`](Objects::remove_domain) beside it. `false` where it
+    /// is still there: then this is to be called again.
     fn remove(&self, handle: SegmentHandle) -> bool;
 
     /// Removes what the table stands in, and whatever it still lists: nobody is in the domain any
-    /// more, and nobody will be.
+    /// more, and nobody will be. It may list a segment that the reaper of one who never came in
+    /// found without users, and is removing.
     fn remove_domain(&self);
 }
 

@@ -72,8 +72,13 @@ impl Objects for World {
         for inside in &self.system.inside {
             assert_eq!(inside.load(Ordering::Relaxed), 0, "closed with somebody in it");
         }
+        assert!(self.control.segments().is_empty(), "closed with a segment in it");
+        // One that the reaper of somebody who never came in is about to remove.
+        for handle in self.control.leftovers() {
+            assert!(self.remove(handle), "closed with an object that will not go");
+        }
         let object = self.system.object.load(Ordering::Relaxed);
-        assert_eq!(object, 0, "closed with a segment in it");
+        assert_eq!(object, 0, "closed with an object that nobody lists");
         self.system.domain_removed.fetch_add(1, Ordering::Relaxed);
     }
 }
