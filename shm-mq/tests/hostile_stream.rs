@@ -12,12 +12,15 @@
 mod common;
 #[path = "hostile_stream/liar.rs"]
 mod liar;
+#[path = "../../shm-core/tests/sealed_common/mod.rs"]
+mod sealed_common;
 use common::{LIMIT, next};
 use liar::*;
 use proptest::prelude::*;
 use rustix::mm::{MprotectFlags, mprotect};
 use rustix::net::{SendFlags, send};
 use shm_core::mapping::Mapped;
+use shm_core::sealed::ExchangeError;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_core::trust::{Buggy, Crashing, Hostile};
 use shm_mq::stream::{
@@ -415,6 +418,33 @@ fn memory_that_begins_with_nonsense_is_refused() {
 }
 
 #[test]
+fn memory_may_end_with_the_least_of_rings() {
+    let connect = |bytes: u64| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut words = vec![0_u64; bytes as usize / 8];
+        (words[0], words[RING_BYTES]) = (SENDER, 8);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let fd = sealed_common::holding(&bytes, sealed_common::ALL);
+        sealed_common::say(&theirs, &SENDER.to_ne_bytes(), &[fd.as_fd()]).unwrap();
+        Receiver::<Hostile>::connect(ours, LIMITS, None).err()
+    };
+    assert_eq!(connect(HEAD_WORDS as u64 * 8 + 8), None);
+    let end = connect(HEAD_WORDS as u64 * 8);
+    assert!(matches!(end, Some(ConnectError::Exchange(ExchangeError::Memory(_)))), "{end:?}");
+}
+
+#[test]
+fn a_ring_of_odd_bytes_is_one_of_whole_words() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let peer = std::thread::spawn(|| Receiver::<Hostile>::connect(theirs, LIMITS, None));
+    let mut sender = Sender::<Hostile>::connect(ours, 4097, None).unwrap();
+    let mut receiver = peer.join().unwrap().unwrap();
+    assert_eq!(sender.free_space(), Ok(4096));
+    sender.send(b"whole").unwrap();
+    assert_eq!(*receiver.recv().unwrap(), *b"whole");
+}
+
+#[test]
 fn a_ring_size_that_changes_later_is_not_looked_at_again() {
     let (mut receiver, liar) = victim_receiver(64);
     liar.words[RING_BYTES].store(1 << 40, Ordering::Relaxed);
@@ -506,6 +536,37 @@ fn who_is_not_rung_for_or_too_often_keeps_the_deadline() {
         let end = within(LIMIT, || receiver.recv_timeout(wait).unwrap_err());
         assert_eq!(end, RecvError::TimedOut);
     });
+}
+
+#[test]
+fn who_is_rung_for_without_a_reason_waits_on() {
+    let (mut receiver, liar) = victim_receiver(64);
+    assert!(liar.bell.ring());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(30));
+            liar.words[HEAD_WORDS].store(u64::from(FIRST | LAST), Ordering::Relaxed);
+            liar.words[POSITION].store(8, Ordering::Release);
+            assert!(liar.bell.ring());
+        });
+        let message = within(LIMIT, || receiver.recv_timeout(LIMIT).map(|message| message.len()));
+        assert_eq!(message, Ok(0));
+    });
+}
+
+#[test]
+fn who_is_late_empties_no_full_bell() {
+    let (mut receiver, liar) = victim_receiver(64);
+    let fill = || {
+        std::iter::repeat_with(|| send(liar.bell.as_fd(), &[1; 512], SendFlags::DONTWAIT))
+            .take_while(Result::is_ok)
+            .count()
+    };
+    let full = fill();
+    let end = within(LIMIT, || receiver.recv_deadline(Instant::now()).unwrap_err());
+    assert_eq!(end, RecvError::TimedOut);
+    let again = fill();
+    assert!(again < full, "{again} of {full}: it was woken again and again behind its deadline");
 }
 
 #[test]

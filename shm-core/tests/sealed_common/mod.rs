@@ -61,9 +61,13 @@ pub(crate) fn memfd(flags: MemfdFlags) -> OwnedFd {
 
 /// Memory of `bytes`, each written, with these seals.
 pub(crate) fn memory(bytes: u64, seals: SealFlags) -> OwnedFd {
+    holding(&vec![1; bytes as usize], seals)
+}
+
+/// Memory that holds these bytes and no more.
+pub(crate) fn holding(bytes: &[u8], seals: SealFlags) -> OwnedFd {
     let fd = memfd(MemfdFlags::empty());
-    let zeros = vec![1; bytes as usize];
-    assert_eq!(write(&fd, &zeros), Ok(zeros.len()));
+    assert_eq!(write(&fd, bytes), Ok(bytes.len()));
     fcntl_add_seals(&fd, seals).unwrap();
     fd
 }
