@@ -3,13 +3,11 @@
 # lies. Fails where a structure was explored in fewer than 200,000 states. SHM_DEEP=1 goes further.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-crates=()
-for scenario in */tests/explore_*.rs; do crates+=(-p "${scenario%%/*}"); done
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore"
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_explore"
-cargo test --profile loom "${crates[@]}" --test 'explore_*' -- --show-output | tee "$log"
+ci/two-at-a-time.sh explore --profile loom | tee "$log"
 cargo test --profile loom --doc -p shm-testkit explore
 
 # "explored STRUCTURE | CASE | N states, N steps, N deaths, N lies, N ends, …"

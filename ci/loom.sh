@@ -2,13 +2,11 @@
 # The models: every interleaving of small cases, with deaths. SHM_DEEP=1 explores further.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-crates=()
-for model in */tests/loom_*.rs; do crates+=(-p "${model%%/*}"); done
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom"
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_loom"
-cargo test --profile loom "${crates[@]}" --test 'loom_*' -- --show-output | tee "$log"
+ci/two-at-a-time.sh loom --profile loom | tee "$log"
 ran=$(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$log")
 echo "model tests run: $ran"
 [ "$ran" -gt 0 ]

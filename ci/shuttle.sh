@@ -3,13 +3,11 @@
 # SHM_DEEP=1 samples twenty times as many; SHM_SEED=… repeats a sample that failed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-crates=()
-for model in */tests/shuttle_*.rs; do crates+=(-p "${model%%/*}"); done
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
     RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle" \
-    cargo test --profile loom "${crates[@]}" --test 'shuttle_*' -- --show-output | tee "$log"
+    ci/two-at-a-time.sh shuttle --profile loom | tee "$log"
 
 # "STRUCTURE, CASE: Tried { executions: N, deaths: N, kill_points: N }"
 awk '

@@ -40,6 +40,8 @@ pub(super) struct Hunt<'d, S> {
     pub(super) helpers_page: Page,
     pub(super) dog: &'d Dog,
     pub(super) bystander_max: usize,
+    /// So many points are tried where fewer are wanted.
+    pub(super) few: usize,
     /// Instructions of bystanders that may still be counted.
     pub(super) to_count: usize,
     /// Who recovers is traced by its system calls.

@@ -29,6 +29,7 @@ pub(super) enum Kind {
     Mark,
     Syscall,
     Repeated,
+    Quiet,
     Other,
 }
 

@@ -117,8 +117,8 @@ impl<S: Scenario> Hunt<'_, S> {
     fn choose(&mut self, trace: &Trace, wanted: usize, others: usize) -> Vec<usize> {
         let (count, worlds) = (trace.steps.len(), trace.worlds().len());
         let points = match wanted {
-            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1 + others),
-            wanted => trace.choose(wanted),
+            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1 + others, self.few),
+            wanted => trace.choose(wanted, self.few),
         };
         self.report.depth = match points.len() {
             _ if trace.only_calls => Depth::Calls,

@@ -4,7 +4,7 @@ use super::dog::Dog;
 use super::hunt::{FEW_WANTED, Hunt};
 use super::page::Page;
 use super::report::{Depth, Report};
-use super::trace::Trace;
+use super::trace::{FEW, Trace};
 use super::{tracee, view};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,11 @@ const COUNTED_FEW: usize = 50_000;
 /// One at a time in this process: what shares memory with a child is then the run's alone, and the
 /// breakpoints of one are in no child of another's.
 static RUNNING: Mutex<()> = Mutex::new(());
+
+/// What the environment says of how many points to try.
+fn told() -> Option<usize> {
+    std::env::var(POINTS).ok().and_then(|points| points.parse().ok())
+}
 
 /// Waits until all other threads of this process sleep, for a second at most.
 ///
@@ -51,10 +56,10 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     /// How many points are tried of an operation with more instructions: those at which a death
     /// leaves something else than at the one before, and as many others as that leaves room for. In
-    /// the environment, `SHM_KILL_POINTS` lowers it. With `SHM_DEEP=1`, or for `usize::MAX`, it is
-    /// all of the first kind, whatever their number, and all others too of operations of up to
-    /// 10,000 instructions. Below 100, an operation of more than 20,000 instructions is tried at
-    /// its system calls only.
+    /// the environment, `SHM_KILL_POINTS` lowers it, and bounds the first kind too. With
+    /// `SHM_DEEP=1`, or for `usize::MAX`, it is all of the first kind, whatever their number, and
+    /// all others too of operations of up to 10,000 instructions. Below 100, an operation of more
+    /// than 20,000 instructions is tried at its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
         self
@@ -144,6 +149,7 @@ impl<'s, S: Scenario> Run<'s, S> {
             helpers_page: Page::new(),
             dog: &dog,
             bystander_max: self.bystander,
+            few: told().map_or(FEW, |told| told.min(FEW)),
             to_count: if self.points_wanted() < FEW_WANTED { COUNTED_FEW } else { usize::MAX },
             recovery_by_calls: false,
         };
@@ -162,8 +168,7 @@ impl<'s, S: Scenario> Run<'s, S> {
         if is_deep || self.points == usize::MAX {
             return usize::MAX;
         }
-        let told = std::env::var(POINTS).ok().and_then(|points| points.parse().ok());
-        self.points.min(told.unwrap_or(usize::MAX))
+        self.points.min(told().unwrap_or(usize::MAX))
     }
 
     fn empty_report(&self, mode: &'static str) -> Report {

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# ci/two-at-a-time.sh KIND CARGO_ARGUMENT...: runs the tests */tests/KIND_*.rs, two files at a time,
+# the biggest first, each in one thread: a file that is run alone takes as long as its longest test,
+# with the other processor idle.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=$1
+shift
+crates=() tests=()
+while read -r file; do
+    crates+=(-p "${file%%/*}") tests+=("${file%%/*} $(basename "$file" .rs)")
+done < <(ls -S */tests/"$kind"_*.rs)
+cargo test "$@" "${crates[@]}" --test "${kind}_*" --no-run
+printf '%s\n' "${tests[@]}" | xargs -P 2 -L 1 bash -c '
+    arguments=("${@:1:$#-2}") crate=${*: -2:1} name=${*: -1}
+    start=$SECONDS status=0
+    said=$(cargo test --quiet "${arguments[@]}" -p "$crate" --test "$name" -- --show-output \
+        --test-threads=1 2>&1) || status=1
+    printf "%s, %s s\n%s\n" "$name" "$((SECONDS - start))" "$said"
+    exit $status' two-at-a-time "$@"
