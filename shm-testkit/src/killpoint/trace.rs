@@ -204,9 +204,9 @@ impl Trace {
         self.steps.iter().filter(|step| step.is_new_image).count()
     }
 
-    /// The steps to try: all, where they are few or at most as `wanted`. Otherwise those at which a
-    /// death leaves something new, all of them if they are `few`, and so many others, evenly spread,
-    /// that it is as many as wanted.
+    /// The steps to try: all, where they are `few` or at most as `wanted`. Otherwise those at which
+    /// a death leaves something new, all of them if they are few, and so many others, evenly
+    /// spread, that it is as many as wanted.
     pub(super) fn choose(&self, wanted: usize, few: usize) -> Vec<usize> {
         let count = self.steps.len();
         if self.only_calls {

@@ -19,23 +19,23 @@ fn survives(words: impl Fn(&Scene) -> String, kills: u32) {
 
 #[test]
 fn five_kills_change_nothing() {
-    survives(|scene| scene.accounts() + " --workers 2 --chunk-size 50K", 5);
+    survives(|scene| scene.accounts() + " --workers 2 --chunk-size 500", 5);
 }
 
 #[test]
 fn twenty_kills_change_nothing() {
-    survives(|scene| scene.table(100_000) + " --workers 3 --chunk-size 200", 20);
+    survives(|scene| scene.table(200_000) + " --workers 3 --chunk-size 200", 20);
 }
 
 #[test]
 fn the_only_worker_may_be_killed_each_time() {
-    survives(|scene| scene.table(50_000) + " --workers 1 --chunk-size 200", 5);
+    survives(|scene| scene.table(100_000) + " --workers 1 --chunk-size 200", 5);
 }
 
 #[test]
 fn kills_amid_messages_larger_than_their_queue_change_nothing() {
     let words = |scene: &Scene| {
-        let rows: String = (0..60_000).map(|row| format!("key {row},{row}\n")).collect();
+        let rows: String = (0..120_000).map(|row| format!("key {row},{row}\n")).collect();
         let path = scene.write("many.csv", format!("k,v\n{rows}"));
         format!("{} --group-by k --sum v --workers 2 --chunk-size 25K", path.display())
     };
