@@ -16,8 +16,8 @@
 use shm_core::bytes::Word;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::sync::{AtomicU64, Ordering};
-use shm_core::{BadPtr, ShmSync};
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
+use shm_core::{BadPtr, shm_sync};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,9 +77,10 @@ struct Head {
     head: AtomicU64,
     tail: AtomicU64,
     arrived: EventCount,
+    reserved: AtomicU32,
 }
-// SAFETY: atomics only.
-unsafe impl ShmSync for Head {}
+
+shm_sync!(Head { head, tail, arrived, reserved });
 
 /// | word | written by | ordered by |
 /// | --- | --- | --- |
@@ -90,8 +91,8 @@ struct Slot {
     state: AtomicU64,
     place: AtomicU64,
 }
-// SAFETY: atomics only.
-unsafe impl ShmSync for Slot {}
+
+shm_sync!(Slot { state, place });
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PushError {
@@ -143,7 +144,8 @@ impl Ring {
     pub(crate) fn create_at(mapping: &Arc<Mapping>, at: u64, capacity: u64, bug: Bug) -> Ring {
         let (slots, payload) = offsets(capacity);
         let zero = || AtomicU64::new(0);
-        let head = Head { head: zero(), tail: zero(), arrived: EventCount::new() };
+        let (arrived, reserved) = (EventCount::new(), AtomicU32::new(0));
+        let head = Head { head: zero(), tail: zero(), arrived, reserved };
         // SAFETY: nobody else has these bytes.
         unsafe { Mapped::place(mapping, at, head) }.unwrap();
         for i in 0..capacity {
