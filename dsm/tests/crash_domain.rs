@@ -70,7 +70,7 @@ impl World {
     fn new(backend: Backend) -> World {
         let (directory, mut unique) = (TempDir::new("crash"), Unique::new("crash"));
         unique.watch_directory(directory.path());
-        let place = Place { backend, directory: directory.path().to_owned() };
+        let place = Place { directory: directory.path().to_owned(), ..Place::new(backend) };
         let config = DomainConfig {
             backend: Some(backend),
             directory: Some(directory.path().to_owned()),

@@ -18,13 +18,14 @@
 //! its holder dies; only a holder stopped in those three calls makes others give up, with
 //! [`BackendError::Busy`].
 use super::pages::{self, Subject};
+use super::rights::Owned;
 use super::{Backend, BackendError, Identity, Object, Place};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, linkat, openat,
-    statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, fchmod, fchown, flock,
+    fstat, linkat, openat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{geteuid, getpid};
+use rustix::process::getpid;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -33,8 +34,8 @@ use std::time::Duration;
 /// Where `shm_open` keeps its objects.
 pub const POSIX_DIRECTORY: &str = "/dev/shm";
 
+/// Before it has a name nobody else needs it: [`Entry::grant`] comes then.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-const MODE_OF_OTHERS: u32 = 0o077;
 /// Rounds in which a name may change hands under us before we say so.
 const ROUNDS_MAX: u32 = 1000;
 /// Milliseconds to wait for another remover.
@@ -116,6 +117,10 @@ fn identity(stat: &Stat) -> Identity {
     Identity::File { device: stat.st_dev, inode: stat.st_ino }
 }
 
+fn owned(stat: &Stat) -> Owned {
+    Owned { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode }
+}
+
 /// A name in an open directory, whatever stands there.
 struct Entry<'a> {
     place: &'a Place,
@@ -152,6 +157,7 @@ impl<'a> Entry<'a> {
     }
 
     fn fill_and_link(&self, fd: OwnedFd, size: u64) -> Result<Object, BackendError> {
+        self.grant(fd.as_fd())?;
         let object = self.attach(fd.as_fd(), size)?;
         // Links a file known by its descriptor; the direct way (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -168,7 +174,8 @@ impl<'a> Entry<'a> {
 
     fn fill_under_other_name(&self, size: u64) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
-        let filled = self.attach(fd.as_fd(), size).and_then(|object| {
+        let filled = self.grant(fd.as_fd()).and_then(|()| {
+            let object = self.attach(fd.as_fd(), size)?;
             self.link(&temporary)?;
             Ok(object)
         });
@@ -200,6 +207,20 @@ impl<'a> Entry<'a> {
         Err(self.busy())
     }
 
+    /// Gives a new file, which still lacks its name, its group and mode: so nobody ever finds it
+    /// with others. The group first, lest another one have a group's rights.
+    fn grant(&self, fd: BorrowedFd<'_>) -> Result<(), BackendError> {
+        let rights = self.place.rights;
+        if !rights.differ_from(owned(&self.fstat(fd)?)) {
+            return Ok(());
+        }
+        if let Some(gid) = rights.group() {
+            fchown(fd, None, Some(Gid::from_raw(gid)))
+                .map_err(|errno| self.error("fchown", errno))?;
+        }
+        fchmod(fd, Mode::from_raw_mode(rights.mode())).map_err(|errno| self.error("fchmod", errno))
+    }
+
     /// Opens what stands there, if it is a file of ours.
     fn open(&self) -> Result<Option<OwnedFd>, BackendError> {
         // NONBLOCK: a FIFO or a device in its place must not hold us up.
@@ -222,8 +243,7 @@ impl<'a> Entry<'a> {
         let name = self.name.to_owned();
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => Err(BackendError::Symlink { name }),
-            FileType::RegularFile if stat.st_uid == geteuid().as_raw() => Ok(()),
-            FileType::RegularFile => Err(BackendError::ForeignOwner { name, uid: stat.st_uid }),
+            FileType::RegularFile => self.place.rights.check_owner(self.name, owned(stat)),
             _ => Err(BackendError::NotAFile { name }),
         }
     }
@@ -232,9 +252,7 @@ impl<'a> Entry<'a> {
     fn attach(&self, fd: BorrowedFd<'_>, size_min: u64) -> Result<Object, BackendError> {
         let mut stat = self.fstat(fd)?;
         let name = self.name.to_owned();
-        if stat.st_mode & MODE_OF_OTHERS != 0 {
-            return Err(BackendError::OpenToOthers { name, mode: stat.st_mode & 0o777 });
-        }
+        let rights = self.place.rights.check_mode(self.name, owned(&stat))?;
         if (stat.st_size as u64) < size_min {
             pages::reserve(fd, size_min, self.subject())?;
             stat = self.fstat(fd)?;
@@ -244,7 +262,8 @@ impl<'a> Entry<'a> {
             return Err(BackendError::Truncated { name, len, expected });
         }
         let mapping = pages::map(fd, len, self.subject())?;
-        Ok(Object { mapping, identity: identity(&stat), place: self.place.clone(), name, fd: None })
+        let place = Place { rights, ..self.place.clone() };
+        Ok(Object { mapping, identity: identity(&stat), place, name, fd: None })
     }
 
     /// Takes its name away from the file, if this name still leads to it (the head of this file

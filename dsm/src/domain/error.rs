@@ -18,6 +18,12 @@ pub enum OpenError {
         /// The name.
         name: String,
     },
+    /// No possible mode.
+    #[error("a domain has mode 600, or 660 for a group, not {mode:03o}")]
+    Mode {
+        /// What was asked for.
+        mode: u32,
+    },
     /// No possible number of participants.
     #[error("a domain has room for 1 to {SLOTS_MAX} participants, not {asked}")]
     Participants {

@@ -3,7 +3,7 @@ use super::config::DomainConfig;
 use super::error::{HandOverError, OpenError};
 use super::open::enter_existing;
 use super::{Domain, open};
-use crate::backend::{Backend, memfd};
+use crate::backend::{Backend, Rights, memfd};
 use crate::handle::SegmentHandle;
 use rustix::fs::fstat;
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -19,6 +19,8 @@ use std::sync::OnceLock;
 const DOMAIN: &str = "SHM_DOMAIN";
 const BACKEND: &str = "SHM_DOMAIN_BACKEND";
 const DIRECTORY: &str = "SHM_DOMAIN_DIRECTORY";
+/// The group that shares the domain; empty for a private one.
+const GROUP: &str = "SHM_DOMAIN_GROUP";
 /// `memfd` only: the descriptor of the control segment, then `,HANDLE:` and that of each segment. A
 /// descriptor is `NUMBER:DEVICE:INODE`.
 const DESCRIPTORS: &str = "SHM_DOMAIN_FDS";
@@ -72,10 +74,12 @@ impl Domain {
     pub fn inheritance(&self) -> std::io::Result<Inheritance> {
         self.presence.member.check_fork().map_err(std::io::Error::other)?;
         let place = &self.presence.system.place;
+        let group = place.rights.group().map_or(String::new(), |group| group.to_string());
         let mut env: Vec<(OsString, OsString)> = vec![
             (DOMAIN.into(), self.name().into()),
             (BACKEND.into(), place.backend.name().into()),
             (DIRECTORY.into(), place.directory.clone().into()),
+            (GROUP.into(), group.into()),
         ];
         let mut fds = Vec::new();
         if let Some(control) = self.presence.system.object.fd() {
@@ -103,7 +107,17 @@ impl Domain {
         let backend = variable(BACKEND)?.ok_or(problem(BACKEND, "is not set"))?;
         let backend: Backend = backend.parse()?;
         let directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
-        let config = DomainConfig { backend: Some(backend), directory, ..DomainConfig::new(name) };
+        let group = variable(GROUP)?.filter(|group| !group.is_empty());
+        let group = group.map(|group| group.parse()).transpose();
+        let group = group.map_err(|_| problem(GROUP, "is no number of a group"))?;
+        let rights = group.map_or(Rights::PRIVATE, Rights::shared);
+        let config = DomainConfig {
+            backend: Some(backend),
+            directory,
+            mode: rights.mode(),
+            group: rights.group(),
+            ..DomainConfig::new(name)
+        };
         let gone = problem(DOMAIN, "names a domain that is gone");
         if backend != Backend::Memfd {
             return open::open_existing(&config)?.map(Domain::new).ok_or(gone);

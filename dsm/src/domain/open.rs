@@ -5,7 +5,6 @@ use super::presence::{Arrival, Presence};
 use super::shared::Sizes;
 use super::system::control_name;
 use crate::backend::{self, Backend, BackendError, Object, Place};
-use crate::control::Objects;
 use shm_core::header::{self, Header, Opened, Opener};
 use shm_core::mapping::Mapped;
 use shm_core::participants::TableError;
@@ -69,8 +68,11 @@ fn arrive(object: Object, config: &DomainConfig) -> Result<Option<Presence>, Ope
     match Presence::arrive(object, config)? {
         Arrival::In(presence) => Ok(Some(presence)),
         Arrival::Closed(system) => {
-            system.remove_domain();
-            Ok(None)
+            match system.try_remove_domain() {
+                // Another user's, where only he can remove it: no use in trying again.
+                Err(error @ BackendError::Denied { .. }) => Err(error.into()),
+                _ => Ok(None),
+            }
         }
     }
 }

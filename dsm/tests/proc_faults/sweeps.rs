@@ -9,9 +9,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 on_each_backend! {
-    opening, opening_what_is_there, coming_in_by_the_environment, taking_over_from_the_dead,
-    creating, attaching, detaching, destroying_by_detaching, pinning, unpinning, reaping,
-    leaving, leaving_as_the_last, destroying, handing_over, being_handed_over,
+    opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
+    taking_over_from_the_dead, creating, attaching, detaching, destroying_by_detaching, pinning,
+    unpinning, reaping, leaving, leaving_as_the_last, destroying, handing_over, being_handed_over,
 }
 
 fn backend(args: &[String]) -> Backend {
@@ -25,6 +25,16 @@ fn done() -> Result<(), Infallible> {
 fn opening(args: &[String]) {
     let operation = Operation {
         name: "open a new one",
+        holds: Holds::Same,
+        prepare: |_: &Scene| (),
+        perform: |scene: &Scene, (): &mut ()| Domain::open(scene.config.clone()),
+    };
+    operation.survives(backend(args));
+}
+
+fn opening_for_a_group(args: &[String]) {
+    let operation = Operation {
+        name: "open a new one for a group",
         holds: Holds::Same,
         prepare: |_: &Scene| (),
         perform: |scene: &Scene, (): &mut ()| Domain::open(scene.config.clone()),
