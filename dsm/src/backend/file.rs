@@ -97,6 +97,10 @@ pub(super) fn remove_exact(
     }
 }
 
+pub(super) fn identify(place: &Place, name: &str) -> Result<Option<Identity>, BackendError> {
+    Ok(Entry::new(place, name)?.stat()?.map(|stat| identity(&stat)))
+}
+
 pub(super) fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendError> {
     let entry = Entry::new(place, prefix)?;
     let failed = |errno| entry.error("getdents", errno);

@@ -252,6 +252,16 @@ pub fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
     }
 }
 
+/// Which object bears `name` now, whoever's it is; `None` where there is none. Maps nothing.
+pub(crate) fn identify(place: &Place, name: &str) -> Result<Option<Identity>, BackendError> {
+    check_name(name)?;
+    match place.backend {
+        Backend::Posix | Backend::Mmap => file::identify(place, name),
+        Backend::Sysv => sysv::identify(name),
+        _ => Ok(open(place, name)?.map(|object| object.identity())),
+    }
+}
+
 /// Removes whatever bears `name`, if it is ours; returns whether there was something.
 ///
 /// Who has it mapped keeps it. To remove one certain object: [`Object::remove_exact`].

@@ -83,6 +83,10 @@ pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendE
     find(name)?.map_or(Ok(None), |id| attach(place, name, id))
 }
 
+pub(super) fn identify(name: &str) -> Result<Option<Identity>, BackendError> {
+    Ok(find(name)?.map(|id| Identity::Sysv { id }))
+}
+
 pub(super) fn remove(place: &Place, name: &str) -> Result<bool, BackendError> {
     find(name)?.map_or(Ok(false), |id| remove_id(place, name, id))
 }

@@ -1,6 +1,7 @@
 //! This process in a domain: its seat, what it is attached to, and its leaving.
 use super::config::DomainConfig;
 use super::error::{AttachError, CreateError, OpenError};
+use super::names::Ticket;
 use super::shared::Sizes;
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, Object, memfd};
@@ -27,6 +28,8 @@ pub(super) struct Presence {
     mine: Mutex<Mine>,
     /// Something has been mapped or unmapped.
     settled: Condvar,
+    /// Gone before we leave: the name then may lead elsewhere.
+    pub(super) ticket: Mutex<Option<Ticket>>,
 }
 
 /// What this process has of the domain.
@@ -77,7 +80,9 @@ impl Presence {
         }
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
-        let presence = Presence { system, table, member, kept, segments_max, mine, settled };
+        let ticket = Mutex::new(Some(Ticket::new(&system)));
+        let presence =
+            Presence { system, table, member, kept, segments_max, mine, settled, ticket };
         presence.reap();
         Ok(Arrival::In(presence))
     }
@@ -342,6 +347,7 @@ impl Drop for Presence {
     /// out removes it; the dead are none, so they are reaped first.
     fn drop(&mut self) {
         if self.member.check_fork().is_ok() {
+            self.ticket.get_mut().unwrap_or_else(PoisonError::into_inner).take();
             self.reap();
             self.system.clean_up(self.member.id());
         }
