@@ -55,4 +55,4 @@ pub use domain::{
     NameState, Names, OpenError,
 };
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use segment::{CallbackId, CheckError, Segment};
+pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};

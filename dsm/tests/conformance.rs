@@ -2,10 +2,13 @@
 //! every backend that gives it, so `posix::a_name_in_use_is_refused` is a fact about one of them.
 //!
 //! At its end each test proves that nothing is left of what it made.
+#[path = "conformance/read_only.rs"]
+mod read_only;
 #[path = "conformance/rights.rs"]
 mod rights;
 
 use dsm::backend::{self, Backend, BackendError, Identity, Object, Place};
+use read_only::{a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read};
 use rights::{
     a_foreign_owner_is_refused, a_group_is_given_access_whatever_the_umask,
     a_mode_open_to_others_is_refused, another_group_or_more_is_refused, only_this_user_has_access,
@@ -115,6 +118,7 @@ macro_rules! promises {
 promises! {
     posix = Posix: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
@@ -130,6 +134,7 @@ promises! {
     }
     mmap = Mmap: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
@@ -145,6 +150,7 @@ promises! {
     }
     sysv = Sysv: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
@@ -158,6 +164,7 @@ promises! {
     }
     memfd = Memfd: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         no_names_are_listed, nothing_is_found_by_name, it_cannot_be_cut_off,
@@ -170,6 +177,7 @@ promises! {
 promises! {
     portable = Portable: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
         a_removed_name_is_free_again, bytes_survive_removal_while_mapped,
@@ -569,6 +577,7 @@ fn every_verb_says_that_it_is_switched_off(case: &Case) {
         backend::create(&case.place, "any", PAGE).unwrap_err(),
         backend::open_or_create(&case.place, "any", PAGE).unwrap_err(),
         backend::open(&case.place, "any").unwrap_err(),
+        backend::open_read_only(&case.place, "any").unwrap_err(),
         backend::remove(&case.place, "any").unwrap_err(),
     ];
     for error in errors {

@@ -19,7 +19,7 @@
 //! [`BackendError::Busy`].
 use super::pages::{self, Subject};
 use super::rights::Owned;
-use super::{Backend, BackendError, Identity, Object, Place};
+use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, fchmod, fchown, flock,
     fstat, linkat, openat, statat, unlinkat,
@@ -70,6 +70,14 @@ pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendE
     let entry = Entry::new(place, name)?;
     match entry.open()? {
         Some(fd) => entry.attach(fd.as_fd(), 0).map(Some),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn open_read_only(place: &Place, name: &str) -> Result<Option<ReadOnly>, BackendError> {
+    let entry = Entry::new(place, name)?;
+    match entry.open_for(OFlags::RDONLY)? {
+        Some(fd) => entry.attach_read_only(fd.as_fd()).map(Some),
         None => Ok(None),
     }
 }
@@ -227,8 +235,12 @@ impl<'a> Entry<'a> {
 
     /// Opens what stands there, if it is a file of ours.
     fn open(&self) -> Result<Option<OwnedFd>, BackendError> {
+        self.open_for(OFlags::RDWR)
+    }
+
+    fn open_for(&self, access: OFlags) -> Result<Option<OwnedFd>, BackendError> {
         // NONBLOCK: a FIFO or a device in its place must not hold us up.
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match retry_on_intr(|| openat(&self.directory, self.name, flags, Mode::empty())) {
             Ok(fd) => {
                 self.check(&self.fstat(fd.as_fd())?)?;
@@ -268,6 +280,19 @@ impl<'a> Entry<'a> {
         let mapping = pages::map(fd, len, self.subject())?;
         let place = Place { rights, ..self.place.clone() };
         Ok(Object { mapping, identity: identity(&stat), place, name, fd: None })
+    }
+
+    /// Maps the file as it is.
+    fn attach_read_only(&self, fd: BorrowedFd<'_>) -> Result<ReadOnly, BackendError> {
+        let stat = self.fstat(fd)?;
+        let rights = self.place.rights.check_mode(self.name, owned(&stat))?;
+        let (name, len) = (self.name.to_owned(), stat.st_size as u64);
+        if len == 0 {
+            return Err(BackendError::Truncated { name, len, expected: 1 });
+        }
+        let mapping = pages::map_read_only(fd, len, self.subject())?;
+        let place = Place { rights, ..self.place.clone() };
+        Ok(ReadOnly { mapping, identity: identity(&stat), place, name })
     }
 
     /// Takes its name away from the file, if this name still leads to it (the head of this file

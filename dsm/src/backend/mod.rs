@@ -27,6 +27,7 @@ mod object;
 pub(crate) mod pages;
 #[cfg(feature = "portable")]
 pub mod portable;
+mod read;
 mod rights;
 pub mod sysv;
 
@@ -36,6 +37,7 @@ use none as portable;
 pub use error::{BackendError, UnknownBackend};
 pub use file::POSIX_DIRECTORY;
 pub use object::{Identity, Object};
+pub use read::{ReadOnly, ReadView, open_read_only};
 pub use rights::Rights;
 
 use std::fmt;

@@ -17,7 +17,7 @@
 //! its owner can use. Only the owner can remove a segment, whoever may use it.
 use super::pages::{self, Subject};
 use super::rights::Owned;
-use super::{Backend, BackendError, Identity, Object, Place};
+use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use libc::{c_int, shmid_ds};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
@@ -81,6 +81,18 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
 
 pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
     find(name)?.map_or(Ok(None), |id| attach(place, name, id))
+}
+
+pub(super) fn open_read_only(place: &Place, name: &str) -> Result<Option<ReadOnly>, BackendError> {
+    let Some(id) = find(name)? else { return Ok(None) };
+    let found = attach_with(place, name, id, libc::SHM_RDONLY)?;
+    // It does not come into safe hands: `ReadOnly` gives views of it.
+    Ok(found.map(|Object { mapping, identity, place, name, .. }| ReadOnly {
+        mapping,
+        identity,
+        place,
+        name,
+    }))
 }
 
 pub(super) fn identify(name: &str) -> Result<Option<Identity>, BackendError> {
@@ -181,12 +193,21 @@ fn find(name: &str) -> Result<Option<c_int>, BackendError> {
 
 /// Maps segment `id`; `None` where it is gone.
 fn attach(place: &Place, name: &str, id: c_int) -> Result<Option<Object>, BackendError> {
+    attach_with(place, name, id, 0)
+}
+
+fn attach_with(
+    place: &Place,
+    name: &str,
+    id: c_int,
+    flags: c_int,
+) -> Result<Option<Object>, BackendError> {
     let Some(stat) = stat(place, name, id)? else { return Ok(None) };
     place.rights.check_owner(name, owned(&stat))?;
     let rights = place.rights.check_mode(name, owned(&stat))?;
     let name = name.to_owned();
     // SAFETY: no address is asked for, so nothing that is mapped is touched.
-    let base = unsafe { libc::shmat(id, ptr::null(), 0) };
+    let base = unsafe { libc::shmat(id, ptr::null(), flags) };
     let base = match NonNull::new(base.cast::<u8>()) {
         Some(base) if base.addr().get() != usize::MAX => base,
         _ => match last_errno() {

@@ -135,6 +135,9 @@ pub enum AttachError {
     /// This process has it.
     #[error("segment {0} is attached already: use `find_mapping`")]
     AlreadyAttached(SegmentHandle),
+    /// This process has it read-only.
+    #[error("segment {0} is attached read-only here: let go of that first")]
+    AttachedReadOnly(SegmentHandle),
     /// The table has it, and the system does not. Who has it mapped keeps it;
     /// [`Domain::names`](crate::Domain::names) tells what else is lost.
     #[error(

@@ -37,7 +37,7 @@ mod system;
 use crate::backend::Backend;
 use crate::control::{PinError, SegmentInfo};
 use crate::handle::SegmentHandle;
-use crate::segment::{self, CheckError, Segment};
+use crate::segment::{self, CheckError, ReadOnlySegment, Segment};
 use presence::Presence;
 use shm_core::participants::{Member, ParticipantInfo};
 use std::fmt;
@@ -124,7 +124,33 @@ impl Domain {
         self.presence.attach(handle)
     }
 
-    /// The segment, if this process is attached to it.
+    /// Attaches to a segment without the right to write it; `None` where it is gone. A process has
+    /// a segment in one way at a time.
+    ///
+    /// ```
+    /// use dsm::{Domain, DomainConfig};
+    /// # let name = format!("doc-read-only-{}", std::process::id());
+    /// let writer = Domain::open(DomainConfig::new(&name))?;
+    /// let segment = writer.create_segment(4096)?;
+    /// let reader = Domain::open(DomainConfig::new(&name))?;
+    /// let theirs = reader.attach_read_only(segment.handle())?.expect("it is there");
+    /// assert_eq!(theirs.view().load_u64(0)?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    ///
+    /// # If a process dies here
+    /// As in [`attach`](Domain::attach).
+    pub fn attach_read_only(
+        &self,
+        handle: SegmentHandle,
+    ) -> Result<Option<ReadOnlySegment>, AttachError> {
+        self.presence.attach_read_only(handle)
+    }
+
+    /// The segment, if this process is attached to it, and not read-only.
     pub fn find_mapping(&self, handle: SegmentHandle) -> Option<Segment> {
         self.presence.find(handle)
     }

@@ -11,6 +11,8 @@ use shm_testkit::watchdog::within;
 use std::sync::mpsc;
 use std::time::Duration;
 
+mod read_only;
+
 /// A domain on `mmap` in a directory of its own.
 struct Bench {
     config: DomainConfig,
