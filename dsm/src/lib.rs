@@ -52,7 +52,7 @@ pub mod domain;
 pub use control::PinError;
 pub use domain::{
     AttachError, CreateError, DestroyError, Domain, DomainConfig, HandOverError, Inheritance,
-    OpenError,
+    NameState, Names, OpenError,
 };
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use segment::{CallbackId, CheckError, Segment};
+pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};

@@ -9,6 +9,10 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+mod read;
+
+pub use read::ReadOnlySegment;
+
 /// A segment, attached.
 ///
 /// Clones are the same attachment, and so is what

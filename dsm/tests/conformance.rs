@@ -2,7 +2,17 @@
 //! every backend that gives it, so `posix::a_name_in_use_is_refused` is a fact about one of them.
 //!
 //! At its end each test proves that nothing is left of what it made.
+#[path = "conformance/read_only.rs"]
+mod read_only;
+#[path = "conformance/rights.rs"]
+mod rights;
+
 use dsm::backend::{self, Backend, BackendError, Identity, Object, Place};
+use read_only::{a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read};
+use rights::{
+    a_foreign_owner_is_refused, a_group_is_given_access_whatever_the_umask,
+    a_mode_open_to_others_is_refused, another_group_or_more_is_refused, only_this_user_has_access,
+};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::cell::RefCell;
@@ -29,7 +39,7 @@ impl Case {
         let directory = TempDir::new(promise);
         let mut unique = Unique::new(promise);
         unique.watch_directory(directory.path());
-        let place = Place { backend, directory: directory.path().to_owned() };
+        let place = Place { directory: directory.path().to_owned(), ..Place::new(backend) };
         Case { place, unique, names: RefCell::default(), directory }
     }
 
@@ -108,12 +118,14 @@ macro_rules! promises {
 promises! {
     posix = Posix: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
         a_removed_name_is_free_again, bytes_survive_removal_while_mapped,
         an_object_is_removed_once, a_successor_of_the_same_name_is_left_alone,
-        only_this_user_has_access,
+        only_this_user_has_access, a_group_is_given_access_whatever_the_umask,
+        another_group_or_more_is_refused,
         open_or_create_makes_then_finds, many_open_or_create_get_one_object,
         what_a_killed_creator_left_is_continued, names_are_listed_by_prefix,
         a_symbolic_link_is_refused, what_is_no_file_is_refused, an_empty_file_is_truncated,
@@ -122,12 +134,14 @@ promises! {
     }
     mmap = Mmap: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
         a_removed_name_is_free_again, bytes_survive_removal_while_mapped,
         an_object_is_removed_once, a_successor_of_the_same_name_is_left_alone,
-        only_this_user_has_access,
+        only_this_user_has_access, a_group_is_given_access_whatever_the_umask,
+        another_group_or_more_is_refused,
         open_or_create_makes_then_finds, many_open_or_create_get_one_object,
         what_a_killed_creator_left_is_continued, names_are_listed_by_prefix,
         a_symbolic_link_is_refused, what_is_no_file_is_refused, an_empty_file_is_truncated,
@@ -136,18 +150,21 @@ promises! {
     }
     sysv = Sysv: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
         a_removed_name_is_free_again, bytes_survive_removal_while_mapped,
         an_object_is_removed_once, a_successor_of_the_same_name_is_left_alone,
-        only_this_user_has_access,
+        only_this_user_has_access, a_group_is_given_access_whatever_the_umask,
+        another_group_or_more_is_refused,
         open_or_create_makes_then_finds, many_open_or_create_get_one_object,
         no_names_are_listed, a_foreign_owner_is_refused, a_mode_open_to_others_is_refused,
         a_shorter_segment_is_truncated, unattached_segments_are_removed_if_known,
     }
     memfd = Memfd: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         too_much_is_refused_at_once, memory_is_there_before_it_is_touched,
         no_names_are_listed, nothing_is_found_by_name, it_cannot_be_cut_off,
@@ -160,6 +177,7 @@ promises! {
 promises! {
     portable = Portable: {
         new_memory_is_zero, sizes_are_whole_pages, every_byte_can_be_written,
+        a_reader_sees_what_is_written_and_cannot_write, what_is_not_there_is_not_read,
         two_mappings_at_two_addresses_share_bytes, impossible_names_and_sizes_are_refused,
         a_name_in_use_is_refused, an_absent_name_is_not_found, of_many_creators_one_wins,
         a_removed_name_is_free_again, bytes_survive_removal_while_mapped,
@@ -341,18 +359,6 @@ fn a_successor_of_the_same_name_is_left_alone(case: &Case) {
     assert!(second.remove_exact().unwrap());
 }
 
-fn only_this_user_has_access(case: &Case) {
-    let name = case.name("mode");
-    let object = case.create(&name, PAGE);
-    let mode = match object.identity() {
-        // The table shows it in octal digits.
-        Identity::Sysv { id } => u32::from_str_radix(&sysv_row(id)[2].to_string(), 8).unwrap(),
-        _ => fs::metadata(case.path(&name)).unwrap().mode(),
-    };
-    assert_eq!(mode & 0o777, 0o600);
-    case.remove(&name);
-}
-
 fn open_or_create_makes_then_finds(case: &Case) {
     let name = case.name("bring-up");
     let made = backend::open_or_create(&case.place, &name, 2 * PAGE).unwrap();
@@ -454,36 +460,6 @@ fn an_empty_file_is_truncated(case: &Case) {
     let found = backend::open(&case.place, &name).unwrap_err();
     assert!(matches!(found, BackendError::Truncated { len: 0, .. }), "{found}");
     assert!(object.remove_exact().unwrap());
-}
-
-fn a_foreign_owner_is_refused(case: &Case) {
-    if !rustix::process::geteuid().is_root() {
-        println!("not run: only root can give things away");
-        return;
-    }
-    let name = case.name("foreign");
-    let object = case.create(&name, PAGE);
-    give_to(case, &object, 1);
-    let is_foreign =
-        |error: &BackendError| matches!(error, BackendError::ForeignOwner { uid: 1, .. });
-    assert_refused(case, &name, is_foreign);
-    assert!(is_foreign(&backend::remove(&case.place, &name).unwrap_err()));
-    assert!(is_foreign(&object.remove_exact().unwrap_err()));
-    give_to(case, &object, 0);
-    assert!(object.remove_exact().unwrap());
-}
-
-fn a_mode_open_to_others_is_refused(case: &Case) {
-    let name = case.name("open");
-    let object = case.create(&name, PAGE);
-    match object.identity() {
-        Identity::Sysv { id } => sysv_set(id, |perm| perm.mode = 0o644),
-        _ => fs::set_permissions(case.path(&name), fs::Permissions::from_mode(0o644)).unwrap(),
-    }
-    assert_refused(case, &name, |error| {
-        matches!(error, BackendError::OpenToOthers { mode: 0o644, .. })
-    });
-    assert!(case.remove(&name), "it is ours to remove");
 }
 
 fn a_stopped_remover_makes_others_give_up(case: &Case) {
@@ -601,6 +577,7 @@ fn every_verb_says_that_it_is_switched_off(case: &Case) {
         backend::create(&case.place, "any", PAGE).unwrap_err(),
         backend::open_or_create(&case.place, "any", PAGE).unwrap_err(),
         backend::open(&case.place, "any").unwrap_err(),
+        backend::open_read_only(&case.place, "any").unwrap_err(),
         backend::remove(&case.place, "any").unwrap_err(),
     ];
     for error in errors {
@@ -629,22 +606,4 @@ fn sysv_row(id: i32) -> Vec<i64> {
     let rows =
         table.lines().skip(1).map(|line| line.split_whitespace().map(|c| c.parse().unwrap()));
     rows.map(Iterator::collect::<Vec<i64>>).find(|row| row[1] == i64::from(id)).unwrap()
-}
-
-fn sysv_set(id: i32, change: impl FnOnce(&mut libc::ipc_perm)) {
-    let mut stat = std::mem::MaybeUninit::<libc::shmid_ds>::zeroed();
-    // SAFETY: IPC_STAT writes one shmid_ds.
-    assert_eq!(unsafe { libc::shmctl(id, libc::IPC_STAT, stat.as_mut_ptr()) }, 0);
-    // SAFETY: integers, just written.
-    let mut stat = unsafe { stat.assume_init() };
-    change(&mut stat.shm_perm);
-    // SAFETY: IPC_SET reads one shmid_ds.
-    assert_eq!(unsafe { libc::shmctl(id, libc::IPC_SET, &mut stat) }, 0);
-}
-
-fn give_to(case: &Case, object: &Object, uid: u32) {
-    match object.identity() {
-        Identity::Sysv { id } => sysv_set(id, |perm| perm.uid = uid),
-        _ => std::os::unix::fs::chown(case.path(object.name()), Some(uid), None).unwrap(),
-    }
 }

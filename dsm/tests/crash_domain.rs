@@ -70,7 +70,7 @@ impl World {
     fn new(backend: Backend) -> World {
         let (directory, mut unique) = (TempDir::new("crash"), Unique::new("crash"));
         unique.watch_directory(directory.path());
-        let place = Place { backend, directory: directory.path().to_owned() };
+        let place = Place { directory: directory.path().to_owned(), ..Place::new(backend) };
         let config = DomainConfig {
             backend: Some(backend),
             directory: Some(directory.path().to_owned()),
@@ -362,6 +362,26 @@ fn holds_whole(domain: &Domain, handle: SegmentHandle) -> Result<(), String> {
     }
 }
 
+fn read_only(backend: Backend) -> Case {
+    Case {
+        name: "attach read-only, detach",
+        operations: &["dsm::domain::Domain::attach_read_only"],
+        operate: |world, has, notes| {
+            let domain = has.domain.as_ref().unwrap();
+            let segment = domain.attach_read_only(world.pinned.unwrap()).unwrap().unwrap();
+            assert_eq!(segment.view().load_u64(0), Ok(0));
+            notes.set(DONE, 1);
+            drop(segment);
+            notes.set(DONE, 2);
+        },
+        expect: |world, _| match world.survivor.as_ref().map(|domain| domain.segments().len()) {
+            Some(2) => Ok(()),
+            count => Err(format!("of two segments there are {count:?}")),
+        },
+        ..use_segments(backend)
+    }
+}
+
 fn leave(backend: Backend) -> Case {
     Case {
         name: "detach, leave as the last one out",
@@ -453,6 +473,11 @@ fn the_second_to_open_may_die_anywhere() {
 fn who_uses_segments_may_die_anywhere() {
     on_each(&[Posix, Sysv], &NAMED, use_segments);
     on_each_forked(&[Posix], &NAMED, use_segments);
+}
+
+#[test]
+fn who_reads_a_segment_may_die_anywhere() {
+    on_each(&[Sysv], &NAMED, read_only);
 }
 
 #[test]

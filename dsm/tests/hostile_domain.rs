@@ -63,7 +63,7 @@ impl Bench {
             Some(fd) => backend::memfd::open_fd(fd).unwrap(),
             None => {
                 let directory = self.config.directory.clone().unwrap();
-                let place = Place { backend: domain.backend(), directory };
+                let place = Place { directory, ..Place::new(domain.backend()) };
                 let name = format!("shm.{}.control", self.config.name);
                 backend::open(&place, &name).unwrap().unwrap()
             }

@@ -118,7 +118,7 @@ fn the_environment_chooses_the_backend() {
 /// The child's half of the tests below: does one verb to `name`, when told.
 fn works(args: &[String]) {
     let [backend, directory, name, verb] = args else { panic!("{args:?}") };
-    let place = Place { backend: backend.parse().unwrap(), directory: directory.into() };
+    let place = Place { directory: directory.into(), ..Place::new(backend.parse().unwrap()) };
     let found = backend::open(&place, name).unwrap();
     child::tell_parent("ready");
     child::parent_says();
@@ -144,7 +144,11 @@ impl Scene {
         let directory = TempDir::new(hint);
         let mut test = Unique::new(hint);
         test.watch_directory(directory.path());
-        Scene { place: Place { backend, directory: directory.path().to_owned() }, test, directory }
+        Scene {
+            place: Place { directory: directory.path().to_owned(), ..Place::new(backend) },
+            test,
+            directory,
+        }
     }
 
     /// A child that stands before `verb`.

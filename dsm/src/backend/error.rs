@@ -1,5 +1,5 @@
 //! What can go wrong, each with its cause and its remedy.
-use super::{Backend, pages};
+use super::{Backend, Rights, pages};
 use rustix::io::Errno;
 use std::io;
 
@@ -56,7 +56,10 @@ pub enum BackendError {
         remedy: &'static str,
     },
     /// The system refuses access.
-    #[error("shared memory `{name}`: {call} is not permitted: check owner, mode and sandbox")]
+    #[error(
+        "shared memory `{name}`: {call} is not permitted: check owner, group, mode and sandbox (a \
+         member of its group may use it, and in /dev/shm only its owner may remove it)"
+    )]
     Denied {
         /// The system call.
         call: &'static str,
@@ -64,22 +67,30 @@ pub enum BackendError {
         name: String,
     },
     /// It belongs to somebody else.
-    #[error("shared memory `{name}` belongs to user {uid}, not to us: choose another name")]
+    #[error(
+        "shared memory `{name}` belongs to user {uid}, not to us: choose another name, or share \
+         it with a group (mode 660) that both configure"
+    )]
     ForeignOwner {
         /// The name.
         name: String,
         /// Whose it is.
         uid: u32,
     },
-    /// Group or others have access to it.
+    /// Others have access to it than are to.
     #[error(
-        "shared memory `{name}` has mode {mode:03o}, open to others: chmod it to 600 or remove it"
+        "shared memory `{name}` has mode {mode:03o} and group {gid}, open to others than we want \
+         ({allowed}): configure what it has, change its mode or group, or remove it"
     )]
     OpenToOthers {
         /// The name.
         name: String,
         /// Its permission bits.
         mode: u32,
+        /// Its group.
+        gid: u32,
+        /// What it may have.
+        allowed: Rights,
     },
     /// A symbolic link stands in its place.
     #[error("`{name}` is a symbolic link, not shared memory: remove it")]

@@ -18,13 +18,14 @@
 //! its holder dies; only a holder stopped in those three calls makes others give up, with
 //! [`BackendError::Busy`].
 use super::pages::{self, Subject};
-use super::{Backend, BackendError, Identity, Object, Place};
+use super::rights::Owned;
+use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, linkat, openat,
-    statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, fchmod, fchown, flock,
+    fstat, linkat, openat, statat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{geteuid, getpid};
+use rustix::process::getpid;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::thread;
@@ -33,8 +34,8 @@ use std::time::Duration;
 /// Where `shm_open` keeps its objects.
 pub const POSIX_DIRECTORY: &str = "/dev/shm";
 
+/// Before it has a name nobody else needs it: [`Entry::grant`] comes then.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-const MODE_OF_OTHERS: u32 = 0o077;
 /// Rounds in which a name may change hands under us before we say so.
 const ROUNDS_MAX: u32 = 1000;
 /// Milliseconds to wait for another remover.
@@ -73,6 +74,14 @@ pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendE
     }
 }
 
+pub(super) fn open_read_only(place: &Place, name: &str) -> Result<Option<ReadOnly>, BackendError> {
+    let entry = Entry::new(place, name)?;
+    match entry.open_for(OFlags::RDONLY)? {
+        Some(fd) => entry.attach_read_only(fd.as_fd()).map(Some),
+        None => Ok(None),
+    }
+}
+
 pub(super) fn remove(place: &Place, name: &str) -> Result<bool, BackendError> {
     let entry = Entry::new(place, name)?;
     for _ in 0..ROUNDS_MAX {
@@ -96,6 +105,10 @@ pub(super) fn remove_exact(
     }
 }
 
+pub(super) fn identify(place: &Place, name: &str) -> Result<Option<Identity>, BackendError> {
+    Ok(Entry::new(place, name)?.stat()?.map(|stat| identity(&stat)))
+}
+
 pub(super) fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendError> {
     let entry = Entry::new(place, prefix)?;
     let failed = |errno| entry.error("getdents", errno);
@@ -114,6 +127,10 @@ pub(super) fn list(place: &Place, prefix: &str) -> Result<Vec<String>, BackendEr
 
 fn identity(stat: &Stat) -> Identity {
     Identity::File { device: stat.st_dev, inode: stat.st_ino }
+}
+
+fn owned(stat: &Stat) -> Owned {
+    Owned { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode }
 }
 
 /// A name in an open directory, whatever stands there.
@@ -152,6 +169,7 @@ impl<'a> Entry<'a> {
     }
 
     fn fill_and_link(&self, fd: OwnedFd, size: u64) -> Result<Object, BackendError> {
+        self.grant(fd.as_fd())?;
         let object = self.attach(fd.as_fd(), size)?;
         // Links a file known by its descriptor; the direct way (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -168,7 +186,8 @@ impl<'a> Entry<'a> {
 
     fn fill_under_other_name(&self, size: u64) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
-        let filled = self.attach(fd.as_fd(), size).and_then(|object| {
+        let filled = self.grant(fd.as_fd()).and_then(|()| {
+            let object = self.attach(fd.as_fd(), size)?;
             self.link(&temporary)?;
             Ok(object)
         });
@@ -200,10 +219,28 @@ impl<'a> Entry<'a> {
         Err(self.busy())
     }
 
+    /// Gives a new file, which still lacks its name, its group and mode: so nobody ever finds it
+    /// with others. The group first, lest another one have a group's rights.
+    fn grant(&self, fd: BorrowedFd<'_>) -> Result<(), BackendError> {
+        let rights = self.place.rights;
+        if !rights.differ_from(owned(&self.fstat(fd)?)) {
+            return Ok(());
+        }
+        if let Some(gid) = rights.group() {
+            fchown(fd, None, Some(Gid::from_raw(gid)))
+                .map_err(|errno| self.error("fchown", errno))?;
+        }
+        fchmod(fd, Mode::from_raw_mode(rights.mode())).map_err(|errno| self.error("fchmod", errno))
+    }
+
     /// Opens what stands there, if it is a file of ours.
     fn open(&self) -> Result<Option<OwnedFd>, BackendError> {
+        self.open_for(OFlags::RDWR)
+    }
+
+    fn open_for(&self, access: OFlags) -> Result<Option<OwnedFd>, BackendError> {
         // NONBLOCK: a FIFO or a device in its place must not hold us up.
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match retry_on_intr(|| openat(&self.directory, self.name, flags, Mode::empty())) {
             Ok(fd) => {
                 self.check(&self.fstat(fd.as_fd())?)?;
@@ -222,8 +259,7 @@ impl<'a> Entry<'a> {
         let name = self.name.to_owned();
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Symlink => Err(BackendError::Symlink { name }),
-            FileType::RegularFile if stat.st_uid == geteuid().as_raw() => Ok(()),
-            FileType::RegularFile => Err(BackendError::ForeignOwner { name, uid: stat.st_uid }),
+            FileType::RegularFile => self.place.rights.check_owner(self.name, owned(stat)),
             _ => Err(BackendError::NotAFile { name }),
         }
     }
@@ -232,9 +268,7 @@ impl<'a> Entry<'a> {
     fn attach(&self, fd: BorrowedFd<'_>, size_min: u64) -> Result<Object, BackendError> {
         let mut stat = self.fstat(fd)?;
         let name = self.name.to_owned();
-        if stat.st_mode & MODE_OF_OTHERS != 0 {
-            return Err(BackendError::OpenToOthers { name, mode: stat.st_mode & 0o777 });
-        }
+        let rights = self.place.rights.check_mode(self.name, owned(&stat))?;
         if (stat.st_size as u64) < size_min {
             pages::reserve(fd, size_min, self.subject())?;
             stat = self.fstat(fd)?;
@@ -244,7 +278,21 @@ impl<'a> Entry<'a> {
             return Err(BackendError::Truncated { name, len, expected });
         }
         let mapping = pages::map(fd, len, self.subject())?;
-        Ok(Object { mapping, identity: identity(&stat), place: self.place.clone(), name, fd: None })
+        let place = Place { rights, ..self.place.clone() };
+        Ok(Object { mapping, identity: identity(&stat), place, name, fd: None })
+    }
+
+    /// Maps the file as it is.
+    fn attach_read_only(&self, fd: BorrowedFd<'_>) -> Result<ReadOnly, BackendError> {
+        let stat = self.fstat(fd)?;
+        let rights = self.place.rights.check_mode(self.name, owned(&stat))?;
+        let (name, len) = (self.name.to_owned(), stat.st_size as u64);
+        if len == 0 {
+            return Err(BackendError::Truncated { name, len, expected: 1 });
+        }
+        let mapping = pages::map_read_only(fd, len, self.subject())?;
+        let place = Place { rights, ..self.place.clone() };
+        Ok(ReadOnly { mapping, identity: identity(&stat), place, name })
     }
 
     /// Takes its name away from the file, if this name still leads to it (the head of this file

@@ -5,7 +5,7 @@
 //! it off under our feet; [`open_fd`] maps nothing that lacks them. It is not bound by the size of
 //! `/dev/shm`.
 use super::pages::{self, Subject};
-use super::{Backend, BackendError, Identity, Object, Place};
+use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, FdFlags, IoSlice, IoSliceMut, fcntl_setfd, retry_on_intr};
 use rustix::net::{
@@ -67,13 +67,29 @@ pub(super) fn remove(_place: &Place, _name: &str) -> Result<bool, BackendError> 
 /// # Ok::<(), BackendError>(())
 /// ```
 pub fn open_fd(fd: OwnedFd) -> Result<Object, BackendError> {
-    match fcntl_get_seals(&fd) {
-        Ok(seals) if seals.contains(SEALS) => {}
-        _ => return Err(BackendError::Unsealed),
-    }
+    check_seals(&fd)?;
     let name = "received";
     fcntl_setfd(&fd, FdFlags::CLOEXEC).map_err(|errno| subject(name).error("fcntl", errno))?;
     map(fd, Place::new(Backend::Memfd), name)
+}
+
+/// As [`open_fd`], mapped read-only; `fd` is closed.
+///
+/// # Errors
+/// As [`open_fd`].
+pub fn open_fd_read_only(fd: OwnedFd) -> Result<ReadOnly, BackendError> {
+    check_seals(&fd)?;
+    let name = "received";
+    let (identity, len) = measure(&fd, name)?;
+    let mapping = pages::map_read_only(&fd, len, subject(name))?;
+    Ok(ReadOnly { mapping, identity, place: Place::new(Backend::Memfd), name: name.to_owned() })
+}
+
+fn check_seals(fd: &OwnedFd) -> Result<(), BackendError> {
+    match fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(SEALS) => Ok(()),
+        _ => Err(BackendError::Unsealed),
+    }
 }
 
 /// Hands `object` over to the process at the other end, together with one byte.
@@ -121,15 +137,18 @@ pub fn receive_fd(socket: &UnixStream) -> Result<OwnedFd, BackendError> {
 }
 
 fn map(fd: OwnedFd, place: Place, name: &str) -> Result<Object, BackendError> {
-    let subject = subject(name);
-    let stat = fstat(&fd).map_err(|errno| subject.error("fstat", errno))?;
+    let (identity, len) = measure(&fd, name)?;
+    let mapping = pages::map(&fd, len, subject(name))?;
+    Ok(Object { mapping, identity, place, name: name.to_owned(), fd: Some(fd) })
+}
+
+fn measure(fd: &OwnedFd, name: &str) -> Result<(Identity, u64), BackendError> {
+    let stat = fstat(fd).map_err(|errno| subject(name).error("fstat", errno))?;
     let (name, len) = (name.to_owned(), stat.st_size as u64);
     if len == 0 {
         return Err(BackendError::Truncated { name, len, expected: 1 });
     }
-    let mapping = pages::map(&fd, len, subject)?;
-    let identity = Identity::File { device: stat.st_dev, inode: stat.st_ino };
-    Ok(Object { mapping, identity, place, name, fd: Some(fd) })
+    Ok((Identity::File { device: stat.st_dev, inode: stat.st_ino }, len))
 }
 
 fn subject(name: &str) -> Subject<'_> {

@@ -13,9 +13,9 @@
 //! | `none` | nothing: switched off | – | – |
 //!
 //! What they promise: a new object is zero, as long as was asked for (in whole pages), readable
-//! and writable by this user only, and its memory is *there*: a full file system is an error here
-//! and not a SIGBUS later. A file's name appears in one step, with the complete object behind it. A
-//! call that fails leaves nothing behind.
+//! and writable by this user only (or by a group, where [`Rights`] say so), and its memory is
+//! *there*: a full file system is an error here and not a SIGBUS later. A file's name appears in
+//! one step, with the complete object behind it. A call that fails leaves nothing behind.
 //!
 //! What they do not: a program of the same user can cut a file off while others have it mapped,
 //! which then is a SIGBUS. Only `memfd` is safe from that. `portable` promises less (see there).
@@ -27,6 +27,8 @@ mod object;
 pub(crate) mod pages;
 #[cfg(feature = "portable")]
 pub mod portable;
+mod read;
+mod rights;
 pub mod sysv;
 
 #[cfg(not(feature = "portable"))]
@@ -35,6 +37,8 @@ use none as portable;
 pub use error::{BackendError, UnknownBackend};
 pub use file::POSIX_DIRECTORY;
 pub use object::{Identity, Object};
+pub use read::{ReadOnly, ReadView, open_read_only};
+pub use rights::Rights;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -137,24 +141,27 @@ impl FromStr for Backend {
     }
 }
 
-/// A backend and where it keeps its objects.
+/// A backend, where it keeps its objects, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The kind of shared memory.
     pub backend: Backend,
     /// The directory of [`Backend::Mmap`]'s files; of no meaning to the others.
     pub directory: PathBuf,
+    /// Who may use them; of no meaning to [`Backend::Memfd`], whose objects are for whoever is
+    /// given the file descriptor, and to [`Backend::Portable`], which cannot say it.
+    pub rights: Rights,
 }
 
 impl Place {
     /// `backend`, with `mmap`'s files in the system's directory for temporary files.
     pub fn new(backend: Backend) -> Place {
-        Place { backend, directory: std::env::temp_dir() }
+        Place { backend, directory: std::env::temp_dir(), rights: Rights::PRIVATE }
     }
 
     /// Files in `directory`.
     pub fn mmap(directory: impl Into<PathBuf>) -> Place {
-        Place { backend: Backend::Mmap, directory: directory.into() }
+        Place { directory: directory.into(), ..Place::new(Backend::Mmap) }
     }
 }
 
@@ -244,6 +251,16 @@ pub fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
         Backend::Memfd => memfd::open(place, name),
         Backend::Portable => portable::open(place, name),
         Backend::None => none::open(place, name),
+    }
+}
+
+/// Which object bears `name` now, whoever's it is; `None` where there is none. Maps nothing.
+pub(crate) fn identify(place: &Place, name: &str) -> Result<Option<Identity>, BackendError> {
+    check_name(name)?;
+    match place.backend {
+        Backend::Posix | Backend::Mmap => file::identify(place, name),
+        Backend::Sysv => sysv::identify(name),
+        _ => Ok(open(place, name)?.map(|object| object.identity())),
     }
 }
 

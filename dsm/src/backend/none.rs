@@ -1,5 +1,5 @@
 //! No shared memory: switched off by choice, or not compiled in.
-use super::{Backend, BackendError, Object, Place};
+use super::{Backend, BackendError, Object, Place, ReadOnly};
 
 pub(super) fn create(place: &Place, _name: &str, _size: u64) -> Result<Object, BackendError> {
     Err(refusal(place))
@@ -14,6 +14,10 @@ pub(super) fn open_or_create(
 }
 
 pub(super) fn open(place: &Place, _name: &str) -> Result<Option<Object>, BackendError> {
+    Err(refusal(place))
+}
+
+pub(super) fn open_read_only(place: &Place, _name: &str) -> Result<Option<ReadOnly>, BackendError> {
     Err(refusal(place))
 }
 

@@ -62,7 +62,7 @@ impl Object {
         &self.name
     }
 
-    /// Where it was made or found.
+    /// Where it was made or found, with the rights that it has.
     pub fn place(&self) -> &Place {
         &self.place
     }
@@ -94,7 +94,7 @@ impl Object {
     /// The object is removed, or is not.
     pub fn remove_exact(&self) -> Result<bool, BackendError> {
         match self.identity {
-            Identity::Sysv { id } => sysv::remove_id(&self.name, id),
+            Identity::Sysv { id } => sysv::remove_id(&self.place, &self.name, id),
             Identity::File { .. } if self.fd.is_some() => Ok(false),
             Identity::File { .. } => file::remove_exact(&self.place, &self.name, self.identity),
             Identity::Name => super::remove(&self.place, &self.name),

@@ -143,14 +143,35 @@ pub(super) fn map(
     len: u64,
     subject: Subject<'_>,
 ) -> Result<Arc<Mapping>, BackendError> {
-    let len = usize::try_from(len).map_err(|_| BackendError::BadSize { size: len })?;
-    let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-    // SAFETY: no address is asked for, so nothing that is mapped is touched.
-    let base = unsafe { mmap(ptr::null_mut(), len, protection, flags, fd, 0) }
-        .map_err(|errno| not_mapped(errno, subject))?;
-    let base = NonNull::new(base.cast::<u8>()).expect("the kernel does not choose address 0");
+    let (base, len) = map_with(fd, len, ProtFlags::READ | ProtFlags::WRITE, subject)?;
     // SAFETY: a fresh mapping of `len` bytes, page-aligned, that nobody else in this process knows.
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
+}
+
+/// Maps the first `len` bytes, shared, readable only: for a [`ReadOnly`](super::ReadOnly).
+pub(super) fn map_read_only(
+    fd: impl AsFd,
+    len: u64,
+    subject: Subject<'_>,
+) -> Result<Arc<Mapping>, BackendError> {
+    let (base, len) = map_with(fd, len, ProtFlags::READ, subject)?;
+    // SAFETY: as in `map`; being only readable it does not come into safe hands: `ReadOnly` and
+    // `ReadOnlySegment` give views of it.
+    Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
+}
+
+fn map_with(
+    fd: impl AsFd,
+    len: u64,
+    protection: ProtFlags,
+    subject: Subject<'_>,
+) -> Result<(NonNull<u8>, usize), BackendError> {
+    let len = usize::try_from(len).map_err(|_| BackendError::BadSize { size: len })?;
+    // SAFETY: no address is asked for, so nothing that is mapped is touched.
+    let base = unsafe { mmap(ptr::null_mut(), len, protection, MapFlags::SHARED, fd, 0) }
+        .map_err(|errno| not_mapped(errno, subject))?;
+    let base = NonNull::new(base.cast::<u8>()).expect("the kernel does not choose address 0");
+    Ok((base, len))
 }
 
 /// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An

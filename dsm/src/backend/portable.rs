@@ -3,8 +3,9 @@
 //! Less is promised than by the others: memory is not reserved (a full `/dev/shm` is a SIGBUS at
 //! the first touch), owner and type of what is opened are not checked, a creator killed half-way
 //! leaves an object of no bytes, and to remove an object is to remove whatever bears its name.
-use super::{BackendError, Identity, Object, Place};
+use super::{BackendError, Identity, Object, Place, ReadOnly};
 use rustix::io::Errno;
+use rustix::mm::{MprotectFlags, mprotect};
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 use shm_core::mapping::Mapping;
 use std::io;
@@ -47,6 +48,18 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
 
 pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
     find(name)?.map(|shmem| object(place, name, shmem)).transpose()
+}
+
+/// The crate maps writable only: the right to write is given up afterwards.
+pub(super) fn open_read_only(place: &Place, name: &str) -> Result<Option<ReadOnly>, BackendError> {
+    let Some(Object { mapping, identity, place, name, .. }) = open(place, name)? else {
+        return Ok(None);
+    };
+    let base = mapping.region().base().as_ptr();
+    // SAFETY: the whole of a mapping that nobody else in this process knows.
+    unsafe { mprotect(base.cast(), mapping.len(), MprotectFlags::READ) }
+        .map_err(|errno| BackendError::from_errno("mprotect", &name, errno))?;
+    Ok(Some(ReadOnly { mapping, identity, place, name }))
 }
 
 pub(super) fn remove(_place: &Place, name: &str) -> Result<bool, BackendError> {

@@ -11,8 +11,13 @@
 //! that fails there removes the segment if nobody has it mapped, and who found it meanwhile checks
 //! that it still has its key. (Not closed: somebody maps, touches and checks it between the two
 //! calls of the one who failed, and is left with a segment that nobody else finds.)
+//!
+//! A segment for a group begins as its owner's alone, and is given to the group by a second call:
+//! between them others of the group are refused it, and a creator killed there leaves one that only
+//! its owner can use. Only the owner can remove a segment, whoever may use it.
 use super::pages::{self, Subject};
-use super::{Backend, BackendError, Identity, Object, Place};
+use super::rights::Owned;
+use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use libc::{c_int, shmid_ds};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, madvise};
@@ -24,12 +29,11 @@ use std::ptr::{self, NonNull};
 use std::{fs, io};
 
 const MODE: c_int = 0o600;
-const MODE_OF_OTHERS: u32 = 0o077;
 /// In a segment's mode: removed, and there only for those who have it mapped.
 const REMOVED: u32 = 0o1000;
 /// Rounds in which a name may change hands under us before we say so.
 const ROUNDS_MAX: u32 = 1000;
-/// One line a segment: key, id, mode, size, two pids, number of attachments, user, ...
+/// One line a segment: key, id, mode, size, two pids, number of attachments, user, group, ...
 const TABLE: &str = "/proc/sysvipc/shm";
 
 /// `made` is called between the segment's beginning and its being mapped for the first time.
@@ -42,14 +46,14 @@ pub(super) fn create_noting(
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | MODE;
     let id = get(name, size, flags).map_err(|errno| not_made(name, size, errno))?;
     made(size);
-    let object = attach(place, name, id).and_then(|object| {
+    let object = grant(place, name, id).and_then(|()| attach(place, name, id)).and_then(|object| {
         let object = object.ok_or_else(|| BackendError::Busy { name: name.to_owned() })?;
         populate(&object)?;
         Ok(object)
     });
     // Our own mapping is gone by now. The first error is the one to tell.
-    if object.is_err() && matches!(stat(name, id), Ok(Some(stat)) if stat.shm_nattch == 0) {
-        let _ = remove_id(name, id);
+    if object.is_err() && matches!(stat(place, name, id), Ok(Some(stat)) if stat.shm_nattch == 0) {
+        let _ = remove_id(place, name, id);
     }
     object
 }
@@ -79,28 +83,44 @@ pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendE
     find(name)?.map_or(Ok(None), |id| attach(place, name, id))
 }
 
-pub(super) fn remove(_place: &Place, name: &str) -> Result<bool, BackendError> {
-    find(name)?.map_or(Ok(false), |id| remove_id(name, id))
+pub(super) fn open_read_only(place: &Place, name: &str) -> Result<Option<ReadOnly>, BackendError> {
+    let Some(id) = find(name)? else { return Ok(None) };
+    let found = attach_with(place, name, id, libc::SHM_RDONLY)?;
+    // It does not come into safe hands: `ReadOnly` gives views of it.
+    Ok(found.map(|Object { mapping, identity, place, name, .. }| ReadOnly {
+        mapping,
+        identity,
+        place,
+        name,
+    }))
+}
+
+pub(super) fn identify(name: &str) -> Result<Option<Identity>, BackendError> {
+    Ok(find(name)?.map(|id| Identity::Sysv { id }))
+}
+
+pub(super) fn remove(place: &Place, name: &str) -> Result<bool, BackendError> {
+    find(name)?.map_or(Ok(false), |id| remove_id(place, name, id))
 }
 
 /// Removes what a creator of ours may have left who died before it said that it had made it: a
 /// segment that nobody has ever mapped, and whose creator is no more. Any other with its key is a
 /// stranger's, whose name has the same hash.
-pub(crate) fn remove_unused(name: &str) -> Result<bool, BackendError> {
+pub(crate) fn remove_unused(place: &Place, name: &str) -> Result<bool, BackendError> {
     let Some(id) = find(name)? else { return Ok(false) };
-    let Some(stat) = stat(name, id)? else { return Ok(false) };
+    let Some(stat) = stat(place, name, id)? else { return Ok(false) };
     let was_mapped = stat.shm_nattch > 0 || stat.shm_atime != 0;
     let creator = ProcessId::new(stat.shm_cpid.cast_unsigned(), 0);
     if was_mapped || creator.is_none_or(|creator| creator.liveness() != Liveness::Dead) {
         return Ok(false);
     }
-    remove_id(name, id)
+    remove_id(place, name, id)
 }
 
 /// Removes this segment: the system gives its id to no other while it is mapped.
-pub(super) fn remove_id(name: &str, id: c_int) -> Result<bool, BackendError> {
-    let Some(stat) = stat(name, id)? else { return Ok(false) };
-    check_owner(name, stat.shm_perm.uid)?;
+pub(super) fn remove_id(place: &Place, name: &str, id: c_int) -> Result<bool, BackendError> {
+    let Some(stat) = stat(place, name, id)? else { return Ok(false) };
+    place.rights.check_owner(name, owned(&stat))?;
     if u32::from(stat.shm_perm.mode) & REMOVED != 0 {
         return Ok(false);
     }
@@ -108,7 +128,7 @@ pub(super) fn remove_id(name: &str, id: c_int) -> Result<bool, BackendError> {
     match answer(unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) }) {
         Ok(_) => Ok(true),
         Err(Errno::INVAL | Errno::IDRM) => Ok(false),
-        Err(errno) => Err(BackendError::from_errno("shmctl", name, errno)),
+        Err(errno) => Err(BackendError::from_errno("shmctl(IPC_RMID)", name, errno)),
     }
 }
 
@@ -136,12 +156,12 @@ pub fn remove_unattached(is_ours: impl Fn(&Mapping) -> bool) -> Result<usize, Ba
     let (place, name) = (Place::new(Backend::Sysv), TABLE);
     let mut removed = 0;
     for row in table()? {
-        if row.uid != geteuid().as_raw() || row.attachments > 0 {
+        if row.owned.uid != geteuid().as_raw() || row.attachments > 0 {
             continue;
         }
         // What cannot be attached (gone, open to others, no memory) is not known to be ours.
         let Ok(Some(object)) = attach(&place, name, row.id) else { continue };
-        if is_ours(object.mapping()) && remove_id(name, row.id)? {
+        if is_ours(object.mapping()) && remove_id(&place, name, row.id)? {
             removed += 1;
         }
     }
@@ -173,14 +193,21 @@ fn find(name: &str) -> Result<Option<c_int>, BackendError> {
 
 /// Maps segment `id`; `None` where it is gone.
 fn attach(place: &Place, name: &str, id: c_int) -> Result<Option<Object>, BackendError> {
-    let Some(stat) = stat(name, id)? else { return Ok(None) };
-    check_owner(name, stat.shm_perm.uid)?;
-    let (name, mode) = (name.to_owned(), u32::from(stat.shm_perm.mode) & 0o777);
-    if mode & MODE_OF_OTHERS != 0 {
-        return Err(BackendError::OpenToOthers { name, mode });
-    }
+    attach_with(place, name, id, 0)
+}
+
+fn attach_with(
+    place: &Place,
+    name: &str,
+    id: c_int,
+    flags: c_int,
+) -> Result<Option<Object>, BackendError> {
+    let Some(stat) = stat(place, name, id)? else { return Ok(None) };
+    place.rights.check_owner(name, owned(&stat))?;
+    let rights = place.rights.check_mode(name, owned(&stat))?;
+    let name = name.to_owned();
     // SAFETY: no address is asked for, so nothing that is mapped is touched.
-    let base = unsafe { libc::shmat(id, ptr::null(), 0) };
+    let base = unsafe { libc::shmat(id, ptr::null(), flags) };
     let base = match NonNull::new(base.cast::<u8>()) {
         Some(base) if base.addr().get() != usize::MAX => base,
         _ => match last_errno() {
@@ -190,8 +217,26 @@ fn attach(place: &Place, name: &str, id: c_int) -> Result<Option<Object>, Backen
     };
     // SAFETY: a fresh mapping of that size, page-aligned, that nobody else in this process knows.
     let mapping = unsafe { Mapping::from_raw(base, stat.shm_segsz, Box::new(detach)) };
-    let identity = Identity::Sysv { id };
-    Ok(Some(Object { mapping, identity, place: place.clone(), name, fd: None }))
+    let (identity, place) = (Identity::Sysv { id }, Place { rights, ..place.clone() });
+    Ok(Some(Object { mapping, identity, place, name, fd: None }))
+}
+
+/// Gives a new segment to its group.
+fn grant(place: &Place, name: &str, id: c_int) -> Result<(), BackendError> {
+    let Some(gid) = place.rights.group() else { return Ok(()) };
+    let Some(mut stat) = stat(place, name, id)? else { return Ok(()) };
+    stat.shm_perm.gid = gid;
+    stat.shm_perm.mode = place.rights.mode() as _;
+    // SAFETY: IPC_SET reads one shmid_ds.
+    match answer(unsafe { libc::shmctl(id, libc::IPC_SET, &mut stat) }) {
+        Ok(_) | Err(Errno::INVAL | Errno::IDRM) => Ok(()),
+        Err(errno) => Err(BackendError::from_errno("shmctl", name, errno)),
+    }
+}
+
+fn owned(stat: &shmid_ds) -> Owned {
+    let perm = &stat.shm_perm;
+    Owned { uid: perm.uid, gid: perm.gid, mode: u32::from(perm.mode) }
 }
 
 fn detach(base: NonNull<u8>, _len: usize) {
@@ -216,7 +261,7 @@ pub(super) fn populate(object: &Object) -> Result<(), BackendError> {
 }
 
 /// What the system knows of segment `id`; `None` where it is gone.
-fn stat(name: &str, id: c_int) -> Result<Option<shmid_ds>, BackendError> {
+fn stat(place: &Place, name: &str, id: c_int) -> Result<Option<shmid_ds>, BackendError> {
     let mut stat = MaybeUninit::<shmid_ds>::zeroed();
     // SAFETY: IPC_STAT writes one shmid_ds.
     match answer(unsafe { libc::shmctl(id, libc::IPC_STAT, stat.as_mut_ptr()) }) {
@@ -226,23 +271,16 @@ fn stat(name: &str, id: c_int) -> Result<Option<shmid_ds>, BackendError> {
         Err(errno) => {
             // Not ours to look at; the table tells whose it is.
             let row = table()?.into_iter().find(|row| row.id == id);
-            row.map_or(Ok(()), |row| check_owner(name, row.uid))?;
+            row.map_or(Ok(()), |row| place.rights.check_owner(name, row.owned))?;
             Err(BackendError::from_errno("shmctl", name, errno))
         }
     }
 }
 
-fn check_owner(name: &str, uid: u32) -> Result<(), BackendError> {
-    if uid == geteuid().as_raw() {
-        return Ok(());
-    }
-    Err(BackendError::ForeignOwner { name: name.to_owned(), uid })
-}
-
 struct Row {
     id: c_int,
     attachments: u64,
-    uid: u32,
+    owned: Owned,
 }
 
 fn table() -> Result<Vec<Row>, BackendError> {
@@ -260,7 +298,11 @@ fn row(line: &str) -> Option<Row> {
     Some(Row {
         id: columns.get(1)?.parse().ok()?,
         attachments: columns.get(6)?.parse().ok()?,
-        uid: columns.get(7)?.parse().ok()?,
+        owned: Owned {
+            uid: columns.get(7)?.parse().ok()?,
+            gid: columns.get(8)?.parse().ok()?,
+            mode: u32::from_str_radix(columns.get(2)?, 8).ok()?,
+        },
     })
 }
 
@@ -332,6 +374,7 @@ mod tests {
         assert!(row(heading).is_none());
         let line = "  51966  7  600  4096  101  102  3  1000  1000  1000  1000  0  0  0  4096  0";
         let row = row(line).expect("a row");
-        assert_eq!((row.id, row.attachments, row.uid), (7, 3, 1000));
+        assert_eq!((row.id, row.attachments, row.owned.uid), (7, 3, 1000));
+        assert_eq!((row.owned.gid, row.owned.mode), (1000, 0o600));
     }
 }

@@ -1,6 +1,6 @@
 //! What is chosen when a domain is opened.
 use super::error::OpenError;
-use crate::backend::{Backend, Place};
+use crate::backend::{Backend, Place, Rights};
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -30,6 +30,13 @@ pub struct DomainConfig {
     pub backend: Option<Backend>,
     /// The directory of `mmap`'s files. `None`: the system's for temporary files.
     pub directory: Option<PathBuf>,
+    /// Who may come in, and use the segments: 0o600, this user, or 0o660, `group` too. Whoever
+    /// makes the domain gives it and all its objects exactly this mode, whatever the umask says;
+    /// who finds it with more, or as a user's who is not to make it, is refused. (`memfd`: whoever
+    /// is given the descriptor. `portable`: as the umask says.)
+    pub mode: u32,
+    /// The group for mode 0o660; this process is in it. `None`: its effective one.
+    pub group: Option<u32>,
     /// Room for so many processes at a time, at most 1024.
     pub participants_max: u32,
     /// Room for so many segments at a time. `None`: 64, and 5 for each participant.
@@ -48,6 +55,8 @@ impl DomainConfig {
             name: name.into(),
             backend: None,
             directory: None,
+            mode: Rights::PRIVATE.mode(),
+            group: None,
             participants_max: PARTICIPANTS_DEFAULT,
             segments_max: None,
             open_timeout: OPEN_TIMEOUT_DEFAULT,
@@ -60,6 +69,7 @@ impl DomainConfig {
         if !(1..=NAME_LEN_MAX).contains(&self.name.len()) || !self.name.bytes().all(plain) {
             return Err(OpenError::Name { name: self.name.clone() });
         }
+        self.rights()?;
         if !(1..=SLOTS_MAX).contains(&self.participants_max) {
             return Err(OpenError::Participants { asked: self.participants_max });
         }
@@ -67,6 +77,11 @@ impl DomainConfig {
             return Err(OpenError::Segments { asked: self.segments() });
         }
         Ok(())
+    }
+
+    fn rights(&self) -> Result<Rights, OpenError> {
+        let mode = self.mode;
+        Rights::from_mode(mode, self.group).ok_or(OpenError::Mode { mode })
     }
 
     pub(super) fn segments(&self) -> u32 {
@@ -85,6 +100,6 @@ impl DomainConfig {
         let directory = self.directory.clone().unwrap_or(place.directory);
         // The process may change its directory. Only an empty path and no directory at all fail.
         let directory = std::path::absolute(&directory).unwrap_or(directory);
-        Ok(Place { backend, directory })
+        Ok(Place { backend, directory, rights: self.rights()? })
     }
 }

@@ -18,6 +18,12 @@ pub enum OpenError {
         /// The name.
         name: String,
     },
+    /// No possible mode.
+    #[error("a domain has mode 600, or 660 for a group, not {mode:03o}")]
+    Mode {
+        /// What was asked for.
+        mode: u32,
+    },
     /// No possible number of participants.
     #[error("a domain has room for 1 to {SLOTS_MAX} participants, not {asked}")]
     Participants {
@@ -76,6 +82,16 @@ pub enum OpenError {
         /// The domain.
         name: String,
     },
+    /// This process is in a domain of that name, and the name leads to it no more.
+    #[error(
+        "this process is in the domain `{name}`, whose name somebody has removed (by hand, or \
+         RemoveIPC at a log-out): leave it (or abandon it, if it was cut off too) before you open \
+         the name again, which is another domain"
+    )]
+    Unnamed {
+        /// The domain.
+        name: String,
+    },
     /// The environment does not say which domain.
     #[error(
         "the environment variable {variable} {problem}: start this program as a domain's worker"
@@ -119,8 +135,15 @@ pub enum AttachError {
     /// This process has it.
     #[error("segment {0} is attached already: use `find_mapping`")]
     AlreadyAttached(SegmentHandle),
-    /// The table has it, and the system does not.
-    #[error("the memory of segment {0} is gone: somebody removed it by hand")]
+    /// This process has it read-only.
+    #[error("segment {0} is attached read-only here: let go of that first")]
+    AttachedReadOnly(SegmentHandle),
+    /// The table has it, and the system does not. Who has it mapped keeps it;
+    /// [`Domain::names`](crate::Domain::names) tells what else is lost.
+    #[error(
+        "segment {0} has lost its name, so nobody can attach to it any more: somebody removed it \
+         (by hand, or RemoveIPC at a log-out)"
+    )]
     Missing(SegmentHandle),
     /// It was cut off.
     #[error("segment {handle} has {len} bytes of {expected}: it was cut off")]

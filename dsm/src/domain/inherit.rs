@@ -3,7 +3,7 @@ use super::config::DomainConfig;
 use super::error::{HandOverError, OpenError};
 use super::open::enter_existing;
 use super::{Domain, open};
-use crate::backend::{Backend, memfd};
+use crate::backend::{Backend, Rights, memfd};
 use crate::handle::SegmentHandle;
 use rustix::fs::fstat;
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -19,6 +19,10 @@ use std::sync::OnceLock;
 const DOMAIN: &str = "SHM_DOMAIN";
 const BACKEND: &str = "SHM_DOMAIN_BACKEND";
 const DIRECTORY: &str = "SHM_DOMAIN_DIRECTORY";
+/// The group that shares the domain; empty for a private one.
+const GROUP: &str = "SHM_DOMAIN_GROUP";
+/// Which domain of that name: in hexadecimal digits.
+const NONCE: &str = "SHM_DOMAIN_NONCE";
 /// `memfd` only: the descriptor of the control segment, then `,HANDLE:` and that of each segment. A
 /// descriptor is `NUMBER:DEVICE:INODE`.
 const DESCRIPTORS: &str = "SHM_DOMAIN_FDS";
@@ -68,14 +72,22 @@ impl Domain {
     /// alive now. (Later ones it finds by handle; with `memfd`, hand them over: [`Domain::send`].)
     ///
     /// # Errors
-    /// Where a descriptor cannot be copied.
+    /// Where a descriptor cannot be copied; where the domain has lost its name, so that no child
+    /// would find it ([`OpenError::Unnamed`], as the error's inner one).
     pub fn inheritance(&self) -> std::io::Result<Inheritance> {
         self.presence.member.check_fork().map_err(std::io::Error::other)?;
+        if !self.is_named().map_err(std::io::Error::other)? {
+            let name = self.name().to_owned();
+            return Err(std::io::Error::other(OpenError::Unnamed { name }));
+        }
         let place = &self.presence.system.place;
+        let group = place.rights.group().map_or(String::new(), |group| group.to_string());
         let mut env: Vec<(OsString, OsString)> = vec![
             (DOMAIN.into(), self.name().into()),
             (BACKEND.into(), place.backend.name().into()),
             (DIRECTORY.into(), place.directory.clone().into()),
+            (GROUP.into(), group.into()),
+            (NONCE.into(), format!("{:x}", self.presence.system.nonce).into()),
         ];
         let mut fds = Vec::new();
         if let Some(control) = self.presence.system.object.fd() {
@@ -96,17 +108,33 @@ impl Domain {
     /// With `memfd`, a process can do so once: it takes the inherited descriptors into its care.
     ///
     /// # Errors
-    /// [`OpenError::Environment`] where it was started for none, or the domain is gone; otherwise
+    /// [`OpenError::Environment`] where it was started for none, or the domain is gone, or has lost
+    /// its name to another one; otherwise
     /// as [`Domain::open`].
     pub fn from_env() -> Result<Domain, OpenError> {
         let name = variable(DOMAIN)?.ok_or(problem(DOMAIN, "is not set"))?;
         let backend = variable(BACKEND)?.ok_or(problem(BACKEND, "is not set"))?;
         let backend: Backend = backend.parse()?;
         let directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
-        let config = DomainConfig { backend: Some(backend), directory, ..DomainConfig::new(name) };
+        let group = variable(GROUP)?.filter(|group| !group.is_empty());
+        let group = group.map(|group| group.parse()).transpose();
+        let group = group.map_err(|_| problem(GROUP, "is no number of a group"))?;
+        let rights = group.map_or(Rights::PRIVATE, Rights::shared);
+        let config = DomainConfig {
+            backend: Some(backend),
+            directory,
+            mode: rights.mode(),
+            group: rights.group(),
+            ..DomainConfig::new(name)
+        };
+        let nonce = variable(NONCE)?.map(|nonce| u64::from_str_radix(&nonce, 16)).transpose();
+        let nonce = nonce.map_err(|_| problem(NONCE, "is no hexadecimal number"))?;
         let gone = problem(DOMAIN, "names a domain that is gone");
         if backend != Backend::Memfd {
-            return open::open_existing(&config)?.map(Domain::new).ok_or(gone);
+            let domain = open::open_existing(&config)?.map(Domain::new).ok_or(gone)?;
+            let is_other = nonce.is_some_and(|nonce| nonce != domain.presence.system.nonce);
+            let other = problem(DOMAIN, "names another domain by now, for the first lost its name");
+            return if is_other { Err(other) } else { Ok(domain) };
         }
         let list = variable(DESCRIPTORS)?.ok_or(problem(DESCRIPTORS, "is not set"))?;
         // Afterwards the numbers stand for other descriptors, which are not ours to close.

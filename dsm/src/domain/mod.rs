@@ -23,10 +23,12 @@
 //! | as the last one, not leaving | the domain as it was | the next to open is in it, and reaps |
 //!
 //! Segments whose control segment is lost (somebody removed it by hand) are removed by the next to
-//! make the domain, where the backend can list them (`posix`, `mmap`).
+//! make the domain, where the backend can list them (`posix`, `mmap`). Those inside can ask
+//! ([`Domain::is_named`], [`Domain::names`]) and are kept from splitting in two (`names.rs`).
 mod config;
 mod error;
 mod inherit;
+mod names;
 mod open;
 mod presence;
 mod shared;
@@ -35,15 +37,16 @@ mod system;
 use crate::backend::Backend;
 use crate::control::{PinError, SegmentInfo};
 use crate::handle::SegmentHandle;
-use crate::segment::{self, CheckError, Segment};
+use crate::segment::{self, CheckError, ReadOnlySegment, Segment};
 use presence::Presence;
 use shm_core::participants::{Member, ParticipantInfo};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 pub use config::{DomainConfig, NAME_LEN_MAX, SEGMENTS_MAX};
 pub use error::{AttachError, CreateError, DestroyError, HandOverError, OpenError};
 pub use inherit::Inheritance;
+pub use names::{NameState, Names};
 
 /// A domain that this process is in. See the [crate] for an example.
 ///
@@ -121,7 +124,33 @@ impl Domain {
         self.presence.attach(handle)
     }
 
-    /// The segment, if this process is attached to it.
+    /// Attaches to a segment without the right to write it; `None` where it is gone. A process has
+    /// a segment in one way at a time.
+    ///
+    /// ```
+    /// use dsm::{Domain, DomainConfig};
+    /// # let name = format!("doc-read-only-{}", std::process::id());
+    /// let writer = Domain::open(DomainConfig::new(&name))?;
+    /// let segment = writer.create_segment(4096)?;
+    /// let reader = Domain::open(DomainConfig::new(&name))?;
+    /// let theirs = reader.attach_read_only(segment.handle())?.expect("it is there");
+    /// assert_eq!(theirs.view().load_u64(0)?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    ///
+    /// # If a process dies here
+    /// As in [`attach`](Domain::attach).
+    pub fn attach_read_only(
+        &self,
+        handle: SegmentHandle,
+    ) -> Result<Option<ReadOnlySegment>, AttachError> {
+        self.presence.attach_read_only(handle)
+    }
+
+    /// The segment, if this process is attached to it, and not read-only.
     pub fn find_mapping(&self, handle: SegmentHandle) -> Option<Segment> {
         self.presence.find(handle)
     }
@@ -160,13 +189,21 @@ impl Domain {
     }
 
     /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where
-    /// it was cut off, nothing of this domain works any more, dropping it included: forget it
-    /// (`std::mem::forget`).
+    /// it was cut off, nothing of this domain works any more, dropping it included:
+    /// [`abandon`](Domain::abandon) it.
     ///
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
         segment::check(self.presence.system.object.mapping())
+    }
+
+    /// Gives the domain up without leaving it, which needs the control segment: for one that was
+    /// [cut off](Domain::check). It touches nothing that is shared, keeps what is mapped until this
+    /// process ends, and lets the process open the name again.
+    pub fn abandon(self) {
+        self.presence.ticket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        std::mem::forget(self);
     }
 
     /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped

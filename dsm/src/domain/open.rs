@@ -1,11 +1,11 @@
 //! Finding a domain, or making it: race-free, whoever dies at it.
 use super::config::DomainConfig;
 use super::error::OpenError;
+use super::names::is_in_another;
 use super::presence::{Arrival, Presence};
 use super::shared::Sizes;
 use super::system::control_name;
-use crate::backend::{self, Backend, BackendError, Object, Place};
-use crate::control::Objects;
+use crate::backend::{self, Backend, BackendError, Identity, Object, Place};
 use shm_core::header::{self, Header, Opened, Opener};
 use shm_core::mapping::Mapped;
 use shm_core::participants::TableError;
@@ -29,6 +29,7 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
         let (participants, segments) = (config.participants_max, config.segments());
         let sizes = Sizes { nonce, participants, segments };
         let Some(object) = find_or_make(&place, config, &sizes)? else { continue };
+        refuse_to_split(&place, config, Some(object.identity()))?;
         let sizes = sizes.within(object.len());
         // SAFETY: the header gives its initialiser the memory to itself.
         let init = || unsafe { sizes.write(object.mapping()) };
@@ -48,6 +49,7 @@ pub(super) fn open_existing(config: &DomainConfig) -> Result<Option<Presence>, O
     config.check()?;
     let place = config.place()?;
     let Some(object) = backend::open(&place, &control_name(&config.name))? else { return Ok(None) };
+    refuse_to_split(&place, config, Some(object.identity()))?;
     enter_existing(object, config)
 }
 
@@ -69,8 +71,11 @@ fn arrive(object: Object, config: &DomainConfig) -> Result<Option<Presence>, Ope
     match Presence::arrive(object, config)? {
         Arrival::In(presence) => Ok(Some(presence)),
         Arrival::Closed(system) => {
-            system.remove_domain();
-            Ok(None)
+            match system.try_remove_domain() {
+                // Another user's, where only he can remove it: no use in trying again.
+                Err(error @ BackendError::Denied { .. }) => Err(error.into()),
+                _ => Ok(None),
+            }
         }
     }
 }
@@ -90,6 +95,7 @@ fn find_or_make(
         object.populate()?;
         return Ok(Some(object));
     }
+    refuse_to_split(place, config, None)?;
     let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;
     match backend::create(place, &name, total) {
         Ok(object) => Ok(Some(object)),
@@ -97,6 +103,17 @@ fn find_or_make(
         Err(BackendError::AlreadyExists { .. } | BackendError::Busy { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whoever is in a domain that has lost its name makes no second one of that name, and does not
+/// enter one.
+fn refuse_to_split(
+    place: &Place,
+    config: &DomainConfig,
+    found: Option<Identity>,
+) -> Result<(), OpenError> {
+    let is_split = place.backend != Backend::Memfd && is_in_another(place, &config.name, found);
+    if is_split { Err(OpenError::Unnamed { name: config.name.clone() }) } else { Ok(()) }
 }
 
 /// Asked before anything is made, since there may be no `/proc`.

@@ -1,12 +1,13 @@
 //! This process in a domain: its seat, what it is attached to, and its leaving.
 use super::config::DomainConfig;
 use super::error::{AttachError, CreateError, OpenError};
+use super::names::Ticket;
 use super::shared::Sizes;
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, Object, memfd};
+use crate::backend::{self, Backend, BackendError, Object, ReadOnly, memfd};
 use crate::control::{Actor, Control, Objects, PinError};
 use crate::handle::SegmentHandle;
-use crate::segment::{Attachment, Kept, Segment};
+use crate::segment::{Attachment, Kept, ReadOnlySegment, Segment};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, Table};
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub(super) struct Presence {
     mine: Mutex<Mine>,
     /// Something has been mapped or unmapped.
     settled: Condvar,
+    /// Gone before we leave: the name then may lead elsewhere.
+    pub(super) ticket: Mutex<Option<Ticket>>,
 }
 
 /// What this process has of the domain.
@@ -44,6 +47,8 @@ struct Held {
     /// Both dangle while it is being mapped or unmapped.
     mapping: Weak<Mapping>,
     attachment: Weak<Attachment>,
+    /// In place of both, where it is attached read-only: nothing leads from it to a [`Segment`].
+    read_only: Weak<Mapping>,
 }
 
 /// What came of an attempt to be present.
@@ -77,7 +82,9 @@ impl Presence {
         }
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
-        let presence = Presence { system, table, member, kept, segments_max, mine, settled };
+        let ticket = Mutex::new(Some(Ticket::new(&system)));
+        let presence =
+            Presence { system, table, member, kept, segments_max, mine, settled, ticket };
         presence.reap();
         Ok(Arrival::In(presence))
     }
@@ -188,6 +195,9 @@ impl Presence {
             if held.attachment.strong_count() > 0 {
                 return Err(AttachError::AlreadyAttached(handle));
             }
+            if held.read_only.strong_count() > 0 {
+                return Err(AttachError::AttachedReadOnly(handle));
+            }
             let mapping = held.mapping.clone();
             if mapping.strong_count() == 0 {
                 // Another thread of ours is at it; it calls no code but ours and the system's.
@@ -202,12 +212,7 @@ impl Presence {
             }
             mine = self.lock();
         }
-        let size = self.actor().attach(handle);
-        let Some(size) = size else {
-            mine.sweep(self.control());
-            return Ok(None);
-        };
-        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
+        let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
         drop(mine);
         match self.open(handle, size) {
             Ok(object) => Ok(Some(self.hold(handle, object))),
@@ -216,6 +221,80 @@ impl Presence {
                 Err(error)
             }
         }
+    }
+
+    /// The first half of attaching: the segment's size, or `None` where it is gone.
+    fn set_bit(&self, mine: &mut Mine, handle: SegmentHandle) -> Option<u64> {
+        let Some(size) = self.actor().attach(handle) else {
+            mine.sweep(self.control());
+            return None;
+        };
+        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
+        Some(size)
+    }
+
+    pub(super) fn attach_read_only(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+    ) -> Result<Option<ReadOnlySegment>, AttachError> {
+        self.member.check_fork()?;
+        let mut mine = self.lock();
+        while let Some(held) = mine.held.get(&handle.slot()) {
+            if held.handle != handle {
+                return Ok(None);
+            }
+            if held.read_only.strong_count() > 0 {
+                return Err(AttachError::AttachedReadOnly(handle));
+            }
+            if held.mapping.strong_count() > 0 {
+                return Err(AttachError::AlreadyAttached(handle));
+            }
+            // As in `attach`.
+            mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+        }
+        let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
+        drop(mine);
+        match self.open_read_only(handle, size) {
+            Ok(object) => Ok(Some(self.hold_read_only(handle, &object))),
+            Err(error) => {
+                self.detach(handle);
+                Err(error)
+            }
+        }
+    }
+
+    fn open_read_only(
+        &self,
+        handle: SegmentHandle,
+        expected: u64,
+    ) -> Result<ReadOnly, AttachError> {
+        let object = if self.system.place.backend == Backend::Memfd {
+            let fd = self.descriptor(handle)?.ok_or(AttachError::NoDescriptor(handle))?;
+            memfd::open_fd_read_only(fd)?
+        } else {
+            let name = self.system.segment_name(handle);
+            let object = backend::open_read_only(&self.system.place, &name)?;
+            object.ok_or(AttachError::Missing(handle))?
+        };
+        let len = object.view().len();
+        if len < expected {
+            return Err(AttachError::Truncated { handle, len, expected });
+        }
+        Ok(object)
+    }
+
+    /// As `hold`, and nothing leads from it to a [`Segment`].
+    fn hold_read_only(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+        object: &ReadOnly,
+    ) -> ReadOnlySegment {
+        let mapping = self.attached(handle, object.mapping().clone());
+        let mut held = Held::nothing_yet(handle);
+        held.read_only = Arc::downgrade(&mapping);
+        self.lock().held.insert(handle.slot(), held);
+        self.settled.notify_all();
+        ReadOnlySegment::new(handle, mapping)
     }
 
     /// The object behind a segment that we are attached to.
@@ -243,16 +322,21 @@ impl Presence {
                 Err(error) => tracing::warn!(%handle, %error, "segment cannot be handed over"),
             }
         }
-        let memory = object.mapping().clone();
+        let mapping = self.attached(handle, object.mapping().clone());
+        self.segment(handle, mapping).unwrap_or_else(|theirs| theirs)
+    }
+
+    /// The same memory; unmapping it ends the attachment.
+    fn attached(self: &Arc<Self>, handle: SegmentHandle, memory: Arc<Mapping>) -> Arc<Mapping> {
         let (base, len) = (memory.region().base(), memory.len());
         let presence = self.clone();
         let unmap = Box::new(move |_, _| {
             drop(memory);
             presence.detach(handle);
         });
-        // SAFETY: the range is the backend's mapping, which nobody but `unmap` refers to.
-        let mapping = unsafe { Mapping::from_raw(base, len, unmap) };
-        self.segment(handle, mapping).unwrap_or_else(|theirs| theirs)
+        // SAFETY: the range is the backend's mapping, which nobody but `unmap` refers to. One that
+        // is only readable goes into a `ReadOnlySegment`, which gives views of it.
+        unsafe { Mapping::from_raw(base, len, unmap) }
     }
 
     /// The one attachment of a mapping; the error is another thread's, who was faster.
@@ -267,7 +351,8 @@ impl Presence {
             drop(mine);
             return Err(theirs);
         }
-        mine.held.insert(handle.slot(), Held { handle, mapping: held, attachment });
+        let held = Held { mapping: held, attachment, ..Held::nothing_yet(handle) };
+        mine.held.insert(handle.slot(), held);
         self.settled.notify_all();
         Ok(segment)
     }
@@ -326,7 +411,7 @@ impl Presence {
 
 impl Held {
     fn nothing_yet(handle: SegmentHandle) -> Held {
-        Held { handle, mapping: Weak::new(), attachment: Weak::new() }
+        Held { handle, mapping: Weak::new(), attachment: Weak::new(), read_only: Weak::new() }
     }
 }
 
@@ -342,6 +427,7 @@ impl Drop for Presence {
     /// out removes it; the dead are none, so they are reaped first.
     fn drop(&mut self) {
         if self.member.check_fork().is_ok() {
+            self.ticket.get_mut().unwrap_or_else(PoisonError::into_inner).take();
             self.reap();
             self.system.clean_up(self.member.id());
         }

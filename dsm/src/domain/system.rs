@@ -52,6 +52,29 @@ impl System {
         Ok(())
     }
 
+    /// As [`Objects::remove_domain`]; why the control segment is still there.
+    pub(super) fn try_remove_domain(&self) -> Result<(), BackendError> {
+        let leftovers = self.control.leftovers().into_iter();
+        let stay = leftovers.filter(|handle| !self.remove(*handle)).count();
+        if stay > 0 && !self.place.backend.can_list() {
+            // Nothing but the control segment says that they are there. The next to open the domain
+            // finds it closed, and tries again.
+            return Ok(());
+        }
+        match backend::list(&self.place, &self.segment_prefix()) {
+            Ok(names) => {
+                for name in names {
+                    self.remove_named(&name);
+                }
+            }
+            Err(error) => tracing::warn!(domain = self.domain, %error, "cannot list segments"),
+        }
+        let removed = self.object.remove_exact().map(drop);
+        removed.inspect_err(|error| {
+            tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
+        })
+    }
+
     /// Whether the control segment's name leads to ours.
     fn is_found(&self) -> Result<bool, BackendError> {
         let found = backend::open(&self.place, &control_name(&self.domain))?;
@@ -76,7 +99,7 @@ impl Objects for System {
     fn remove(&self, handle: SegmentHandle) -> bool {
         let name = self.segment_name(handle);
         if self.place.backend == Backend::Sysv && !self.control.is_made(handle) {
-            return is_gone(&name, backend::sysv::remove_unused(&name));
+            return is_gone(&name, backend::sysv::remove_unused(&self.place, &name));
         }
         let Some(file) = self.segment_file(&name) else { return self.remove_named(&name) };
         // No other object ever bears this name, so we need no lock, and thus no descriptor: there
@@ -93,24 +116,8 @@ impl Objects for System {
     /// Whatever the table still lists first, so that the control segment, which says where they
     /// are, goes last. Then what the table does not know of: temporary names of killed creators.
     fn remove_domain(&self) {
-        let leftovers = self.control.leftovers().into_iter();
-        let stay = leftovers.filter(|handle| !self.remove(*handle)).count();
-        if stay > 0 && !self.place.backend.can_list() {
-            // Nothing but the control segment says that they are there. The next to open the domain
-            // finds it closed, and tries again.
-            return;
-        }
-        match backend::list(&self.place, &self.segment_prefix()) {
-            Ok(names) => {
-                for name in names {
-                    self.remove_named(&name);
-                }
-            }
-            Err(error) => tracing::warn!(domain = self.domain, %error, "cannot list segments"),
-        }
-        if let Err(error) = self.object.remove_exact() {
-            tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
-        }
+        // It has been told, and stays known: who opens the domain finds it closed.
+        let _ = self.try_remove_domain();
     }
 }
 

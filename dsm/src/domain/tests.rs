@@ -11,6 +11,8 @@ use shm_testkit::watchdog::within;
 use std::sync::mpsc;
 use std::time::Duration;
 
+mod read_only;
+
 /// A domain on `mmap` in a directory of its own.
 struct Bench {
     config: DomainConfig,
@@ -44,6 +46,11 @@ impl Bench {
     fn open_error(&self) -> OpenError {
         Domain::open(self.config.clone()).unwrap_err()
     }
+}
+
+/// This process may be in another of the name.
+fn as_in_another_process(domain: &Domain) {
+    domain.presence.ticket.lock().unwrap().take();
 }
 
 fn is_attached(domain: &Domain, segment: SegmentHandle) -> bool {
@@ -408,6 +415,7 @@ fn orphans_of_a_lost_domain_are_removed_by_the_next() {
     let lost = bench.open();
     let segment = lost.create_segment(1).unwrap();
     std::fs::remove_file(bench.control_path()).unwrap();
+    as_in_another_process(&lost);
     let place = Place::mmap(bench.directory.path());
     let (other, near) = ("shm.orphans2.control", "shm.orphan.0.1");
     let _strangers = [other, near].map(|name| backend::create(&place, name, 1).unwrap());
@@ -424,6 +432,7 @@ fn who_lost_the_name_removes_nothing_of_his_successors() {
     let bench = Bench::new("successor");
     let lost = bench.open();
     std::fs::remove_file(bench.control_path()).unwrap();
+    as_in_another_process(&lost);
     lost.presence.system.remove_orphans().unwrap();
     let successor = bench.open();
     let segment = successor.create_segment(1).unwrap();
@@ -453,6 +462,7 @@ fn a_closed_domain_is_removed_by_the_next() {
     let place = Place::mmap(bench.directory.path());
     let _object = backend::create(&place, &half_made, 1).unwrap();
     control.actor(me, &Killed).clean_up();
+    as_in_another_process(&closed);
     assert_eq!(bench.files(), 2);
 
     assert!(Domain::open_existing(bench.config.clone()).unwrap().is_none());

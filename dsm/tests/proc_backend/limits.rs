@@ -50,7 +50,7 @@ in_a_child! {
 }
 
 fn place(backend: Backend, args: &[String]) -> Place {
-    Place { backend, directory: args[0].clone().into() }
+    Place { directory: args[0].clone().into(), ..Place::new(backend) }
 }
 
 fn name() -> String {

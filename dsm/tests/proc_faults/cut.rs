@@ -111,7 +111,7 @@ fn a_cut_control_segment_is_told(args: &[String]) {
         cut(path.clone(), 0);
         let told = domain.check().unwrap_err();
         assert!(matches!(told, CheckError::CutOff { .. }), "{told}");
-        std::mem::forget(domain);
+        domain.abandon();
         let told = Domain::open(scene.config.clone()).unwrap_err().to_string();
         assert!(told.contains("cut off, remove it"), "{told}");
         std::fs::remove_file(path).unwrap();

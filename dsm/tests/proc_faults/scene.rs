@@ -156,7 +156,10 @@ impl<P, O> Operation<P, O> {
     {
         let name = format!("{backend} {}", self.name);
         let prepare = || {
-            let scene = Scene::new(backend);
+            let mut scene = Scene::new(backend);
+            if self.name.ends_with("for a group") {
+                scene.config.mode = 0o660;
+            }
             let state = (self.prepare)(&scene);
             let before = Footprint::now();
             (scene, state, before)

@@ -9,9 +9,10 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 on_each_backend! {
-    opening, opening_what_is_there, coming_in_by_the_environment, taking_over_from_the_dead,
-    creating, attaching, detaching, destroying_by_detaching, pinning, unpinning, reaping,
-    leaving, leaving_as_the_last, destroying, handing_over, being_handed_over,
+    opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
+    taking_over_from_the_dead, creating, attaching, attaching_to_read, detaching,
+    destroying_by_detaching, pinning, unpinning, reaping, leaving, leaving_as_the_last, destroying,
+    handing_over, being_handed_over,
 }
 
 fn backend(args: &[String]) -> Backend {
@@ -25,6 +26,16 @@ fn done() -> Result<(), Infallible> {
 fn opening(args: &[String]) {
     let operation = Operation {
         name: "open a new one",
+        holds: Holds::Same,
+        prepare: |_: &Scene| (),
+        perform: |scene: &Scene, (): &mut ()| Domain::open(scene.config.clone()),
+    };
+    operation.survives(backend(args));
+}
+
+fn opening_for_a_group(args: &[String]) {
+    let operation = Operation {
+        name: "open a new one for a group",
         holds: Holds::Same,
         prepare: |_: &Scene| (),
         perform: |scene: &Scene, (): &mut ()| Domain::open(scene.config.clone()),
@@ -115,6 +126,22 @@ fn attaching(args: &[String]) {
             (first, second, handle)
         },
         perform: |_: &Scene, (_, second, handle): &mut (Domain, Domain, _)| second.attach(*handle),
+    };
+    operation.survives(backend(args));
+}
+
+fn attaching_to_read(args: &[String]) {
+    let operation = Operation {
+        name: "attach read-only",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| {
+            let (first, handle) = scene.open_pinned();
+            let second = scene.second(&first);
+            (first, second, handle)
+        },
+        perform: |_: &Scene, (_, second, handle): &mut (Domain, Domain, _)| {
+            second.attach_read_only(*handle)
+        },
     };
     operation.survives(backend(args));
 }

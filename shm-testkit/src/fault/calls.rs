@@ -83,6 +83,9 @@ const KINDS: &[Kind] = &[
     kind(libc::SYS_getpid, "getpid", &[]),
     kind(libc::SYS_gettid, "gettid", &[]),
     kind(libc::SYS_geteuid, "geteuid", &[]),
+    kind(libc::SYS_getegid, "getegid", &[]),
+    kind(libc::SYS_fchown, "fchown", &[EPERM, EIO, ENOSPC, EDQUOT]),
+    kind(libc::SYS_fchmod, "fchmod", &[EPERM, EIO, ENOSPC, EDQUOT]),
     kind(libc::SYS_prctl, "prctl", &[EPERM]),
     // The C library decided at its start that it has it, and aborts.
     kind(libc::SYS_rseq, "rseq", &[]),

@@ -18,7 +18,7 @@ fn control_name(scene: &Scene) -> String {
 
 fn place(scene: &Scene) -> Place {
     let backend: Backend = scene.backend.parse().unwrap();
-    Place { backend, directory: scene.path("mmap") }
+    Place { directory: scene.path("mmap"), ..Place::new(backend) }
 }
 
 /// Where the control segment is or would be: `posix` and `mmap`.
