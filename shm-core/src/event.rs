@@ -102,6 +102,14 @@ impl EventCount {
         }
     }
 
+    /// After a change: whether anybody who announced itself before it may still sleep, or is owed a
+    /// wake-up by one who died or stands still.
+    pub(crate) fn has_sleepers(&self) -> bool {
+        // Pairs with the fence in `prepare`: the condition before the sleeper bit.
+        fence(Ordering::SeqCst);
+        self.futex.word().load(Ordering::Relaxed) & (SLEEPER | WAKING) != 0
+    }
+
     #[cold]
     fn wake(&self) {
         let waking = self.change(|word| (word & !SLEEPER | WAKING).wrapping_add(ONE));

@@ -42,4 +42,7 @@ pub mod header;
 // The table of attached processes, and waiting for one that may die.
 pub mod participants;
 
+// Locks between processes: owners are named, and a dead owner is reported.
+pub mod lock;
+
 pub use relptr::{BadPtr, Region, Reserved, ShmSync, shm_sync};
