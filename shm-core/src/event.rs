@@ -196,6 +196,16 @@ impl Default for Announcement {
     }
 }
 
+/// The fence of a pair, for who announces itself in words of its own: announce, fence, look at what
+/// the other side announced. Of two such fences one comes first, so one of the two sides sees the
+/// other.
+#[inline]
+#[track_caller]
+pub(crate) fn announced() {
+    // Pairs with itself, on the other side.
+    fence(Ordering::SeqCst);
+}
+
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;

@@ -4,12 +4,14 @@
 //! | module | for | PostgreSQL's |
 //! | --- | --- | --- |
 //! | [`mutex`] | one at a time | exclusive `LWLock` |
+//! | [`rwlock`] | many who read, or one who writes | `LWLock` |
 //!
 //! All of them sleep as everything here does: a short spin, then one `futex_waitv` on the lock's
 //! event *and* on the life word of the one waited for, so that its death wakes who sleeps, at once.
 //! A process that is stopped, not dead, holds up those who wait for it, until their deadlines, and
 //! nobody else.
 pub mod mutex;
+pub mod rwlock;
 
 use std::time::Instant;
 
