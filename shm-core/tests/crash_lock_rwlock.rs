@@ -270,7 +270,6 @@ fn who_repairs_may_die_anywhere() {
             drop(world.lock.recover(me).unwrap().unwrap());
             world.repair(me).unwrap();
         },
-        ..USES
     };
     Run::new(&scenario).points(300).kill().passes();
     Run::new(&scenario).points(20).nested().passes();
@@ -283,7 +282,6 @@ fn who_writes_after_a_dead_reader_may_die_anywhere() {
         operations: &["shm_core::lock::rwlock::RwLock::write"],
         before: Before::ADeadReader,
         operate: |world, me, notes| change(world, world.lock.write(me), notes),
-        ..USES
     };
     Run::new(&scenario).points(300).kill().passes();
 }
@@ -316,7 +314,6 @@ fn one_may_die_asleep() {
             let taken = world.lock.write_until(me, Instant::now() + NAP);
             assert!(matches!(taken, Err(LockError::TimedOut)));
         },
-        ..USES
     };
     Run::new(&scenario).asleep().passes();
 }
