@@ -102,6 +102,14 @@ impl EventCount {
         }
     }
 
+    /// After a change: whether anybody who announced itself before it may still sleep, or is owed a
+    /// wake-up by one who died or stands still.
+    pub(crate) fn has_sleepers(&self) -> bool {
+        // Pairs with the fence in `prepare`: the condition before the sleeper bit.
+        fence(Ordering::SeqCst);
+        self.futex.word().load(Ordering::Relaxed) & (SLEEPER | WAKING) != 0
+    }
+
     #[cold]
     fn wake(&self) {
         let waking = self.change(|word| (word & !SLEEPER | WAKING).wrapping_add(ONE));
@@ -186,6 +194,16 @@ impl Default for Announcement {
     fn default() -> Announcement {
         Announcement::new()
     }
+}
+
+/// The fence of a pair, for who announces itself in words of its own: announce, fence, look at what
+/// the other side announced. Of two such fences one comes first, so one of the two sides sees the
+/// other.
+#[inline]
+#[track_caller]
+pub(crate) fn announced() {
+    // Pairs with itself, on the other side.
+    fence(Ordering::SeqCst);
 }
 
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]

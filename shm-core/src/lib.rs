@@ -45,4 +45,7 @@ pub mod participants;
 // Hazard pointers: who uses a thing says so, and who would free it looks first.
 pub mod hazard;
 
+// Locks between processes: owners are named, and a dead owner is reported.
+pub mod lock;
+
 pub use relptr::{BadPtr, Region, Reserved, ShmSync, shm_sync};

@@ -37,6 +37,11 @@ pub fn generation() -> u64 {
     1
 }
 
+/// An explored process has one thread.
+pub fn thread() -> u32 {
+    1
+}
+
 /// An explored process.
 #[derive(Debug)]
 pub struct ProcessHandle {

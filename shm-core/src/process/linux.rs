@@ -4,6 +4,7 @@ use crate::sync::{AtomicU64, Ordering};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process};
+use std::cell::Cell;
 use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -259,6 +260,28 @@ pub fn generation() -> u64 {
         0 => new_token(token),
         token => token,
     }
+}
+
+thread_local! {
+    /// The [`generation`] in which it was asked for, and the number.
+    static THREAD: Cell<(u64, u32)> = const { Cell::new((0, 0)) };
+}
+
+/// The calling thread's number (`gettid`), below 2^22: no other thread that lives has it. Asked for
+/// once per thread and process.
+#[inline]
+pub fn thread() -> u32 {
+    match THREAD.get() {
+        (known_in, number) if known_in == generation() => number,
+        _ => ask_thread(),
+    }
+}
+
+#[cold]
+fn ask_thread() -> u32 {
+    let number = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+    THREAD.set((generation(), number));
+    number
 }
 
 #[inline]

@@ -23,7 +23,7 @@ mod kernel;
 
 #[cfg(shm_loom)]
 pub use kernel::model;
-pub use kernel::{ProcessHandle, generation};
+pub use kernel::{ProcessHandle, generation, thread};
 
 const PID_BITS: u32 = 22;
 const START_BITS: u32 = 40;

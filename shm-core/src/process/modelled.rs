@@ -65,6 +65,11 @@ pub fn generation() -> u64 {
     1
 }
 
+/// A modelled process has one thread.
+pub fn thread() -> u32 {
+    1
+}
+
 /// A modelled process.
 #[derive(Debug)]
 pub struct ProcessHandle {
