@@ -43,11 +43,17 @@ pub mod toc;
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
 
+// The registry's rows: which name leads to what, and who makes what is not there yet.
+pub mod registry;
+
 // `Segment`: a segment as this process has it.
 mod segment;
 
 // `Domain`: the processes that share one control segment.
 pub mod domain;
+
+// Segments by name: made once in the domain, whoever dies at it.
+mod named;
 
 pub use control::PinError;
 pub use domain::{
@@ -55,4 +61,5 @@ pub use domain::{
     NameState, Names, OpenError,
 };
 pub use handle::{ParseHandleError, SegmentHandle};
+pub use named::{EntryInfo, Named, NamedError, NamedSpec, RemoveError};
 pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};

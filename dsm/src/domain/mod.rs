@@ -1,7 +1,7 @@
 //! The processes that share one control segment, and the segments they share.
 //!
 //! ```text
-//!  shm.NAME.control           header | settings | segment table | table of participants
+//!  shm.NAME.control           header | settings | segment table | names | participants
 //!  shm.NAME.NONCE.HANDLE      a segment, as its creator fills it
 //! ```
 //!
@@ -37,6 +37,7 @@ mod system;
 use crate::backend::Backend;
 use crate::control::{PinError, SegmentInfo};
 use crate::handle::SegmentHandle;
+use crate::registry::Registry;
 use crate::segment::{self, CheckError, ReadOnlySegment, Segment};
 use presence::Presence;
 use shm_core::participants::{Member, ParticipantInfo};
@@ -186,6 +187,11 @@ impl Domain {
     /// The processes in the domain.
     pub fn participants(&self) -> Vec<ParticipantInfo> {
         self.presence.table.snapshot()
+    }
+
+    /// What names lead to.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.presence.system.registry
     }
 
     /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where

@@ -62,9 +62,9 @@ impl Presence {
     /// Takes a seat in the domain whose control segment, ready, is `object`.
     pub(super) fn arrive(object: Object, config: &DomainConfig) -> Result<Arrival, OpenError> {
         let name = || config.name.clone();
-        let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
+        let (sizes, control, registry, table) = Sizes::read(&config.name, object.mapping())?;
         let (place, nonce) = (object.place().clone(), sizes.nonce);
-        let system = System { place, domain: name(), nonce, object, control };
+        let system = System { place, domain: name(), nonce, object, control, registry };
         // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
