@@ -42,4 +42,7 @@ pub mod header;
 // The table of attached processes, and waiting for one that may die.
 pub mod participants;
 
+// Hazard pointers: who uses a thing says so, and who would free it looks first.
+pub mod hazard;
+
 pub use relptr::{BadPtr, Region, Reserved, ShmSync, shm_sync};

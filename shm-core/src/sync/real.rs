@@ -1,5 +1,5 @@
 //! Production: core's atomics under the names that the models use too.
-pub use core::sync::atomic::{AtomicU32, AtomicU64, fence};
+pub use core::sync::atomic::{AtomicU32, AtomicU64, compiler_fence, fence};
 
 /// Says that this processor is waiting for another one.
 #[inline]

@@ -1,0 +1,143 @@
+//! `Slot`: one announcement.
+use super::fence;
+use super::row::Protector;
+use crate::process::Forked;
+use crate::sync::{AtomicU64, Ordering};
+use std::num::NonZeroU64;
+
+/// Rounds in which the word may change while it is being protected. Among honest processes each is
+/// somebody's success; one that overwrites the word without end shall not hold us up so long.
+const ROUNDS_MAX: u32 = 1 << 20;
+
+/// Why a word's value could not be protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtectError {
+    /// The slot is the caller's parent's.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+    /// The word never stayed the same for long enough.
+    #[error("the word to protect changed {ROUNDS_MAX} times under us: somebody scribbles on it")]
+    Restless,
+}
+
+/// A place for one announcement; dropped, it announces nothing.
+///
+/// To go from thing to thing, hand over hand, use two and `std::mem::swap` them.
+#[derive(Debug)]
+pub struct Slot<'p> {
+    protector: &'p Protector,
+    index: u32,
+    /// What the word in shared memory says, which only we write; 0 for nothing.
+    value: u64,
+}
+
+impl<'p> Slot<'p> {
+    #[inline]
+    pub(super) fn new(protector: &'p Protector, index: u32) -> Slot<'p> {
+        Slot { protector, index, value: 0 }
+    }
+
+    /// Announces `value` and asks `is_still`: whether it can still be found where it was found.
+    /// Where it can, nobody who scans after having taken it out frees it, until the slot is
+    /// [cleared](Slot::clear), used again or dropped. Where it cannot, the slot is cleared.
+    ///
+    /// `is_still` looks at shared memory anew: an answer that was known before the call proves
+    /// nothing. It loads with Acquire what the value was published by. What the slot protected
+    /// before is not protected any more, and was not from the beginning of the call.
+    ///
+    /// # Errors
+    /// [`Forked`]: the slot is the parent's, and as it was.
+    ///
+    /// # If a process dies here
+    /// Its row may announce the value, until its reaper clears it.
+    #[inline]
+    pub fn protect(
+        &mut self,
+        value: NonZeroU64,
+        is_still: impl FnOnce() -> bool,
+    ) -> Result<bool, Forked> {
+        self.protector.guard.check()?;
+        self.announce(value);
+        let found = is_still();
+        if !found {
+            self.clear();
+        }
+        Ok(found)
+    }
+
+    /// Protects the thing that `word` names, and returns the word: `what` says which thing that is,
+    /// for a word that has more in it. Where it says 0 there is nothing to protect, and the slot is
+    /// cleared.
+    ///
+    /// The word was the same before and after the announcement: whoever takes the thing out changes
+    /// it first. Who sees the thing sees what was written before the word was (Release).
+    ///
+    /// # Errors
+    /// [`ProtectError`]; nothing is protected then.
+    ///
+    /// # If a process dies here
+    /// Its row may announce any value that the word had, until its reaper clears it.
+    #[inline]
+    pub fn protect_word(
+        &mut self,
+        word: &AtomicU64,
+        what: impl Fn(u64) -> u64,
+    ) -> Result<u64, ProtectError> {
+        self.protector.guard.check()?;
+        let mut seen = word.load(Ordering::Relaxed);
+        for _ in 0..ROUNDS_MAX {
+            let Some(value) = NonZeroU64::new(what(seen)) else {
+                self.clear();
+                return Ok(seen);
+            };
+            self.announce(value);
+            // Pairs with the Release of who published the thing: what it is made of.
+            let now = word.load(Ordering::Acquire);
+            if now == seen {
+                return Ok(seen);
+            }
+            seen = now;
+        }
+        self.clear();
+        Err(ProtectError::Restless)
+    }
+
+    /// What it announces.
+    pub fn value(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.value)
+    }
+
+    /// Takes the announcement back. In a forked child it does nothing: it is the parent's.
+    ///
+    /// # If a process dies here
+    /// Its row announces it, or not.
+    #[inline]
+    pub fn clear(&mut self) {
+        if self.value != 0 && self.protector.guard.check().is_ok() {
+            self.value = 0;
+            // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the
+            // announcement, before it is gone.
+            self.protector.word(self.index).store(0, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn announce(&mut self, value: NonZeroU64) {
+        self.value = value.get();
+        // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the announcement
+        // that this one replaces.
+        self.protector.word(self.index).store(value.get(), Ordering::Release);
+        fence::light(self.protector.fencing);
+    }
+}
+
+impl Drop for Slot<'_> {
+    /// # If a process dies here
+    /// As in [`clear`](Slot::clear).
+    #[inline]
+    fn drop(&mut self) {
+        self.clear();
+        self.protector.take_back(self.index);
+    }
+}
