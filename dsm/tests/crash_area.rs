@@ -362,7 +362,11 @@ fn one_may_die_reaping() {
         operations: &["dsm::area::Area::reap"],
         has_dead: true,
         operate: |world, _, _| {
-            world.reap();
+            let seats = world.me.table().snapshot();
+            let dead = seats.iter().map(|info| info.id).find(|id| *id != world.me.id()).unwrap();
+            world.area().reap(dead);
+            // The next finds nothing.
+            assert_eq!(world.area().reap(dead).heaps, 0);
         },
         ..AT_AREA
     };
@@ -413,7 +417,7 @@ fn its_creator_may_die_anywhere() {
     Run::new(&Create).points(300).kill().passes();
 }
 
-/// Planted bug: the block is freed twice over, for nothing says that it was begun.
+/// Planted bug: a word is cleared before the block is freed that only it names.
 struct Careless;
 
 impl Scenario for Careless {

@@ -1,5 +1,5 @@
-//! Areas of lies, before a process attaches and while it allocates, frees and reaps: each call ends,
-//! an address lies in the pages, and nothing but the mapping is touched.
+//! Areas of lies, before a process attaches and while it allocates, frees and reaps: each call
+//! ends, an address lies in the pages, and nothing but the mapping is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
 mod hostile_common;

@@ -1,5 +1,5 @@
-//! Real processes allocate, free each other's blocks and are killed: nothing is lost, nothing is two
-//! users', and what a stopped one holds hinders nobody.
+//! Real processes allocate, free each other's blocks and are killed: nothing is lost, nothing is
+//! two users', and what a stopped one holds hinders nobody.
 #![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "../../shm-core/tests/participants_common/mod.rs"]
 mod participants_common;

@@ -64,7 +64,7 @@ impl Area {
         member.check_fork()?;
         let (rows, bits) = (&self.inner.rows, u64::from(member.id().to_bits()));
         let row = rows.iter().position(|row| {
-            // Acquire pairs with the Release in `leave_row`: the last user's intent is settled.
+            // Pairs with the Release in `leave_row`: the last user's intent is settled.
             let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             row.owner.load(Ordering::Relaxed) == 0
                 && row.owner.compare_exchange(0, bits, ok, err).is_ok()
@@ -95,8 +95,8 @@ impl Heap {
     /// Allocates a block of `size` bytes, at a multiple of 8, has it initialised, and stores its
     /// pointer in `to` (Release), which held 0.
     ///
-    /// `to` lies in the mapping of the area, in a block or beside the area. Until this has returned,
-    /// and after a death until the reaper has been there, nobody else changes it. What `init` does
+    /// `to` lies in the mapping of the area, in a block or beside the area. Until this has
+    /// returned, and after a death until the reaper has been there, nobody else changes it. What `init` does
     /// not write is what an earlier user left.
     ///
     /// # Errors

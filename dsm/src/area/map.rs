@@ -38,7 +38,7 @@ impl Area {
     /// One word from one value to another; the previous users of the page go before.
     pub(super) fn claim(&self, page: u32, from: Page, to: Page) -> bool {
         let Some(word) = self.inner.map.get(page as usize) else { return false };
-        // Acquire pairs with the Release in `release`: what was done with the page, and its
+        // Pairs with the Release in `release`: what was done with the page, and its
         // descriptor, by whoever had it before.
         word.compare_exchange(from.0, to.0, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -46,7 +46,7 @@ impl Area {
     /// The same, by who lets the next one have it.
     pub(super) fn release(&self, page: u32, from: Page, to: Page) -> bool {
         let Some(word) = self.inner.map.get(page as usize) else { return false };
-        // Release pairs with the Acquire in `claim`: what was done with the page.
+        // Pairs with the Acquire in `claim`: what was done with the page.
         word.compare_exchange(from.0, to.0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 

@@ -1,8 +1,8 @@
 //! A heap in shared memory: blocks of any size, for all processes that map it, that survive deaths.
 //!
-//! An [`Area`] lies in place in a mapping. Each thread has a [`Heap`] of it, allocates from pages of
-//! its own, and frees blocks of anybody's. A block is named by an [`AreaPtr`], which means the same
-//! to every process. A process may be killed at any instruction: once it is
+//! An [`Area`] lies in place in a mapping. Each thread has a [`Heap`] of it, allocates from pages
+//! of its own, and frees blocks of anybody's. A block is named by an [`AreaPtr`], which means the
+//! same to every process. A process may be killed at any instruction: once it is
 //! [reaped](Area::reap), each of its blocks is either named by the word for which it was made or is
 //! free again, and every page is somebody's or free.
 //!
@@ -18,8 +18,8 @@
 //! # Blocks
 //!
 //! Which blocks of its span are allocated only the span's owner writes, with plain stores. Whoever
-//! else frees a block sets its bit in `freed`, and the owner takes such blocks back when it runs out
-//! of others.
+//! else frees a block sets its bit in `freed`, and the owner takes such blocks back when it runs
+//! out of others.
 //!
 //! | step of `alloc_to` | a death after it |
 //! | --- | --- |
@@ -37,10 +37,10 @@
 //! | `intent` = 0 | |
 //!
 //! That doing it again makes no difference has two reasons. The dead one's own spans are nobody
-//! else's before all its intents are settled. And a block in another's span is not taken back by the
-//! span's owner while any intent says FREE about it: the owner sees the `freed` bit, and with it
-//! (Release, Acquire) the intent that was set before; and if it sees a later intent, the bit will
-//! not be set again. So until then the bit stays, and setting it again is nothing.
+//! else's before all its intents are settled. And a block in another's span is not taken back by
+//! the span's owner while any intent says FREE about it: the owner sees the `freed` bit, and with
+//! it (Release, Acquire) the intent that was set before; and if it sees a later intent, the bit
+//! will not be set again. So until then the bit stays, and setting it again is nothing.
 //!
 //! What a reaper sees are the stores that the dead one has executed, in the order of its program,
 //! which the compiler is kept from changing (`order.rs`).
@@ -55,8 +55,8 @@
 //! | a heap's thread, otherwise | spans of the dead one | the same: without an owner they are anybody's, or free if empty |
 //! | that reaper | a part of it done | the next one, from the beginning |
 //!
-//! A process that is stopped keeps its spans, and in the middle of a free one block; others have all
-//! the other pages.
+//! A process that is stopped keeps its spans, and in the middle of a free one block; others have
+//! all the other pages.
 //!
 //! # Limits
 //!

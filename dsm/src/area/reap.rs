@@ -133,7 +133,7 @@ fn names(word: &AtomicU64, block: AreaPtr) -> bool {
 
 /// The row is free for the next heap.
 pub(super) fn leave_row(row: &Row, who: ParticipantId) {
+    // Pairs with the Acquire in `Area::heap`: the intent is settled.
     let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-    // Release pairs with the Acquire in `Area::heap`: the intent is settled.
     let _ = row.owner.compare_exchange(u64::from(who.to_bits()), 0, ok, err);
 }

@@ -55,7 +55,7 @@ impl Descriptor {
     /// By anybody but the owner: whether it was not marked before.
     pub(super) fn mark_freed(&self, index: u32) -> bool {
         let (at, bit) = bit_of(index);
-        // Release pairs with the Acquire in `collect`: the last use of the block, and the intent.
+        // Pairs with the Acquire in `collect`: the last use of the block, and the intent.
         self.freed[at].fetch_or(bit, Ordering::Release) & bit == 0
     }
 
@@ -117,7 +117,7 @@ impl Area {
         let Some(shape) = self.inner.classes.shape(class) else { return false };
         let (descriptor, mut freed) = (self.descriptor(page), [0; WORDS]);
         for (freed, word) in freed.iter_mut().zip(&descriptor.freed).take(shape.words()) {
-            // Acquire pairs with the Release in `mark_freed`: the last use, and the intent.
+            // Pairs with the Release in `mark_freed`: the last use, and the intent.
             *freed = word.load(Ordering::Acquire);
         }
         if freed == [0; WORDS] {
