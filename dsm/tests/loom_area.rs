@@ -116,7 +116,7 @@ impl World {
 /// One frees a block of another's span, who wants it again at once. Whoever died is reaped while
 /// the other goes on.
 fn free_and_take_back([freer, reaper, owner]: [Life; 3]) {
-    let (mut world, [one, other]) = world(1, 3);
+    let (mut world, [one, other]) = world(1, 2);
     let (mine, theirs) = (world.heap(&one, 2), world.heap(&other, 3));
     world.begin(&mine);
     world.alloc(&mine, 1).unwrap();
@@ -158,7 +158,8 @@ fn one_page([first, second]: [Life; 2]) {
     let got = first.run(|| mine.alloc_to(&world.words[0], SIZE, nothing).is_ok());
     let theirs = thread.join().unwrap();
     assert!(got != Some(true) || theirs != Some(true), "both have the page");
-    assert!(got.is_none() || theirs.is_none() || got.or(theirs).is_some());
+    let is_had = got == Some(true) || theirs == Some(true);
+    assert!(is_had || got.is_none() || theirs.is_none(), "nobody has the page");
     for (lived, id) in [(got.is_some(), one.id()), (theirs.is_some(), other.id())] {
         if !lived {
             world.area.reap(id);
@@ -183,11 +184,14 @@ fn leave_and_adopt(blocks: usize) {
         std::mem::forget(one);
     });
     become_process(3);
-    if let Ok(heap) = world.area.heap(&other) {
-        world.alloc(&heap, 1);
-        std::mem::forget(heap);
+    let heap = world.area.heap(&other);
+    if let Ok(heap) = &heap {
+        world.alloc(heap, 1);
     }
     thread.join().unwrap();
+    let is_taken = u64::from(heap.is_ok());
+    assert_eq!(world.area.stats().heaps, is_taken, "the row seems to be in the middle of a call");
+    std::mem::forget(heap);
     world.is_whole();
     std::mem::forget(other);
 }
@@ -302,7 +306,7 @@ fn finds_a_block_that_is_freed_too_early() {
 /// A death of the freer after so many accesses, and its reaper beside the owner.
 fn a_death(fuel: u32) {
     model::check_bounded(Some(2), move || {
-        let (mut world, [one, other]) = world(1, 3);
+        let (mut world, [one, other]) = world(1, 2);
         let (mine, theirs) = (world.heap(&one, 2), world.heap(&other, 3));
         world.begin(&mine);
         world.alloc(&mine, 1).unwrap();
@@ -323,16 +327,25 @@ fn a_death(fuel: u32) {
     });
 }
 
+/// The block is used again only when its freer's intent is settled.
+#[test]
+fn a_block_is_not_freed_twice_by_a_reaper() {
+    (1..16).for_each(a_death);
+}
+
 #[test]
 fn every_ordering_matters() {
-    let found = model::every_ordering_matters(&["src/area/"], || {
+    // Not those of the intent, in `shared.rs`: what they forbid is that a thread's store passes its
+    // earlier read-modify-write of another word, and loom executes both in the order of the program.
+    let files = ["heap.rs", "map.rs", "reap.rs", "span.rs"].map(|file| format!("src/area/{file}"));
+    let files = files.each_ref().map(|file| file.as_str());
+    let found = model::every_ordering_matters(&files, || {
         model::check(hand_over);
         for blocks in [0, 1] {
             model::check(move || leave_and_take(blocks));
             model::check(move || leave_and_adopt(blocks));
         }
         model::check_bounded(Some(2), || free_and_take_back(endless()));
-        (1..16).for_each(a_death);
     });
-    assert_eq!(found, 9);
+    assert_eq!(found, 7);
 }

@@ -148,11 +148,11 @@ impl Area {
             if !intent.is_free() {
                 continue;
             }
-            if let Ok(Place::Block { page: of, index, .. }) = self.locate(intent.block()) {
-                if of == page {
-                    let (at, bit) = bit_of(index);
-                    pinned[at] |= bit;
-                }
+            if let Ok(Place::Block { page: of, index, .. }) = self.locate(intent.block())
+                && of == page
+            {
+                let (at, bit) = bit_of(index);
+                pinned[at] |= bit;
             }
         }
         pinned
