@@ -336,7 +336,7 @@ fn a_block_is_not_freed_twice_by_a_reaper() {
 #[test]
 fn every_ordering_matters() {
     // Not those of the intent, in `shared.rs`: what they forbid is that a thread's store passes its
-    // earlier read-modify-write of another word, and loom executes both in the order of the program.
+    // earlier read-modify-write of another word, and loom executes both as they are written.
     let files = ["heap.rs", "map.rs", "reap.rs", "span.rs"].map(|file| format!("src/area/{file}"));
     let files = files.each_ref().map(|file| file.as_str());
     let found = model::every_ordering_matters(&files, || {

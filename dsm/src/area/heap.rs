@@ -96,8 +96,8 @@ impl Heap {
     /// pointer in `to` (Release), which held 0.
     ///
     /// `to` lies in the mapping of the area, in a block or beside the area. Until this has
-    /// returned, and after a death until the reaper has been there, nobody else changes it. What `init` does
-    /// not write is what an earlier user left.
+    /// returned, and after a death until the reaper has been there, nobody else changes it. What
+    /// `init` does not write is what an earlier user left.
     ///
     /// # Errors
     /// [`AllocError`]; then `to` is 0 still.
