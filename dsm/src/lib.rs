@@ -43,6 +43,9 @@ pub mod toc;
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
 
+// `Growth`: the length of a growable segment.
+pub mod growth;
+
 // `Segment`: a segment as this process has it.
 mod segment;
 
@@ -54,5 +57,6 @@ pub use domain::{
     AttachError, CreateError, DestroyError, Domain, DomainConfig, HandOverError, Inheritance,
     NameState, Names, OpenError,
 };
+pub use growth::GrowError;
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};
+pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment, SegmentOptions};

@@ -20,6 +20,16 @@ use std::os::unix::net::UnixStream;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    create_sparse(place, name, size, size)
+}
+
+/// The seals keep its length and leave its hole to be filled.
+pub(super) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
     let subject = subject(name);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -34,7 +44,10 @@ pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, Bac
         },
         errno => subject.error("memfd_create", errno),
     })?;
-    pages::reserve(fd.as_fd(), size, subject)?;
+    match len > size {
+        true => pages::reserve_sparse(fd.as_fd(), size, len, subject)?,
+        false => pages::reserve(fd.as_fd(), size, subject)?,
+    }
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)
 }

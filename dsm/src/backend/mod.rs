@@ -212,6 +212,30 @@ pub(crate) fn create_noting(
     }
 }
 
+/// As [`create`], an object of `len` bytes with a hole: memory stands behind the first `size` of
+/// them, both rounded up to whole pages.
+///
+/// # Errors
+/// [`BackendError::Unsupported`] but for `posix`, `mmap` and `memfd`; otherwise as [`create`].
+pub(crate) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
+    check_name(name)?;
+    let (size, len) = (whole_pages(size)?, whole_pages(len)?);
+    match place.backend {
+        Backend::Posix | Backend::Mmap => file::create_sparse(place, name, size, len),
+        Backend::Memfd => memfd::create_sparse(place, name, size, len),
+        Backend::None => none::create(place, name, size),
+        backend => Err(BackendError::Unsupported {
+            backend,
+            reason: "its segments have one size for good: use posix, mmap or memfd to grow",
+        }),
+    }
+}
+
 /// The object `name`, made if it is absent: for an object with a well-known name that several
 /// processes bring up together. All of them get the same one.
 ///

@@ -12,7 +12,7 @@ use shm_core::{Reserved, shm_sync};
 use std::sync::Arc;
 
 /// Raised with every change of the layout or of its meaning.
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 
 /// What the creator chose. Written once, before the header says that the domain is ready; read once
 /// by each process.
@@ -39,6 +39,7 @@ const FINGERPRINT: u64 = combine(&[
         reserved: Reserved<6>,
     }),
     crate::control::FINGERPRINT,
+    crate::growth::FINGERPRINT,
     Table::bytes_for(0),
     Table::bytes_for(1),
 ]);

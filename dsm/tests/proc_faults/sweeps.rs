@@ -1,8 +1,8 @@
 //! Each operation of a domain, with every error at every call.
 use crate::on_each_backend;
 use crate::scene::{Holds, Operation, SIZE, Scene, inherit};
-use dsm::Domain;
 use dsm::backend::Backend;
+use dsm::{Domain, SegmentOptions};
 use shm_testkit::fault::Footprint;
 use std::convert::Infallible;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 
 on_each_backend! {
     opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
-    taking_over_from_the_dead, creating, attaching, attaching_to_read, detaching,
+    taking_over_from_the_dead, creating, attaching, attaching_to_read, growing, detaching,
     destroying_by_detaching, pinning, unpinning, reaping, leaving, leaving_as_the_last, destroying,
     handing_over, being_handed_over,
 }
@@ -141,6 +141,31 @@ fn attaching_to_read(args: &[String]) {
         },
         perform: |_: &Scene, (_, second, handle): &mut (Domain, Domain, _)| {
             second.attach_read_only(*handle)
+        },
+    };
+    operation.survives(backend(args));
+}
+
+/// Every other error of growing leaves it as long as it was.
+fn growing(args: &[String]) {
+    if backend(args) == Backend::Sysv {
+        return;
+    }
+    let operation = Operation {
+        name: "grow and shrink",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| {
+            let domain = scene.open();
+            let options = SegmentOptions::growable(8 * SIZE);
+            let segment = domain.create_segment_with(SIZE, options).unwrap();
+            (segment, domain)
+        },
+        perform: |_: &Scene, (segment, _): &mut (dsm::Segment, Domain)| {
+            let before = segment.len();
+            let grown = segment.grow(4 * SIZE);
+            let now = segment.current().unwrap().len() as u64;
+            assert_eq!(now, *grown.as_ref().unwrap_or(&before));
+            grown.and_then(|_| segment.shrink(SIZE))
         },
     };
     operation.survives(backend(args));
