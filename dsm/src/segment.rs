@@ -1,5 +1,5 @@
 //! A segment as this process has it: attached, for as long as anybody here uses its memory.
-use crate::backend::pages;
+use crate::backend::{BackendError, HugePages, PageUsage, huge, pages};
 use crate::control::{Control, PinError};
 use crate::handle::SegmentHandle;
 use shm_core::Region;
@@ -188,6 +188,52 @@ impl Segment {
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
         check(&self.attachment.mapping)
+    }
+
+    /// Makes the page tables' entries for all of it, so that no first touch takes a page fault in
+    /// this process. Its memory is there in any case.
+    ///
+    /// # Errors
+    /// [`BackendError`] where the system cannot (before Linux 5.14, for one).
+    pub fn prefault(&self) -> Result<(), BackendError> {
+        huge::prefault(self.view().region())
+    }
+
+    /// How much of it is mapped in this process now, and in what pages: what came of
+    /// [`SegmentOptions::huge_pages`] and [`SegmentOptions::prefault`]. Reads `/proc/self/smaps`.
+    ///
+    /// ```
+    /// use dsm::backend::HugePages;
+    /// use dsm::{Domain, DomainConfig, SegmentOptions};
+    /// # let name = format!("doc-usage-{}", std::process::id());
+    /// let domain = Domain::open(DomainConfig::new(&name))?;
+    /// let options = SegmentOptions { huge_pages: HugePages::Advised, ..Default::default() };
+    /// let segment = domain.create_segment_with(4 << 20, options)?;
+    /// segment.prefault()?;
+    /// let usage = segment.page_usage()?;
+    /// println!("{} bytes in huge pages", usage.transparent + usage.pool);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where there is no `/proc`.
+    pub fn page_usage(&self) -> std::io::Result<PageUsage> {
+        huge::usage(self.view().region())
+    }
+
+    /// What there is of it now, as far as its head can be believed.
+    fn view(&self) -> Arc<Mapping> {
+        self.current().unwrap_or_else(|_corrupt| self.attachment.mapping.clone())
+    }
+
+    /// As the options say, and as far as the system goes along.
+    pub(crate) fn set_up(&self, pages: HugePages, prefault: bool) {
+        if pages != HugePages::Unasked {
+            huge::advise(self.view().region());
+        }
+        if prefault && let Err(error) = self.prefault() {
+            tracing::warn!(segment = %self.handle(), %error, "cannot prefault");
+        }
     }
 
     /// The memory, for as long as the segment is held.

@@ -4,6 +4,7 @@
 //! [`receive_fd`], [`open_fd`]), or inherited ([`Object::fd`]). The seals keep a peer from cutting
 //! it off under our feet; [`open_fd`] maps nothing that lacks them. It is not bound by the size of
 //! `/dev/shm`.
+use super::huge;
 use super::pages::{self, Subject};
 use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
@@ -50,6 +51,19 @@ pub(super) fn create_sparse(
     }
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)
+}
+
+/// Of the pool's pages, of which there have to be enough.
+pub(super) fn create_huge(place: &Place, name: &str, size: u64) -> Option<Object> {
+    let (page, free) = huge::pool()?;
+    let len = size.checked_next_multiple_of(page).filter(|len| *len > 0 && len / page <= free)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let fd = memfd_create(name, flags).ok()?;
+    // Takes the pages from the pool: who comes too late gets an error here, and no SIGBUS.
+    let subject = subject(name);
+    pages::reserve_sparse(fd.as_fd(), len, len, subject).ok()?;
+    fcntl_add_seals(&fd, SEALS).ok()?;
+    map(fd, place.clone(), name).ok()
 }
 
 pub(super) fn open(_place: &Place, _name: &str) -> Result<Option<Object>, BackendError> {

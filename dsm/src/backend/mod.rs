@@ -21,6 +21,7 @@
 //! which then is a SIGBUS. Only `memfd` is safe from that. `portable` promises less (see there).
 mod error;
 mod file;
+pub(crate) mod huge;
 pub mod memfd;
 mod none;
 mod object;
@@ -36,6 +37,7 @@ use none as portable;
 
 pub use error::{BackendError, UnknownBackend};
 pub use file::POSIX_DIRECTORY;
+pub use huge::{HugePages, PageUsage};
 pub use object::{Identity, Object};
 pub use read::{ReadOnly, ReadView, open_read_only};
 pub use rights::Rights;
@@ -233,6 +235,14 @@ pub(crate) fn create_sparse(
             backend,
             reason: "its segments have one size for good: use posix, mmap or memfd to grow",
         }),
+    }
+}
+
+/// As [`create`], of the system's pool of huge pages; `None` where that cannot be.
+pub(crate) fn create_huge(place: &Place, name: &str, size: u64) -> Option<Object> {
+    match place.backend {
+        Backend::Memfd => memfd::create_huge(place, name, size),
+        _ => None,
     }
 }
 

@@ -110,7 +110,7 @@ impl Domain {
     /// # If a process dies here
     /// The slot names it; who cleans up after it removes what was made.
     pub fn create_segment(&self, size: u64) -> Result<Segment, CreateError> {
-        self.presence.create(size, SegmentOptions::default())
+        self.presence.create(size, self.presence.options())
     }
 
     /// As [`create_segment`](Domain::create_segment), with options. One that can grow

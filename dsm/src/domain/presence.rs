@@ -4,7 +4,7 @@ use super::error::{AttachError, CreateError, OpenError};
 use super::names::Ticket;
 use super::shared::Sizes;
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, Object, ReadOnly, memfd};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
 use crate::control::{Actor, Control, GROWABLE, Objects, PinError};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
@@ -26,6 +26,9 @@ pub(super) struct Presence {
     pub(super) member: Arc<Member>,
     pub(super) kept: Arc<Kept>,
     segments_max: u32,
+    /// This process's own, for what it creates and attaches to.
+    huge_pages: HugePages,
+    prefault: bool,
     /// The threads of this process share one bit in each set, so one at a time sets and clears it.
     mine: Mutex<Mine>,
     /// Something has been mapped or unmapped.
@@ -140,10 +143,27 @@ impl Presence {
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
         let ticket = Mutex::new(Some(Ticket::new(&system)));
-        let presence =
-            Presence { system, table, member, kept, segments_max, mine, settled, ticket };
+        let (huge_pages, prefault) = (config.huge_pages, config.prefault);
+        let presence = Presence {
+            system,
+            table,
+            member,
+            kept,
+            segments_max,
+            huge_pages,
+            prefault,
+            mine,
+            settled,
+            ticket,
+        };
         presence.reap();
         Ok(Arrival::In(presence))
+    }
+
+    /// What this process chose for all of its segments.
+    pub(super) fn options(&self) -> SegmentOptions {
+        let (huge_pages, prefault) = (self.huge_pages, self.prefault);
+        SegmentOptions { huge_pages, prefault, ..SegmentOptions::default() }
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -178,7 +198,11 @@ impl Presence {
             let name = self.system.segment_name(handle);
             let made = |size| self.actor().made(handle, size);
             match self.make(&name, size, options, made) {
-                Ok((object, kind)) => return self.publish(handle, object, kind),
+                Ok((object, kind)) => {
+                    let segment = self.publish(handle, object, kind)?;
+                    segment.set_up(options.huge_pages, options.prefault);
+                    return Ok(segment);
+                }
                 // A System V key is a hash, which another name may share.
                 Err(BackendError::AlreadyExists { .. }) => self.abandon(handle),
                 Err(error) => {
@@ -200,6 +224,11 @@ impl Presence {
     ) -> Result<(Object, Kind), BackendError> {
         let place = &self.system.place;
         let Some(max) = options.max_bytes else {
+            if options.huge_pages == HugePages::Pool
+                && let Some(object) = backend::create_huge(place, name, size)
+            {
+                return Ok((object, Kind::Fixed));
+            }
             return Ok((backend::create_noting(place, name, size, made)?, Kind::Fixed));
         };
         let page = page_size();
@@ -301,7 +330,11 @@ impl Presence {
         let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
         drop(mine);
         match self.open(handle, size) {
-            Ok(object) => Ok(Some(self.hold(handle, object, Kind::of(size)))),
+            Ok(object) => {
+                let segment = self.hold(handle, object, Kind::of(size));
+                segment.set_up(self.huge_pages, self.prefault);
+                Ok(Some(segment))
+            }
             Err(error) => {
                 self.detach(handle);
                 Err(error)

@@ -1,7 +1,7 @@
 //! Each operation of a domain, with every error at every call.
 use crate::on_each_backend;
 use crate::scene::{Holds, Operation, SIZE, Scene, inherit};
-use dsm::backend::Backend;
+use dsm::backend::{Backend, HugePages};
 use dsm::{Domain, SegmentOptions};
 use shm_testkit::fault::Footprint;
 use std::convert::Infallible;
@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 
 on_each_backend! {
     opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
-    taking_over_from_the_dead, creating, attaching, attaching_to_read, growing, detaching,
-    destroying_by_detaching, pinning, unpinning, reaping, leaving, leaving_as_the_last, destroying,
-    handing_over, being_handed_over,
+    taking_over_from_the_dead, creating, creating_with_huge_pages, attaching, attaching_to_read,
+    growing, detaching, destroying_by_detaching, pinning, unpinning, reaping, leaving,
+    leaving_as_the_last, destroying, handing_over, being_handed_over,
 }
 
 fn backend(args: &[String]) -> Backend {
@@ -112,6 +112,21 @@ fn creating(args: &[String]) {
         holds: Holds::Same,
         prepare: |scene: &Scene| scene.open(),
         perform: |_: &Scene, domain: &mut Domain| domain.create_segment(SIZE),
+    };
+    operation.survives(backend(args));
+}
+
+/// What was only asked for may be refused at any call.
+fn creating_with_huge_pages(args: &[String]) {
+    let operation = Operation {
+        name: "create with huge pages, prefaulted",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| scene.open(),
+        perform: |_: &Scene, domain: &mut Domain| {
+            let huge_pages = HugePages::Pool;
+            let options = SegmentOptions { huge_pages, prefault: true, ..Default::default() };
+            domain.create_segment_with(SIZE, options)
+        },
     };
     operation.survives(backend(args));
 }
