@@ -49,6 +49,9 @@ pub mod control;
 // The registry's rows: which name leads to what, and who makes what is not there yet.
 pub mod registry;
 
+// `Growth`: the length of a growable segment.
+pub mod growth;
+
 // `Segment`: a segment as this process has it.
 mod segment;
 
@@ -63,6 +66,7 @@ pub use domain::{
     AttachError, CreateError, DestroyError, Domain, DomainConfig, HandOverError, Inheritance,
     NameState, Names, OpenError,
 };
+pub use growth::GrowError;
 pub use handle::{ParseHandleError, SegmentHandle};
 pub use named::{EntryInfo, Named, NamedError, NamedSpec, RemoveError};
-pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};
+pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment, SegmentOptions};

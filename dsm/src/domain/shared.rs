@@ -41,6 +41,7 @@ const FINGERPRINT: u64 = combine(&[
     }),
     crate::control::FINGERPRINT,
     registry::FINGERPRINT,
+    crate::growth::FINGERPRINT,
     Table::bytes_for(0),
     Table::bytes_for(1),
 ]);
