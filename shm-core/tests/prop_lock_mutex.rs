@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use shm_core::lock::mutex::{LockError, Mutex, MutexError, MutexGuard};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
-use shm_core::sync::{AtomicU64, Ordering::Relaxed};
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -290,4 +290,26 @@ fn a_sleeper_looks_for_itself() {
         })
     });
     assert!(taken);
+}
+
+/// Who slept left a sign at the event; giving up and cleaning up take it away, for they wake.
+#[test]
+fn who_gives_up_or_cleans_up_wakes_who_sleeps() {
+    let world = world();
+    let [me, peer] = [(); 2].map(|()| world.table.join().unwrap());
+    let freed: &AtomicU32 = world.mapping.region().share(AT + 16).unwrap();
+    let somebody_sleeps = || freed.load(Relaxed) & 1 == 1;
+    for cleans_up in [false, true] {
+        let guard = world.mutex.lock(&peer).unwrap();
+        let soon = Instant::now() + Duration::from_millis(1);
+        assert!(matches!(world.mutex.lock_until(&me, soon), Err(LockError::TimedOut)));
+        assert!(somebody_sleeps());
+        if cleans_up {
+            std::mem::forget(guard);
+            world.mutex.clean_up(peer.id());
+        } else {
+            drop(guard);
+        }
+        assert!(!somebody_sleeps(), "cleans up: {cleans_up}");
+    }
 }
