@@ -17,6 +17,8 @@ struct World {
     table: Table,
     area: Area,
     words: MappedSlice<AtomicU64>,
+    /// For each word whether its block may be freed: its maker's call has returned.
+    made: MappedSlice<AtomicU64>,
     members: Vec<Arc<Member>>,
 }
 
@@ -26,7 +28,7 @@ fn nothing(_: NonNull<u8>) {}
 fn world(members: u32, pages: u64, heaps: u32) -> World {
     let seats = members + 1;
     let words_at = Table::bytes_for(seats).next_multiple_of(128);
-    let area_at = words_at + 8 * WORDS.next_multiple_of(16);
+    let area_at = words_at + 2 * 8 * WORDS;
     let config = AreaConfig::tiny(pages, PAGE, heaps);
     let mapping = Mapping::heap((area_at + Area::bytes_for(&config)) as usize);
     // SAFETY: nobody else has the mapping yet.
@@ -34,12 +36,13 @@ fn world(members: u32, pages: u64, heaps: u32) -> World {
     // SAFETY: as above, and the words end before.
     let area = unsafe { Area::create_in_place(&mapping, area_at, &config) }.unwrap();
     let words = MappedSlice::new(&mapping, words_at, WORDS).unwrap();
+    let made = MappedSlice::new(&mapping, words_at + 8 * WORDS, WORDS).unwrap();
     let join = |pid| {
         kernel::become_process(pid);
         table.join().unwrap()
     };
     let members = (1..=members).map(join).collect();
-    World { table, area, words, members }
+    World { table, area, words, made, members }
 }
 
 impl World {
@@ -51,11 +54,12 @@ impl World {
 
     /// A block for a word: nobody else's.
     fn alloc(&self, heap: &Heap, at: usize) {
-        if heap.alloc_to(&self.words[at], SIZE, nothing).is_ok() {
-            let mine = self.words[at].load(Relaxed);
+        if let Ok(mine) = heap.alloc_to(&self.words[at], SIZE, nothing) {
+            let mine = mine.to_bits();
             let others = self.words.iter().enumerate().filter(|(other, _)| *other != at);
             let is_twice = others.map(|(_, word)| word.load(Relaxed)).any(|word| word == mine);
             assert!(!is_twice || is_after_a_lie(), "a block is two words'");
+            self.made[at].store(1, Relaxed);
         }
     }
 
@@ -94,8 +98,8 @@ fn owner(world: &World) -> Process<'_> {
 fn freer(world: &World) -> Process<'_> {
     Process::new("freer", |me| {
         let Some(heap) = world.heap(me) else { return };
-        for word in world.words.iter().take(2) {
-            let freed = word.load(Relaxed) == 0 || heap.free_from(word).is_ok();
+        for (word, made) in world.words.iter().zip(world.made.iter()).take(2) {
+            let freed = made.load(Relaxed) == 0 || heap.free_from(word).is_ok();
             assert!(freed || is_after_a_lie());
         }
     })
