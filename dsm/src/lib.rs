@@ -40,6 +40,9 @@ pub mod backend;
 // `Toc`: a table of contents inside a segment.
 pub mod toc;
 
+// `Area`: a heap in shared memory, of blocks taken and freed by several processes.
+pub mod area;
+
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
 
