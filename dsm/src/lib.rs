@@ -40,8 +40,14 @@ pub mod backend;
 // `Toc`: a table of contents inside a segment.
 pub mod toc;
 
+// `Area`: a heap in shared memory, of blocks taken and freed by several processes.
+pub mod area;
+
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
+
+// `Hash`: a hash table that several processes share, found and changed without a lock.
+pub mod hash;
 
 // `Segment`: a segment as this process has it.
 mod segment;
