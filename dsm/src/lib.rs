@@ -52,6 +52,9 @@ pub mod registry;
 // `Growth`: the length of a growable segment.
 pub mod growth;
 
+// `Hash`: a hash table that several processes share, found and changed without a lock.
+pub mod hash;
+
 // `Segment`: a segment as this process has it.
 mod segment;
 

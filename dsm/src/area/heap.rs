@@ -1,11 +1,11 @@
 //! `Heap`: what one thread allocates and frees with.
 use super::class::{ALIGN_MAX, CLASSES};
 use super::error::{AllocError, AreaError, FreeError};
-use super::order::in_order;
 use super::reap::leave_row;
 use super::shared::{Intent, Kind, Owner, Page, Row};
 use super::{Area, AreaPtr, Place};
 use shm_core::participants::Member;
+use shm_core::sync::in_program_order;
 use shm_core::sync::{AtomicU64, Ordering};
 use std::alloc::Layout;
 use std::cell::RefCell;
@@ -154,7 +154,7 @@ impl Heap {
             None => self.begin_run(&mut state, size, at),
         };
         let block = block.ok_or(AllocError::OutOfMemory { size })?;
-        in_order();
+        in_program_order();
         // If `init` panics, the block is free again.
         let undo = Undo(self);
         // It lies in the pages, as does all of its span or run.
@@ -163,7 +163,7 @@ impl Heap {
         init(address);
         // Pairs with the caller's Acquire: the block's contents, its bit and its page's word.
         to.store(block.to_bits(), Ordering::Release);
-        in_order();
+        in_program_order();
         std::mem::forget(undo);
         self.row().set(Intent::NONE);
         Ok(block)
@@ -177,9 +177,9 @@ impl Heap {
     fn intend(&self, intent: Intent, destination: u64) {
         // Relaxed: the reaper's, by the proof of the death.
         self.row().destination.store(destination, Ordering::Relaxed);
-        in_order();
+        in_program_order();
         self.row().set(intent);
-        in_order();
+        in_program_order();
     }
 
     /// A block of a span of ours, with the intent to link it.
@@ -233,7 +233,7 @@ impl Heap {
         match self.take_pages(state, shape.pages) {
             Some(page) => {
                 self.area.descriptor(page).clear(shape);
-                in_order();
+                in_program_order();
                 self.area.write(page, Page::span(self.me, class));
                 state.own(page, class);
                 state.ready(page, class);
@@ -368,7 +368,7 @@ impl Heap {
         if let Some((from, _)) = from {
             // Relaxed: there is nothing behind 0.
             from.store(0, Ordering::Relaxed);
-            in_order();
+            in_program_order();
         }
         match place {
             Place::Block { page, word, index } => {
@@ -379,7 +379,7 @@ impl Heap {
                 } else {
                     descriptor.mark_freed(index);
                 }
-                in_order();
+                in_program_order();
                 self.row().set(Intent::NONE);
                 if is_own {
                     self.after_own_free(&mut state, page, word.class());
@@ -388,7 +388,7 @@ impl Heap {
             Place::Run { page, word } => {
                 let taken = Page::taken(self.me);
                 let is_mine = self.area.claim(page, word, taken);
-                in_order();
+                in_program_order();
                 self.row().set(Intent::NONE);
                 if !is_mine {
                     return Err(FreeError::DoubleFree(ptr.to_bits()));

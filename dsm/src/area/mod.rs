@@ -68,7 +68,6 @@ mod class;
 mod error;
 mod heap;
 mod map;
-mod order;
 mod ptr;
 mod reap;
 mod shared;

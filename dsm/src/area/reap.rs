@@ -1,9 +1,9 @@
 //! After a death: what was begun is ended or undone, and what was the dead one's is anybody's.
-use super::order::in_order;
 use super::ptr::{AreaPtr, MARKS};
 use super::shared::{Intent, Kind, Owner, Page, Row};
 use super::{Area, Place};
 use shm_core::participants::ParticipantId;
+use shm_core::sync::in_program_order;
 use shm_core::sync::{AtomicU64, Ordering};
 
 /// What a dead participant had left.
@@ -88,10 +88,10 @@ impl Area {
                     let _ = word.compare_exchange(held, 0, relaxed, relaxed);
                 }
             }
-            in_order();
+            in_program_order();
             self.drop_block(block, owner);
         }
-        in_order();
+        in_program_order();
         row.set(Intent::NONE);
         true
     }

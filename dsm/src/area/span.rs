@@ -1,9 +1,9 @@
 //! The blocks of a span: one bit each that its owner writes, and one that all others set.
 use super::class::Shape;
-use super::order::in_order;
 use super::shared::{Descriptor, Owner, Page, WORDS};
 use super::{Area, Place};
 use shm_core::sync::Ordering;
+use shm_core::sync::in_program_order;
 
 /// A block's bit: which word, which bit of it.
 #[inline]
@@ -134,7 +134,7 @@ impl Area {
             // Relaxed, both: whoever has the block next has it from us.
             let word = &descriptor.allocated[at];
             word.store(word.load(Ordering::Relaxed) & !back, Ordering::Relaxed);
-            in_order();
+            in_program_order();
             descriptor.freed[at].fetch_and(!back, Ordering::Relaxed);
         }
         any

@@ -20,3 +20,8 @@ pub use explored::*;
 pub use shm_testkit::model::{AtomicU32, AtomicU64, fence, spin_loop, yield_now};
 
 pub use core::sync::atomic::Ordering;
+
+/// Of models: there each access takes place in its turn.
+#[cfg(any(shm_loom, shm_explore))]
+#[inline]
+pub fn in_program_order() {}
