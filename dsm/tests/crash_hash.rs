@@ -237,7 +237,7 @@ fn moves() -> Case {
     Case {
         name: "moves",
         covers: &["dsm::hash::Hash::insert", "dsm::hash::Hash::settle"],
-        before: (0..8).map(|n| Op::Insert(n % 2 * HIGH | KEY | n, n)).collect(),
+        before: (0..8).map(|n| Op::Insert((n % 2 * HIGH) | KEY | n, n)).collect(),
         ops: vec![Op::Insert(KEY | 8, 8), Op::Delete(HIGH | KEY | 1), Op::Settle],
     }
 }
@@ -312,7 +312,7 @@ impl Scenario for Lives {
     fn operate(&self, model: &Arc<Model>, (): &mut (), notes: &Notes) {
         let mut hash = model::handle(model, DOOMED, 0);
         for name in 0..9 {
-            hash.insert(&key(name % 2 * HIGH | KEY | name), &key(name)).unwrap();
+            hash.insert(&key((name % 2 * HIGH) | KEY | name), &key(name)).unwrap();
         }
         let mut other = model::handle(model, RECOVERER, 0);
         other.delete(&key(KEY)).unwrap();

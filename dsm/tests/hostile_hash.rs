@@ -90,7 +90,7 @@ fn use_it(trials: &Trials, seed: u64, plain: &Arc<Plain>, name: u64) -> bool {
         trials.call(seed, "update", || hash.update(&key, b""));
         trials.call(seed, "compare_update", || hash.compare_update(&key, b"", b"x"));
         trials.call(seed, "compare_delete", || hash.compare_delete(&key, b"y"));
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             trials.call(seed, "delete", || hash.delete(&key));
         }
     }
@@ -106,7 +106,7 @@ fn use_it(trials: &Trials, seed: u64, plain: &Arc<Plain>, name: u64) -> bool {
     }
     trials.call(seed, "verify", || hash.verify());
     trials.call(seed, "drop", || drop(hash));
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         let place = AtomicU64::new(name);
         // SAFETY: nobody else is attached.
         trials.call(seed, "destroy", || unsafe { Hash::destroy(plain.ground(1), &place) });

@@ -105,7 +105,7 @@ fn again<R>(mut call: impl FnMut() -> Result<R, HashError>) -> R {
 }
 
 fn key(worker: u64, number: u64) -> [u8; 8] {
-    (worker << 32 | number % KEYS).to_le_bytes()
+    ((worker << 32) | (number % KEYS)).to_le_bytes()
 }
 
 fn value(number: u64) -> Vec<u8> {

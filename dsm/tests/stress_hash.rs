@@ -64,7 +64,7 @@ fn changes(hash: &mut Handle, thread: u64, end: Instant) -> u64 {
                 }
             }
         }
-        let counter = (1 << 50 | random % COUNTERS).to_le_bytes();
+        let counter = ((1 << 50) | (random % COUNTERS)).to_le_bytes();
         let had = get(hash, u64::from_le_bytes(counter)).unwrap();
         let new = (had + 1).to_le_bytes();
         raised += u64::from(again(|| hash.compare_update(&counter, &had.to_le_bytes(), &new)));

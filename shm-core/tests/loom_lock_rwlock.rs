@@ -88,13 +88,17 @@ impl<const N: usize> World<N> {
     fn does(&self, me: &Member, what: Does) {
         loop {
             let done = match what {
-                Does::Read => self.lock.read(me).map(|_share| drop(self.guarded.look())),
+                Does::Read => self.lock.read(me).map(|_share| _ = self.guarded.look()),
                 Does::Write => self.lock.write(me).map(|_right| self.guarded.count()),
                 Does::TryRead => self.lock.try_read(me).map(|share| {
-                    share.map_or(0, |_share| self.guarded.look());
+                    if share.is_some() {
+                        self.guarded.look();
+                    }
                 }),
                 Does::TryWrite => self.lock.try_write(me).map(|right| {
-                    right.map_or((), |_right| self.guarded.count());
+                    if right.is_some() {
+                        self.guarded.count();
+                    }
                 }),
             };
             match done {
@@ -177,7 +181,7 @@ fn one_cleans_up(held: Does) -> impl Fn([Life; 2]) + Send + Sync + Copy + 'stati
         let process = become_process(1);
         if let Does::Read = held {
             let share = lock.read(me);
-            drop(world.guarded.read());
+            let _ = world.guarded.read();
             std::mem::forget(share);
         } else if let Ok(right) = lock.write(me) {
             world.guarded.write(0, 7);

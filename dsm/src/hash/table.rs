@@ -120,6 +120,7 @@ impl<'g> Table<'g> {
     }
 
     #[inline(always)]
+    #[allow(clippy::unnecessary_min_or_max, reason = "in a model a piece is one line")]
     fn piece_log2(&self) -> u32 {
         self.lines_log2.min(PIECE_LOG2)
     }

@@ -123,55 +123,74 @@ impl Kind {
         if is_repeated {
             return Kind::Repeated;
         }
-        if is_quiet(&bytes[prefixes..], repeats) { Kind::Quiet } else { Kind::Other }
+        // A REX prefix, the last one, may make r12 of the stack pointer, or of no index.
+        let is_plain = !bytes[..prefixes].last().is_some_and(|b| b & 0xf0 == 0x40 && b & 3 != 0);
+        let code = Code { bytes: &bytes[prefixes..], repeats, is_plain };
+        if code.is_quiet() { Kind::Quiet } else { Kind::Other }
     }
 }
 
-/// Whether an instruction without its prefixes is one of those, and surely: the common ones that
-/// load, compute and jump. The opcode maps are those of the Intel manual, volume 2, appendix A.
-fn is_quiet(code: &[u8], repeats: bool) -> bool {
-    let at = |nth: usize| code.get(nth).copied();
-    let (Some(opcode), next) = (at(0), at(1)) else { return false };
-    let own = || next.is_some_and(|modrm| is_own(modrm, at(2)));
-    let group = next.map(|modrm| modrm >> 3 & 7);
-    match opcode {
-        0x0f => next.is_some_and(|second| is_quiet_0f(second, at(2), at(3), repeats)),
-        // Arithmetic: to memory, from memory, with a constant; `cmp` keeps its result to itself.
-        0x38..=0x3d => true,
-        0x00..=0x3f if opcode & 7 < 2 => own(),
-        0x00..=0x3f if opcode & 7 < 6 => true,
-        0x50..=0x5f | 0x63 | 0x68..=0x6b | 0x70..=0x7f => true,
-        0x80 | 0x81 | 0x83 => group == Some(7) || own(),
-        0x84 | 0x85 | 0x8a | 0x8b | 0x8d => true,
-        0x86..=0x89 => own(),
-        0x90..=0x99 | 0xa8 | 0xa9 | 0xb0..=0xbf => true,
-        0xc0 | 0xc1 | 0xc6 | 0xc7 | 0xd0..=0xd3 => own(),
-        0xc2 | 0xc3 | 0xc9 | 0xe8 | 0xe9 | 0xeb => true,
-        // Test, multiply, divide; the others store.
-        0xf6 | 0xf7 => !matches!(group, Some(2 | 3) | None) || own(),
-        0xfe => own(),
-        // Call, jump, push; the others store.
-        0xff => matches!(group, Some(2 | 4 | 6)) || own(),
-        _ => false,
-    }
+/// An instruction without its prefixes, and what is to be known of these.
+struct Code<'a> {
+    bytes: &'a [u8],
+    repeats: bool,
+    /// The stack pointer is meant where it is named.
+    is_plain: bool,
 }
 
-/// The same behind 0x0f. Without a prefix for repeats 0x7e stores, with one it may load.
-fn is_quiet_0f(opcode: u8, modrm: Option<u8>, sib: Option<u8>, repeats: bool) -> bool {
-    match opcode {
-        0x10 | 0x12 | 0x14..=0x16 | 0x28 | 0x2e | 0x2f | 0x51..=0x6f | 0x70 | 0x74..=0x76 => true,
-        0x1e | 0x1f | 0x40..=0x4f | 0x80..=0x8f | 0xa2 | 0xa3 | 0xaf => true,
-        0xb6 | 0xb7 | 0xb8 | 0xbc..=0xbf | 0xc8..=0xcf => true,
-        0x7e if repeats => true,
-        0x11 | 0x29 | 0x7e | 0x7f | 0x90..=0x9f | 0xd6 => modrm.is_some_and(|m| is_own(m, sib)),
-        0xd0..=0xef => opcode != 0xe7,
-        _ => false,
+impl Code<'_> {
+    fn at(&self, nth: usize) -> Option<u8> {
+        self.bytes.get(nth).copied()
     }
-}
 
-/// Whether what it names is a register, or a place at a constant distance from the stack pointer.
-fn is_own(modrm: u8, sib: Option<u8>) -> bool {
-    modrm >> 6 == 3 || (modrm & 7 == 4 && sib == Some(0x24))
+    /// Whether it is one of those that store nothing, and surely: the common ones that load, compute
+    /// and jump. The opcode maps are those of the Intel manual, volume 2, appendix A.
+    fn is_quiet(&self) -> bool {
+        let (Some(opcode), next) = (self.at(0), self.at(1)) else { return false };
+        let own = || self.is_own(1);
+        let group = next.map(|modrm| modrm >> 3 & 7);
+        match opcode {
+            0x0f => next.is_some_and(|second| self.is_quiet_0f(second)),
+            // Arithmetic: to memory, from memory, with a constant; `cmp` keeps its result to itself.
+            0x38..=0x3d => true,
+            0x00..=0x3f if opcode & 7 < 2 => own(),
+            0x00..=0x3f if opcode & 7 < 6 => true,
+            0x50..=0x5f | 0x63 | 0x68..=0x6b | 0x70..=0x7f => true,
+            0x80 | 0x81 | 0x83 => group == Some(7) || own(),
+            0x84 | 0x85 | 0x8a | 0x8b | 0x8d => true,
+            0x86..=0x89 => own(),
+            0x90..=0x99 | 0xa8 | 0xa9 | 0xb0..=0xbf => true,
+            0xc0 | 0xc1 | 0xc6 | 0xc7 | 0xd0..=0xd3 => own(),
+            0xc2 | 0xc3 | 0xc9 | 0xe8 | 0xe9 | 0xeb => true,
+            // Test, multiply, divide; the others store.
+            0xf6 | 0xf7 => !matches!(group, Some(2 | 3) | None) || own(),
+            0xfe => own(),
+            // Call, jump, push; the others store.
+            0xff => matches!(group, Some(2 | 4 | 6)) || own(),
+            _ => false,
+        }
+    }
+
+    /// The same behind 0x0f. Without a prefix for repeats 0x7e stores, with one it may load.
+    fn is_quiet_0f(&self, opcode: u8) -> bool {
+        match opcode {
+            0x10 | 0x12 | 0x14..=0x16 | 0x28 | 0x2e | 0x2f | 0x51..=0x70 | 0x74..=0x76 => true,
+            0x1e | 0x1f | 0x40..=0x4f | 0x80..=0x8f | 0xa2 | 0xa3 | 0xaf => true,
+            0xb6 | 0xb7 | 0xb8 | 0xbc..=0xbf | 0xc8..=0xcf => true,
+            0x7e if self.repeats => true,
+            0x11 | 0x29 | 0x7e | 0x7f | 0x90..=0x9f | 0xd6 => self.is_own(2),
+            0xd0..=0xef => opcode != 0xe7,
+            _ => false,
+        }
+    }
+
+    /// Whether what the byte at `modrm` names is a register, or a place at a constant distance from
+    /// the stack pointer.
+    fn is_own(&self, modrm: usize) -> bool {
+        let Some(names) = self.at(modrm) else { return false };
+        let by_stack = names & 7 == 4 && self.at(modrm + 1) == Some(0x24) && self.is_plain;
+        names >> 6 == 3 || by_stack
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +220,8 @@ mod tests {
         for (what, bytes) in [
             ("mov [rdi], rax", &[0x48, 0x89, 0x07][..]),
             ("mov [rsp+rax*8], rcx", &[0x48, 0x89, 0x0c, 0xc4]),
+            ("mov [r12], rdx", &[0x49, 0x89, 0x14, 0x24]),
+            ("mov [rsp+r12], rdx", &[0x4a, 0x89, 0x14, 0x24]),
             ("mov dword [rdi], 0", &[0xc7, 0x07, 0, 0, 0, 0]),
             ("add [rdi], eax", &[0x01, 0x07]),
             ("add byte [rdi], 1", &[0x80, 0x07, 1]),
@@ -229,6 +250,8 @@ mod tests {
             ("mov rax, [rdi]", &[0x48, 0x8b, 0x07][..]),
             ("mov rax, rdi", &[0x48, 0x89, 0xf8]),
             ("mov [rsp+8], rax", &[0x48, 0x89, 0x44, 0x24, 8]),
+            ("mov [rsp+8], r8", &[0x4c, 0x89, 0x44, 0x24, 8]),
+            ("mov [rsp+8], eax", &[0x89, 0x44, 0x24, 8]),
             ("cmp [rdi], rax", &[0x48, 0x39, 0x07]),
             ("cmp byte [rdi], 1", &[0x80, 0x3f, 1]),
             ("test byte [rdi], 1", &[0xf6, 0x07, 1]),
