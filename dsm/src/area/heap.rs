@@ -185,8 +185,9 @@ impl Heap {
     /// A block of a span of ours, with the intent to link it.
     fn begin_block(&self, state: &mut State, class: usize, at: u64) -> Option<AreaPtr> {
         let shape = self.area.inner.classes.shape(class)?;
-        // Each round has one span less that is ready, or one more that is new and has free blocks.
-        for _ in 0..=self.area.pages() {
+        // Each round has one span less that is ready, or finds one that has a free block; so the
+        // bound is for liars.
+        for _ in 0..2 * u64::from(self.area.pages()) + 2 {
             let Some(page) = state.classes[class].ready.last().copied() else {
                 self.find_span(state, class)?;
                 continue;
