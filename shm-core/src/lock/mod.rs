@@ -17,6 +17,8 @@ pub mod latch;
 pub mod mutex;
 pub mod rwlock;
 
+use crate::backoff::Backoff;
+use crate::sync::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A sleeper looks for itself at the word after so long: see [`slice_of`].
@@ -35,6 +37,17 @@ fn model_unwinds() -> bool {
 /// The clock is looked at after each wake-up in vain, too. A model has none.
 fn is_past(deadline: Option<Instant>) -> bool {
     !cfg!(any(shm_loom, shm_explore)) && deadline.is_some_and(|end| end <= Instant::now())
+}
+
+/// Spins a moment; whether the word is another now.
+fn is_changed_soon(word: &AtomicU64, bits: u64) -> bool {
+    let mut backoff = Backoff::new();
+    while !cfg!(any(shm_loom, shm_explore)) && backoff.snooze() {
+        if word.load(Ordering::Relaxed) != bits {
+            return true;
+        }
+    }
+    false
 }
 
 /// How long one sleep on the way to `deadline` lasts.
