@@ -425,7 +425,7 @@ impl Scenario for Careless {
     type Doomed = Doomed;
 
     fn name(&self) -> String {
-        "area, careless".to_owned()
+        "area, planted carelessness".to_owned()
     }
 
     fn operations(&self) -> &'static [&'static str] {

@@ -366,7 +366,10 @@ fn who_makes_it_cleans_up_or_takes_it_away_may_die_anywhere() {
 #[test]
 fn who_cleans_up_may_die_too() {
     Run::new(&changes()).nested().passes();
-    Run::new(&moves()).nested().passes();
+    // With every second death it takes hours; what it recovers is what it recovers above.
+    if std::env::var_os("SHM_DEEP").is_none() {
+        Run::new(&moves()).nested().passes();
+    }
 }
 
 #[test]

@@ -390,7 +390,8 @@ impl<G: Ground> Core<G> {
         let out = own.row.out.load(Ordering::Relaxed);
         if out != 0 {
             let out = self.ground.block_of(out);
-            for table in [tables()?.0, tables()?.1].into_iter().flatten() {
+            let (table, next) = tables()?;
+            for table in [table, next].into_iter().flatten() {
                 self.each_name(&table, |word| {
                     let seen = Word::from_bits(word.load(Ordering::Relaxed));
                     if seen.is_block() && !seen.is_pending() && seen.value() == out {
@@ -398,6 +399,15 @@ impl<G: Ground> Core<G> {
                     }
                     Ok(())
                 })?;
+            }
+            // It may have been one of the tables; the second goes first.
+            if let (Some(table), Some(next)) = (table, next)
+                && next.block == out
+            {
+                table.head.next.store(0, Ordering::Relaxed);
+            }
+            if table.is_some_and(|table| table.block == out) {
+                root.store(0, Ordering::Relaxed);
             }
         }
         for index in 0..self.rows {

@@ -143,15 +143,15 @@ impl Code<'_> {
         self.bytes.get(nth).copied()
     }
 
-    /// Whether it is one of those that store nothing, and surely: the common ones that load, compute
-    /// and jump. The opcode maps are those of the Intel manual, volume 2, appendix A.
+    /// Whether it is one of those that store nothing, and surely: the common ones that load,
+    /// compute and jump. The opcode maps are those of the Intel manual, volume 2, appendix A.
     fn is_quiet(&self) -> bool {
         let (Some(opcode), next) = (self.at(0), self.at(1)) else { return false };
         let own = || self.is_own(1);
         let group = next.map(|modrm| modrm >> 3 & 7);
         match opcode {
             0x0f => next.is_some_and(|second| self.is_quiet_0f(second)),
-            // Arithmetic: to memory, from memory, with a constant; `cmp` keeps its result to itself.
+            // Arithmetic: to memory, from memory, with a constant; `cmp` stores nothing.
             0x38..=0x3d => true,
             0x00..=0x3f if opcode & 7 < 2 => own(),
             0x00..=0x3f if opcode & 7 < 6 => true,
