@@ -146,7 +146,7 @@ fn what_is_no_file_of_ours_is_refused() {
 
         fs::write(&path, [0; 8192]).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        refused(&mut scene, &["mode 644, open to others", "chmod it to 600 or remove it"]);
+        refused(&mut scene, &["has mode 644", "open to others", "change its mode or group"]);
 
         if geteuid().is_root() {
             fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
