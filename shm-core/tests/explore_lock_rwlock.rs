@@ -103,7 +103,7 @@ impl World {
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
     // More than any case has in ordinary runs; deep ones, which have no end, go ten times as far.
-    Scenario::new("rwlock", name).states_at_most(250_000)
+    Scenario::new("rwlock", name).states_at_most(120_000)
 }
 
 fn reads(world: &World) -> Process<'_> {
