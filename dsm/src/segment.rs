@@ -54,9 +54,9 @@ pub enum CheckError {
     Unknown(std::io::Error),
 }
 
-/// Asks the system whether all of `mapping` is there.
-pub(crate) fn check(mapping: &Mapping) -> Result<(), CheckError> {
-    match pages::is_whole(mapping) {
+/// Asks the system whether the first `len` bytes of `mapping` are there.
+pub(crate) fn check(mapping: &Mapping, len: u64) -> Result<(), CheckError> {
+    match pages::is_whole(mapping, len) {
         Ok(true) => Ok(()),
         Ok(false) => Err(CheckError::CutOff { len: mapping.len() as u64 }),
         Err(errno) => Err(CheckError::Unknown(errno.into())),
@@ -170,7 +170,7 @@ impl Segment {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        check(&self.attachment.mapping)
+        check(&self.attachment.mapping, self.len())
     }
 
     /// The memory, for as long as the segment is held.

@@ -17,7 +17,7 @@
 //! was given up (the control segment's header says so), and then open again. The lock goes when
 //! its holder dies; only a holder stopped in those three calls makes others give up, with
 //! [`BackendError::Busy`].
-use super::pages::{self, Subject};
+use super::pages::{self, Extent, Subject};
 use super::{Backend, BackendError, Identity, Object, Place};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, linkat, openat,
@@ -40,14 +40,14 @@ const ROUNDS_MAX: u32 = 1000;
 /// Milliseconds to wait for another remover.
 const LOCK_WAIT_MS_MAX: u32 = 2000;
 
-pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+pub(super) fn create(place: &Place, name: &str, extent: Extent) -> Result<Object, BackendError> {
     let entry = Entry::new(place, name)?;
     if entry.stat()?.is_some() {
         return Err(entry.taken());
     }
     match entry.nameless()? {
-        Some(fd) => entry.fill_and_link(fd, size),
-        None => entry.fill_under_other_name(size),
+        Some(fd) => entry.fill_and_link(fd, extent),
+        None => entry.fill_under_other_name(extent),
     }
 }
 
@@ -55,9 +55,9 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
     let entry = Entry::new(place, name)?;
     for _ in 0..ROUNDS_MAX {
         if let Some(fd) = entry.open()? {
-            return entry.attach(fd.as_fd(), size);
+            return entry.attach(fd.as_fd(), Extent::whole(size));
         }
-        match create(place, name, size) {
+        match create(place, name, Extent::whole(size)) {
             Err(BackendError::AlreadyExists { .. }) => {}
             made => return made,
         }
@@ -68,7 +68,7 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
 pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
     let entry = Entry::new(place, name)?;
     match entry.open()? {
-        Some(fd) => entry.attach(fd.as_fd(), 0).map(Some),
+        Some(fd) => entry.attach(fd.as_fd(), Extent::whole(0)).map(Some),
         None => Ok(None),
     }
 }
@@ -151,8 +151,8 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn fill_and_link(&self, fd: OwnedFd, size: u64) -> Result<Object, BackendError> {
-        let object = self.attach(fd.as_fd(), size)?;
+    fn fill_and_link(&self, fd: OwnedFd, extent: Extent) -> Result<Object, BackendError> {
+        let object = self.attach(fd.as_fd(), extent)?;
         // Links a file known by its descriptor; the direct way (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
         match linkat(CWD, source, &self.directory, self.name, AtFlags::SYMLINK_FOLLOW) {
@@ -161,14 +161,14 @@ impl<'a> Entry<'a> {
             Err(_) => {
                 // No /proc, for one. First give back what was reserved.
                 drop((object, fd));
-                self.fill_under_other_name(size)
+                self.fill_under_other_name(extent)
             }
         }
     }
 
-    fn fill_under_other_name(&self, size: u64) -> Result<Object, BackendError> {
+    fn fill_under_other_name(&self, extent: Extent) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
-        let filled = self.attach(fd.as_fd(), size).and_then(|object| {
+        let filled = self.attach(fd.as_fd(), extent).and_then(|object| {
             self.link(&temporary)?;
             Ok(object)
         });
@@ -228,18 +228,18 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Maps the file, made at least `size_min` bytes long.
-    fn attach(&self, fd: BorrowedFd<'_>, size_min: u64) -> Result<Object, BackendError> {
+    /// Maps the file, made at least `least` long.
+    fn attach(&self, fd: BorrowedFd<'_>, least: Extent) -> Result<Object, BackendError> {
         let mut stat = self.fstat(fd)?;
         let name = self.name.to_owned();
         if stat.st_mode & MODE_OF_OTHERS != 0 {
             return Err(BackendError::OpenToOthers { name, mode: stat.st_mode & 0o777 });
         }
-        if (stat.st_size as u64) < size_min {
-            pages::reserve(fd, size_min, self.subject())?;
+        if (stat.st_size as u64) < least.len {
+            pages::reserve_extent(fd, least, self.subject())?;
             stat = self.fstat(fd)?;
         }
-        let (len, expected) = (stat.st_size as u64, size_min.max(1));
+        let (len, expected) = (stat.st_size as u64, least.len.max(1));
         if len < expected {
             return Err(BackendError::Truncated { name, len, expected });
         }

@@ -4,7 +4,7 @@
 //! [`receive_fd`], [`open_fd`]), or inherited ([`Object::fd`]). The seals keep a peer from cutting
 //! it off under our feet; [`open_fd`] maps nothing that lacks them. It is not bound by the size of
 //! `/dev/shm`.
-use super::pages::{self, Subject};
+use super::pages::{self, Extent, Subject};
 use super::{Backend, BackendError, Identity, Object, Place};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, FdFlags, IoSlice, IoSliceMut, fcntl_setfd, retry_on_intr};
@@ -19,7 +19,7 @@ use std::os::unix::net::UnixStream;
 /// Nobody can shorten it, lengthen it, or seal it further (against writing, for one).
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+pub(super) fn create(place: &Place, name: &str, extent: Extent) -> Result<Object, BackendError> {
     let subject = subject(name);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -34,7 +34,7 @@ pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, Bac
         },
         errno => subject.error("memfd_create", errno),
     })?;
-    pages::reserve(fd.as_fd(), size, subject)?;
+    pages::reserve_extent(fd.as_fd(), extent, subject)?;
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)
 }

@@ -36,6 +36,7 @@ pub use error::{BackendError, UnknownBackend};
 pub use file::POSIX_DIRECTORY;
 pub use object::{Identity, Object};
 
+use pages::Extent;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -186,6 +187,17 @@ pub fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendErr
     create_noting(place, name, size, |_| ())
 }
 
+/// As [`create`], with memory behind the first `filled` bytes only: [`pages::populate`] puts it
+/// behind the rest.
+pub(crate) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    filled: u64,
+) -> Result<Object, BackendError> {
+    create_extent(place, name, Extent { len: size, filled }, |_| ())
+}
+
 /// As [`create`]; calls `made` with its size as soon as the object bears its name, where it does so
 /// before it is complete (`sysv`).
 pub(crate) fn create_noting(
@@ -194,14 +206,25 @@ pub(crate) fn create_noting(
     size: u64,
     made: impl FnOnce(u64),
 ) -> Result<Object, BackendError> {
+    create_extent(place, name, Extent::whole(size), made)
+}
+
+fn create_extent(
+    place: &Place,
+    name: &str,
+    extent: Extent,
+    made: impl FnOnce(u64),
+) -> Result<Object, BackendError> {
     check_name(name)?;
-    let size = whole_pages(size)?;
+    let (len, filled) = (whole_pages(extent.len)?, whole_pages(extent.filled)?);
+    let extent = Extent { len, filled: filled.min(len) };
     match place.backend {
-        Backend::Posix | Backend::Mmap => file::create(place, name, size),
-        Backend::Sysv => sysv::create_noting(place, name, size, made),
-        Backend::Memfd => memfd::create(place, name, size),
-        Backend::Portable => portable::create(place, name, size),
-        Backend::None => none::create(place, name, size),
+        Backend::Posix | Backend::Mmap => file::create(place, name, extent),
+        Backend::Sysv => sysv::create_noting(place, name, extent, made),
+        Backend::Memfd => memfd::create(place, name, extent),
+        // It reserves nothing anyway.
+        Backend::Portable => portable::create(place, name, len),
+        Backend::None => none::create(place, name, len),
     }
 }
 
@@ -225,7 +248,7 @@ pub fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Object, Ba
     match place.backend {
         Backend::Posix | Backend::Mmap => file::open_or_create(place, name, size),
         Backend::Sysv => sysv::open_or_create(place, name, size),
-        Backend::Memfd => memfd::create(place, name, size),
+        Backend::Memfd => memfd::create(place, name, Extent::whole(size)),
         Backend::Portable => portable::open_or_create(place, name, size),
         Backend::None => none::open_or_create(place, name, size),
     }

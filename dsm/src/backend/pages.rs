@@ -1,6 +1,8 @@
 //! From a file to memory that is really there.
 use super::BackendError;
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat, fstatvfs};
+use rustix::fs::{
+    FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat, fstatvfs, ftruncate,
+};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use shm_core::mapping::Mapping;
@@ -32,6 +34,68 @@ impl Subject<'_> {
     }
 }
 
+/// How much memory an object takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Bytes, in whole pages.
+    pub(crate) len: u64,
+    /// With memory behind them from the start: whole pages from the beginning, or all. Behind the
+    /// others [`populate`] puts it.
+    pub(crate) filled: u64,
+}
+
+impl Extent {
+    pub(crate) fn whole(len: u64) -> Extent {
+        Extent { len, filled: len }
+    }
+}
+
+/// Makes the file as long as `extent` says, with memory where it says.
+pub(super) fn reserve_extent(
+    fd: BorrowedFd<'_>,
+    extent: Extent,
+    subject: Subject<'_>,
+) -> Result<(), BackendError> {
+    check_limit(extent.len, subject)?;
+    reserve(fd, extent.filled, subject)?;
+    if extent.filled < extent.len {
+        let lengthen = || ftruncate(fd, extent.len);
+        retry_on_intr(lengthen).map_err(|errno| subject.error("ftruncate", errno))?;
+    }
+    Ok(())
+}
+
+/// Puts memory behind the pages of `mapping` from `from` to `to`, where there is none yet, and
+/// leaves what is there alone. Where that fails with `EFAULT`, there is none and none to be had:
+/// touching it would send SIGBUS.
+pub(crate) fn populate(mapping: &Mapping, from: u64, to: u64) -> Result<(), Errno> {
+    if cfg!(any(shm_loom, shm_explore, miri)) {
+        // Memory there is the model's own, and all there.
+        return Ok(());
+    }
+    let page = rustix::param::page_size();
+    let base = mapping.region().base().as_ptr();
+    let to = (to as usize).min(mapping.len());
+    let begin = base.wrapping_add(from as usize);
+    let begin = begin.wrapping_sub(begin.addr() % page);
+    let len = base.wrapping_add(to).addr().saturating_sub(begin.addr());
+    let touch = || {
+        // SAFETY: pages of a mapping that the caller holds (and, where it does not begin with a
+        // page, what else is on that page); their contents stay as they are.
+        unsafe { madvise(begin.cast(), len, Advice::LinuxPopulateWrite) }
+    };
+    retry_on_intr(touch)
+}
+
+/// Whether [`populate`] works here (Linux 5.14).
+pub(crate) fn can_populate() -> bool {
+    let page = rustix::param::page_size();
+    let here = ptr::from_ref(&page).cast::<u8>();
+    let here = here.wrapping_sub(here.addr() % page).cast_mut();
+    // SAFETY: a page of this thread's stack; its contents stay as they are.
+    unsafe { madvise(here.cast(), page, Advice::LinuxPopulateWrite) }.is_ok()
+}
+
 /// Makes the file at least `size` bytes long, with memory or disk blocks behind each of them.
 ///
 /// Idempotent, and never overwrites: any number of processes may do it to one file, at once, or
@@ -41,14 +105,7 @@ pub(super) fn reserve(
     size: u64,
     subject: Subject<'_>,
 ) -> Result<(), BackendError> {
-    // Asked first, because going over it means SIGXFSZ, which kills.
-    if limit_of(libc::RLIMIT_FSIZE).is_some_and(|limit| size > limit) {
-        return Err(BackendError::LimitReached {
-            name: subject.name.to_owned(),
-            limit: "RLIMIT_FSIZE",
-            remedy: "raise it with `ulimit -f`, or ask for less",
-        });
-    }
+    check_limit(size, subject)?;
     check_room(fd, size, subject)?;
     let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
     let reserved = match in_chunks(size, allocate) {
@@ -63,6 +120,18 @@ pub(super) fn reserve(
             remedy: "ask for less, or choose another directory or backend",
         },
         errno => subject.error("fallocate", errno),
+    })
+}
+
+/// Asked first, because going over it means SIGXFSZ, which kills.
+fn check_limit(size: u64, subject: Subject<'_>) -> Result<(), BackendError> {
+    if limit_of(libc::RLIMIT_FSIZE).is_none_or(|limit| size <= limit) {
+        return Ok(());
+    }
+    Err(BackendError::LimitReached {
+        name: subject.name.to_owned(),
+        limit: "RLIMIT_FSIZE",
+        remedy: "raise it with `ulimit -f`, or ask for less",
     })
 }
 
@@ -153,11 +222,12 @@ pub(super) fn map(
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
 }
 
-/// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An
+/// Whether the last page of the first `len` bytes of `mapping` is still there: who cuts a file off cuts its end off. An
 /// error where the system cannot tell (before Linux 5.14).
-pub(crate) fn is_whole(mapping: &Mapping) -> Result<bool, Errno> {
+pub(crate) fn is_whole(mapping: &Mapping, len: u64) -> Result<bool, Errno> {
     let page = rustix::param::page_size();
-    let last = mapping.region().base().as_ptr().wrapping_add((mapping.len() - 1) / page * page);
+    let len = (len as usize).clamp(1, mapping.len());
+    let last = mapping.region().base().as_ptr().wrapping_add((len - 1) / page * page);
     let look = || {
         // SAFETY: a page of a mapping that the caller holds; its contents stay as they are.
         unsafe { madvise(last.cast(), page, Advice::LinuxPopulateRead) }

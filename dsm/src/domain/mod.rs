@@ -166,7 +166,8 @@ impl Domain {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        segment::check(self.presence.system.object.mapping())
+        let table = self.presence.control().reached_bytes();
+        segment::check(self.presence.system.object.mapping(), table)
     }
 
     /// Ends the domain, pinned segments included, if nobody else is in it. What is still mapped

@@ -130,12 +130,21 @@ impl Presence {
             mine.held.insert(handle.slot(), Held::nothing_yet(handle));
             Some(handle)
         };
-        let full = CreateError::Full { segments: self.segments_max };
-        let reap_and_claim = || {
-            self.reap();
-            claim()
-        };
-        claim().or_else(reap_and_claim).ok_or(full)
+        if let Some(handle) = claim() {
+            return Ok(handle);
+        }
+        self.reap();
+        loop {
+            if let Some(handle) = claim() {
+                return Ok(handle);
+            }
+            // Each round the table has a piece more.
+            match self.control().grow() {
+                Ok(true) => {}
+                Ok(false) => return Err(CreateError::Full { segments: self.segments_max }),
+                Err(error) => return Err(self.system.cannot_grow(error).into()),
+            }
+        }
     }
 
     fn abandon(&self, handle: SegmentHandle) {

@@ -4,7 +4,7 @@ use crate::control::{Control, Objects};
 use crate::handle::SegmentHandle;
 use shm_core::participants::ParticipantId;
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// `shm.NAME.control`: what a domain is found by.
@@ -50,6 +50,18 @@ impl System {
             }
         }
         Ok(())
+    }
+
+    /// Why the segment table could not be given more memory.
+    pub(super) fn cannot_grow(&self, error: io::Error) -> BackendError {
+        match error.raw_os_error() {
+            Some(libc::EFAULT | libc::ENOMEM) => self.object.no_space(self.control.piece_bytes()),
+            _ => BackendError::Os {
+                call: "madvise",
+                name: control_name(&self.domain),
+                source: error,
+            },
+        }
     }
 
     /// Whether the control segment's name leads to ours.
