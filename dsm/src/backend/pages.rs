@@ -222,8 +222,8 @@ pub(super) fn map(
     Ok(unsafe { Mapping::from_raw(base, len, Box::new(unmap)) })
 }
 
-/// Whether the last page of the first `len` bytes of `mapping` is still there: who cuts a file off cuts its end off. An
-/// error where the system cannot tell (before Linux 5.14).
+/// Whether the last page of the first `len` bytes of `mapping` is still there: who cuts a file off
+/// cuts its end off. An error where the system cannot tell (before Linux 5.14).
 pub(crate) fn is_whole(mapping: &Mapping, len: u64) -> Result<bool, Errno> {
     let page = rustix::param::page_size();
     let len = (len as usize).clamp(1, mapping.len());
