@@ -51,11 +51,11 @@ mod writer;
 
 pub use guard::{ReadGuard, Recovery, WriteGuard};
 
-use super::{ROUNDS_MAX, is_past, model_unwinds};
+use super::{ROUNDS_MAX, is_changed_soon, is_past, model_unwinds};
 use crate::mapping::{Mapped, MappedSlice, Mapping};
 use crate::participants::{Member, Outcome, ParticipantId, SLOTS_MAX, wait};
 use crate::process::{Forked, Liveness};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::Ordering;
 use relptr::BadPtr;
 use shared::{Head, Holders, Row, State, Word};
 use std::sync::Arc;
@@ -284,15 +284,4 @@ impl RwLock {
         let (seat, seats) = (me.id().slot(), self.seats());
         self.rows.get(seat as usize).ok_or(LockError::NoRow { seat, seats })
     }
-}
-
-/// Spins a moment; whether the word is another now.
-fn is_changed_soon(word: &AtomicU64, bits: u64) -> bool {
-    let mut backoff = crate::backoff::Backoff::new();
-    while !cfg!(any(shm_loom, shm_explore)) && backoff.snooze() {
-        if word.load(Ordering::Relaxed) != bits {
-            return true;
-        }
-    }
-    false
 }
