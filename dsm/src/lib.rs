@@ -40,8 +40,17 @@ pub mod backend;
 // `Toc`: a table of contents inside a segment.
 pub mod toc;
 
+// A heap in shared memory, for blocks of any size.
+pub mod area;
+
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
+
+// The registry's rows: which name leads to what, and who makes what is not there yet.
+pub mod registry;
+
+// `Growth`: the length of a growable segment.
+pub mod growth;
 
 // `Segment`: a segment as this process has it.
 mod segment;
@@ -49,10 +58,15 @@ mod segment;
 // `Domain`: the processes that share one control segment.
 pub mod domain;
 
+// Segments by name: made once in the domain, whoever dies at it.
+mod named;
+
 pub use control::PinError;
 pub use domain::{
     AttachError, CreateError, DestroyError, Domain, DomainConfig, HandOverError, Inheritance,
     NameState, Names, OpenError,
 };
+pub use growth::GrowError;
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment};
+pub use named::{EntryInfo, Named, NamedError, NamedSpec, RemoveError};
+pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment, SegmentOptions};

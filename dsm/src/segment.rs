@@ -1,5 +1,5 @@
 //! A segment as this process has it: attached, for as long as anybody here uses its memory.
-use crate::backend::pages;
+use crate::backend::{BackendError, HugePages, PageUsage, huge, pages};
 use crate::control::{Control, PinError};
 use crate::handle::SegmentHandle;
 use shm_core::Region;
@@ -9,8 +9,12 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+pub(crate) mod elastic;
+mod options;
 mod read;
 
+use elastic::Elastic;
+pub use options::SegmentOptions;
 pub use read::ReadOnlySegment;
 
 /// A segment, attached.
@@ -60,9 +64,13 @@ pub enum CheckError {
 
 /// Asks the system whether all of `mapping` is there.
 pub(crate) fn check(mapping: &Mapping) -> Result<(), CheckError> {
-    match pages::is_whole(mapping) {
+    check_region(mapping.region())
+}
+
+fn check_region(region: Region<'_>) -> Result<(), CheckError> {
+    match pages::is_whole(region) {
         Ok(true) => Ok(()),
-        Ok(false) => Err(CheckError::CutOff { len: mapping.len() as u64 }),
+        Ok(false) => Err(CheckError::CutOff { len: region.len() as u64 }),
         Err(errno) => Err(CheckError::Unknown(errno.into())),
     }
 }
@@ -84,6 +92,8 @@ pub(crate) struct Attachment {
     handle: SegmentHandle,
     /// Unmapping it ends the attachment: that is the domain's affair.
     mapping: Arc<Mapping>,
+    /// Of one that can grow; then `mapping` is a view of what it has mapped.
+    elastic: Option<Elastic>,
     control: Control,
     kept: Arc<Kept>,
     callbacks: Mutex<Callbacks>,
@@ -119,11 +129,13 @@ impl Segment {
     pub(crate) fn new(
         handle: SegmentHandle,
         mapping: Arc<Mapping>,
+        elastic: Option<Elastic>,
         control: Control,
         kept: Arc<Kept>,
     ) -> Segment {
         let (callbacks, guard) = (Mutex::default(), ForkGuard::new());
-        let attachment = Attachment { handle, mapping, control, kept, callbacks, guard };
+        let mapping = elastic.as_ref().map_or(mapping, Elastic::first_view);
+        let attachment = Attachment { handle, mapping, elastic, control, kept, callbacks, guard };
         Segment { attachment: Arc::new(attachment) }
     }
 
@@ -140,7 +152,8 @@ impl Segment {
         self.attachment.handle
     }
 
-    /// Size in bytes: what was asked for, rounded up to whole pages.
+    /// Size in bytes: what was asked for, rounded up to whole pages. Of one that can grow, what it
+    /// had when this process attached; [`current`](Segment::current) says what it has.
     pub fn len(&self) -> u64 {
         self.attachment.mapping.len() as u64
     }
@@ -150,7 +163,7 @@ impl Segment {
         self.attachment.mapping.is_empty()
     }
 
-    /// The memory. Whoever holds it keeps the segment attached.
+    /// The memory, [`len`](Segment::len) bytes. Whoever holds it keeps the segment attached.
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.attachment.mapping
     }
@@ -175,6 +188,52 @@ impl Segment {
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
         check(&self.attachment.mapping)
+    }
+
+    /// Makes the page tables' entries for all of it, so that no first touch takes a page fault in
+    /// this process. Its memory is there in any case.
+    ///
+    /// # Errors
+    /// [`BackendError`] where the system cannot (before Linux 5.14, for one).
+    pub fn prefault(&self) -> Result<(), BackendError> {
+        huge::prefault(self.view().region())
+    }
+
+    /// How much of it is mapped in this process now, and in what pages: what came of
+    /// [`SegmentOptions::huge_pages`] and [`SegmentOptions::prefault`]. Reads `/proc/self/smaps`.
+    ///
+    /// ```
+    /// use dsm::backend::HugePages;
+    /// use dsm::{Domain, DomainConfig, SegmentOptions};
+    /// # let name = format!("doc-usage-{}", std::process::id());
+    /// let domain = Domain::open(DomainConfig::new(&name))?;
+    /// let options = SegmentOptions { huge_pages: HugePages::Advised, ..Default::default() };
+    /// let segment = domain.create_segment_with(4 << 20, options)?;
+    /// segment.prefault()?;
+    /// let usage = segment.page_usage()?;
+    /// println!("{} bytes in huge pages", usage.transparent + usage.pool);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where there is no `/proc`.
+    pub fn page_usage(&self) -> std::io::Result<PageUsage> {
+        huge::usage(self.view().region())
+    }
+
+    /// What there is of it now, as far as its head can be believed.
+    fn view(&self) -> Arc<Mapping> {
+        self.current().unwrap_or_else(|_corrupt| self.attachment.mapping.clone())
+    }
+
+    /// As the options say, and as far as the system goes along.
+    pub(crate) fn set_up(&self, pages: HugePages, prefault: bool) {
+        if pages != HugePages::Unasked {
+            huge::advise(self.view().region());
+        }
+        if prefault && let Err(error) = self.prefault() {
+            tracing::warn!(segment = %self.handle(), %error, "cannot prefault");
+        }
     }
 
     /// The memory, for as long as the segment is held.

@@ -5,11 +5,14 @@ use proptest::prelude::*;
 use shm_core::lock::mutex::{LockError, Mutex, MutexError, MutexGuard};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use shm_testkit::watchdog::within;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const SEATS: u32 = 3;
 const AT: u64 = 512;
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 enum Op {
@@ -269,4 +272,44 @@ fn a_forked_child_takes_nothing() {
     assert!(world.mutex.try_lock(&me).unwrap().is_none(), "the child gave it up");
     drop(std::mem::ManuallyDrop::into_inner(held));
     assert!(world.mutex.try_lock(&me).unwrap().is_some());
+}
+
+/// As where the holder was stopped for ever after it had given it up, and before it woke anybody.
+#[test]
+fn a_sleeper_looks_for_itself() {
+    let world = world();
+    let [me, peer] = [(); 2].map(|()| world.table.join().unwrap());
+    std::mem::forget(world.mutex.lock(&peer).unwrap());
+    let word: &AtomicU64 = world.mapping.region().share(AT + 8).unwrap();
+    let taken = within(LIMIT, || {
+        std::thread::scope(|scope| {
+            let sleeper = scope.spawn(|| world.mutex.lock(&me).map(drop).is_ok());
+            std::thread::sleep(Duration::from_millis(50));
+            word.store(0, Relaxed);
+            sleeper.join().unwrap()
+        })
+    });
+    assert!(taken);
+}
+
+/// Who slept left a sign at the event; giving up and cleaning up take it away, for they wake.
+#[test]
+fn who_gives_up_or_cleans_up_wakes_who_sleeps() {
+    let world = world();
+    let [me, peer] = [(); 2].map(|()| world.table.join().unwrap());
+    let freed: &AtomicU32 = world.mapping.region().share(AT + 16).unwrap();
+    let somebody_sleeps = || freed.load(Relaxed) & 1 == 1;
+    for cleans_up in [false, true] {
+        let guard = world.mutex.lock(&peer).unwrap();
+        let soon = Instant::now() + Duration::from_millis(1);
+        assert!(matches!(world.mutex.lock_until(&me, soon), Err(LockError::TimedOut)));
+        assert!(somebody_sleeps());
+        if cleans_up {
+            std::mem::forget(guard);
+            world.mutex.clean_up(peer.id());
+        } else {
+            drop(guard);
+        }
+        assert!(!somebody_sleeps(), "cleans up: {cleans_up}");
+    }
 }

@@ -42,13 +42,22 @@ const ROUNDS_MAX: u32 = 1000;
 const LOCK_WAIT_MS_MAX: u32 = 2000;
 
 pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    create_sparse(place, name, size, size)
+}
+
+pub(super) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
     let entry = Entry::new(place, name)?;
     if entry.stat()?.is_some() {
         return Err(entry.taken());
     }
     match entry.nameless()? {
-        Some(fd) => entry.fill_and_link(fd, size),
-        None => entry.fill_under_other_name(size),
+        Some(fd) => entry.fill_and_link(fd, size, len),
+        None => entry.fill_under_other_name(size, len),
     }
 }
 
@@ -168,9 +177,17 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn fill_and_link(&self, fd: OwnedFd, size: u64) -> Result<Object, BackendError> {
-        self.grant(fd.as_fd())?;
-        let object = self.attach(fd.as_fd(), size)?;
+    /// Makes a new file what it is to be, and maps it.
+    fn fill(&self, fd: BorrowedFd<'_>, size: u64, len: u64) -> Result<Object, BackendError> {
+        self.grant(fd)?;
+        if len > size {
+            pages::reserve_sparse(fd, size, len, self.subject())?;
+        }
+        self.attach(fd, len)
+    }
+
+    fn fill_and_link(&self, fd: OwnedFd, size: u64, len: u64) -> Result<Object, BackendError> {
+        let object = self.fill(fd.as_fd(), size, len)?;
         // Links a file known by its descriptor; the direct way (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
         match linkat(CWD, source, &self.directory, self.name, AtFlags::SYMLINK_FOLLOW) {
@@ -179,15 +196,14 @@ impl<'a> Entry<'a> {
             Err(_) => {
                 // No /proc, for one. First give back what was reserved.
                 drop((object, fd));
-                self.fill_under_other_name(size)
+                self.fill_under_other_name(size, len)
             }
         }
     }
 
-    fn fill_under_other_name(&self, size: u64) -> Result<Object, BackendError> {
+    fn fill_under_other_name(&self, size: u64, len: u64) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
-        let filled = self.grant(fd.as_fd()).and_then(|()| {
-            let object = self.attach(fd.as_fd(), size)?;
+        let filled = self.fill(fd.as_fd(), size, len).and_then(|object| {
             self.link(&temporary)?;
             Ok(object)
         });

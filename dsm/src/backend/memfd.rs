@@ -4,6 +4,7 @@
 //! [`receive_fd`], [`open_fd`]), or inherited ([`Object::fd`]). The seals keep a peer from cutting
 //! it off under our feet; [`open_fd`] maps nothing that lacks them. It is not bound by the size of
 //! `/dev/shm`.
+use super::huge;
 use super::pages::{self, Subject};
 use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
@@ -20,6 +21,16 @@ use std::os::unix::net::UnixStream;
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
+    create_sparse(place, name, size, size)
+}
+
+/// The seals keep its length and leave its hole to be filled.
+pub(super) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
     let subject = subject(name);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -34,9 +45,25 @@ pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, Bac
         },
         errno => subject.error("memfd_create", errno),
     })?;
-    pages::reserve(fd.as_fd(), size, subject)?;
+    match len > size {
+        true => pages::reserve_sparse(fd.as_fd(), size, len, subject)?,
+        false => pages::reserve(fd.as_fd(), size, subject)?,
+    }
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)
+}
+
+/// Of the pool's pages, of which there have to be enough.
+pub(super) fn create_huge(place: &Place, name: &str, size: u64) -> Option<Object> {
+    let (page, free) = huge::pool()?;
+    let len = size.checked_next_multiple_of(page).filter(|len| *len > 0 && len / page <= free)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    let fd = memfd_create(name, flags).ok()?;
+    // Takes the pages from the pool: who comes too late gets an error here, and no SIGBUS.
+    let subject = subject(name);
+    pages::reserve_sparse(fd.as_fd(), len, len, subject).ok()?;
+    fcntl_add_seals(&fd, SEALS).ok()?;
+    map(fd, place.clone(), name).ok()
 }
 
 pub(super) fn open(_place: &Place, _name: &str) -> Result<Option<Object>, BackendError> {

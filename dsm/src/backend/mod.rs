@@ -21,6 +21,7 @@
 //! which then is a SIGBUS. Only `memfd` is safe from that. `portable` promises less (see there).
 mod error;
 mod file;
+pub(crate) mod huge;
 pub mod memfd;
 mod none;
 mod object;
@@ -36,6 +37,7 @@ use none as portable;
 
 pub use error::{BackendError, UnknownBackend};
 pub use file::POSIX_DIRECTORY;
+pub use huge::{HugePages, PageUsage};
 pub use object::{Identity, Object};
 pub use read::{ReadOnly, ReadView, open_read_only};
 pub use rights::Rights;
@@ -209,6 +211,38 @@ pub(crate) fn create_noting(
         Backend::Memfd => memfd::create(place, name, size),
         Backend::Portable => portable::create(place, name, size),
         Backend::None => none::create(place, name, size),
+    }
+}
+
+/// As [`create`], an object of `len` bytes with a hole: memory stands behind the first `size` of
+/// them, both rounded up to whole pages.
+///
+/// # Errors
+/// [`BackendError::Unsupported`] but for `posix`, `mmap` and `memfd`; otherwise as [`create`].
+pub(crate) fn create_sparse(
+    place: &Place,
+    name: &str,
+    size: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
+    check_name(name)?;
+    let (size, len) = (whole_pages(size)?, whole_pages(len)?);
+    match place.backend {
+        Backend::Posix | Backend::Mmap => file::create_sparse(place, name, size, len),
+        Backend::Memfd => memfd::create_sparse(place, name, size, len),
+        Backend::None => none::create(place, name, size),
+        backend => Err(BackendError::Unsupported {
+            backend,
+            reason: "its segments have one size for good: use posix, mmap or memfd to grow",
+        }),
+    }
+}
+
+/// As [`create`], of the system's pool of huge pages; `None` where that cannot be.
+pub(crate) fn create_huge(place: &Place, name: &str, size: u64) -> Option<Object> {
+    match place.backend {
+        Backend::Memfd => memfd::create_huge(place, name, size),
+        _ => None,
     }
 }
 

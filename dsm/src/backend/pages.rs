@@ -1,8 +1,12 @@
 //! From a file to memory that is really there.
-use super::BackendError;
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat, fstatvfs};
+use super::{Backend, BackendError, POSIX_DIRECTORY, Place};
+use rustix::fs::{
+    FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, fstat, fstatvfs, ftruncate,
+    statvfs,
+};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+use shm_core::Region;
 use shm_core::mapping::Mapping;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,7 +45,18 @@ pub(super) fn reserve(
     size: u64,
     subject: Subject<'_>,
 ) -> Result<(), BackendError> {
-    // Asked first, because going over it means SIGXFSZ, which kills.
+    check_file_limit(size, subject)?;
+    check_room(fd, size, subject)?;
+    let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
+    let reserved = match in_chunks(size, allocate) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => append_zeroes(fd, size),
+        other => other,
+    };
+    reserved.map_err(|errno| not_reserved(fd, size, errno, subject))
+}
+
+/// Asked first, because going over it means SIGXFSZ, which kills.
+fn check_file_limit(size: u64, subject: Subject<'_>) -> Result<(), BackendError> {
     if limit_of(libc::RLIMIT_FSIZE).is_some_and(|limit| size > limit) {
         return Err(BackendError::LimitReached {
             name: subject.name.to_owned(),
@@ -49,21 +64,98 @@ pub(super) fn reserve(
             remedy: "raise it with `ulimit -f`, or ask for less",
         });
     }
-    check_room(fd, size, subject)?;
-    let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
-    let reserved = match in_chunks(size, allocate) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => append_zeroes(fd, size),
-        other => other,
-    };
-    reserved.map_err(|errno| match errno {
+    Ok(())
+}
+
+fn not_reserved(fd: BorrowedFd<'_>, size: u64, errno: Errno, subject: Subject<'_>) -> BackendError {
+    match errno {
         Errno::NOSPC | Errno::DQUOT => subject.no_space(size, free_bytes(fd)),
-        Errno::FBIG => BackendError::LimitReached {
-            name: subject.name.to_owned(),
-            limit: "of the file system on the size of a file",
-            remedy: "ask for less, or choose another directory or backend",
-        },
+        Errno::FBIG => too_long(subject),
         errno => subject.error("fallocate", errno),
+    }
+}
+
+fn too_long(subject: Subject<'_>) -> BackendError {
+    BackendError::LimitReached {
+        name: subject.name.to_owned(),
+        limit: "of the file system on the size of a file",
+        remedy: "ask for less, or choose another directory or backend",
+    }
+}
+
+/// Makes the file `len` bytes long, with memory or disk blocks behind the first `size` of them. For
+/// a new file.
+pub(super) fn reserve_sparse(
+    fd: BorrowedFd<'_>,
+    size: u64,
+    len: u64,
+    subject: Subject<'_>,
+) -> Result<(), BackendError> {
+    check_file_limit(len, subject)?;
+    check_room(fd, size, subject)?;
+    retry_on_intr(|| ftruncate(fd, len)).map_err(|errno| match errno {
+        Errno::FBIG | Errno::INVAL => too_long(subject),
+        errno => subject.error("ftruncate", errno),
+    })?;
+    let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
+    in_chunks(size, allocate).map_err(|errno| not_reserved(fd, size, errno, subject))
+}
+
+/// Puts memory behind mapped pages of a file's hole.
+pub(crate) fn populate(base: *mut u8, len: u64, place: &Place) -> Result<(), BackendError> {
+    let subject = Subject { name: "growable", location: &location(place) };
+    match free_at(place) {
+        // Refused before it takes all there is, from everybody, and then fails.
+        Some(free) if free < len => return Err(subject.no_space(len, Some(free))),
+        _ => {}
+    }
+    const TOUCH: Advice = Advice::LinuxPopulateWrite;
+    let touch = |offset: u64, len: u64| {
+        // SAFETY: inside a mapping that the caller holds; the contents stay as they are.
+        unsafe { madvise(base.wrapping_add(offset as usize).cast(), len as usize, TOUCH) }
+    };
+    in_chunks(len, touch).map_err(|errno| match errno {
+        Errno::NOMEM | Errno::FAULT => subject.no_space(len, free_at(place)),
+        Errno::INVAL => BackendError::Unsupported {
+            backend: place.backend,
+            reason: "growing needs Linux 5.14 (MADV_POPULATE_WRITE)",
+        },
+        errno => subject.error("madvise", errno),
     })
+}
+
+/// Takes the memory away from mapped pages: they are a hole of the file again.
+pub(crate) fn punch(base: *mut u8, len: u64, place: &Place) -> Result<(), BackendError> {
+    let punch = || {
+        // SAFETY: inside a mapping that the caller holds, and that others share: they know.
+        unsafe { madvise(base.cast(), len as usize, Advice::LinuxRemove) }
+    };
+    retry_on_intr(punch).map_err(|errno| match errno {
+        Errno::OPNOTSUPP | Errno::INVAL | Errno::ACCESS => BackendError::Unsupported {
+            backend: place.backend,
+            reason: "no hole can be made in this file (MADV_REMOVE): its file system cannot, or \
+                     this process locks what it maps (`mlockall`)",
+        },
+        errno => Subject { name: "growable", location: &location(place) }.error("madvise", errno),
+    })
+}
+
+fn location(place: &Place) -> String {
+    match place.backend {
+        Backend::Posix => POSIX_DIRECTORY.to_owned(),
+        Backend::Mmap => place.directory.display().to_string(),
+        _ => "memory".to_owned(),
+    }
+}
+
+fn free_at(place: &Place) -> Option<u64> {
+    match place.backend {
+        Backend::Posix | Backend::Mmap => match retry_on_intr(|| statvfs(location(place))) {
+            Ok(fs) if fs.f_blocks > 0 => Some(fs.f_bfree.saturating_mul(fs.f_frsize)),
+            _ => available_memory(),
+        },
+        _ => available_memory(),
+    }
 }
 
 /// A limit of this process; `None` where there is none, and in a sandbox that does not tell.
@@ -174,11 +266,12 @@ fn map_with(
     Ok((base, len))
 }
 
-/// Whether the last page of `mapping` is still there: who cuts a file off cuts its end off. An
+/// Whether the last page of a mapping is still there: who cuts a file off cuts its end off. An
 /// error where the system cannot tell (before Linux 5.14).
-pub(crate) fn is_whole(mapping: &Mapping) -> Result<bool, Errno> {
+pub(crate) fn is_whole(mapped: Region<'_>) -> Result<bool, Errno> {
     let page = rustix::param::page_size();
-    let last = mapping.region().base().as_ptr().wrapping_add((mapping.len() - 1) / page * page);
+    let last = mapped.len().saturating_sub(1) / page * page;
+    let last = mapped.base().as_ptr().wrapping_add(last);
     let look = || {
         // SAFETY: a page of a mapping that the caller holds; its contents stay as they are.
         unsafe { madvise(last.cast(), page, Advice::LinuxPopulateRead) }

@@ -66,6 +66,17 @@ impl<'a> ReadView<'a> {
         ReadView { region: mapping.region(), memory: PhantomData }
     }
 
+    /// The bytes from `start` on, as many as there are of `len`.
+    pub(crate) fn sub(self, start: u64, len: u64) -> ReadView<'a> {
+        let (start, end) = (start.min(self.len()), start.saturating_add(len).min(self.len()));
+        let region = self.region.sub(start, end - start);
+        ReadView { region: region.unwrap_or(self.region), ..self }
+    }
+
+    pub(crate) fn region(&self) -> Region<'a> {
+        self.region
+    }
+
     /// Size in bytes.
     pub fn len(&self) -> u64 {
         self.region.len() as u64

@@ -89,14 +89,20 @@ pub struct Control {
     domain_generation: u32,
 }
 
+/// In a slot's size: the segment can grow, and that is the most it can have, its head included.
+/// (No object is so large that it needs this bit.)
+pub(crate) const GROWABLE: u64 = 1 << 63;
+
 /// One segment, as somebody saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SegmentInfo {
     /// Its name in the domain.
     pub handle: SegmentHandle,
-    /// Its size in bytes.
+    /// Its size in bytes; of one that can grow, that of its object, which has a hole.
     pub size: u64,
+    /// Whether it can grow.
+    pub growable: bool,
     /// Whether it stays when nobody is attached.
     pub pinned: bool,
     /// The participant slots of those attached.
@@ -250,9 +256,11 @@ impl Control {
     fn info(&self, index: usize) -> Option<SegmentInfo> {
         let slot = &self.slots[index];
         let word = Word(slot.state.load(Ordering::Relaxed));
+        let size = slot.size.load(Ordering::Relaxed);
         (word.is_alive() && word.generation() != 0).then(|| SegmentInfo {
             handle: SegmentHandle::new(index as u32, word.generation()),
-            size: slot.size.load(Ordering::Relaxed),
+            size: size & !GROWABLE,
+            growable: size & GROWABLE != 0,
             pinned: word.is_pinned(),
             attached: self.attached(index).collect(),
         })

@@ -1,6 +1,6 @@
 //! What is chosen when a domain is opened.
 use super::error::OpenError;
-use crate::backend::{Backend, Place, Rights};
+use crate::backend::{Backend, HugePages, Place, Rights};
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,6 +41,11 @@ pub struct DomainConfig {
     pub participants_max: u32,
     /// Room for so many segments at a time. `None`: 64, and 5 for each participant.
     pub segments_max: Option<u32>,
+    /// Which pages this process asks for, for the segments that it creates and attaches to.
+    pub huge_pages: HugePages,
+    /// Whether it makes the page tables' entries for them at once, so that no first touch takes a
+    /// page fault.
+    pub prefault: bool,
     /// How long to wait for a process that is making or removing the domain and neither finishes
     /// nor dies.
     pub open_timeout: Duration,
@@ -59,6 +64,8 @@ impl DomainConfig {
             group: None,
             participants_max: PARTICIPANTS_DEFAULT,
             segments_max: None,
+            huge_pages: HugePages::Unasked,
+            prefault: false,
             open_timeout: OPEN_TIMEOUT_DEFAULT,
             waiting: None,
         }

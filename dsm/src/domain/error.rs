@@ -145,6 +145,9 @@ pub enum AttachError {
          (by hand, or RemoveIPC at a log-out)"
     )]
     Missing(SegmentHandle),
+    /// It is to be one that can grow, and does not begin as such.
+    #[error("the head of the growable segment {0} is corrupt: somebody has overwritten it")]
+    Corrupt(SegmentHandle),
     /// It was cut off.
     #[error("segment {handle} has {len} bytes of {expected}: it was cut off")]
     Truncated {

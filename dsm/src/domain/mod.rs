@@ -1,7 +1,7 @@
 //! The processes that share one control segment, and the segments they share.
 //!
 //! ```text
-//!  shm.NAME.control           header | settings | segment table | table of participants
+//!  shm.NAME.control           header | settings | segment table | names | participants
 //!  shm.NAME.NONCE.HANDLE      a segment, as its creator fills it
 //! ```
 //!
@@ -37,7 +37,8 @@ mod system;
 use crate::backend::Backend;
 use crate::control::{PinError, SegmentInfo};
 use crate::handle::SegmentHandle;
-use crate::segment::{self, CheckError, ReadOnlySegment, Segment};
+use crate::registry::Registry;
+use crate::segment::{self, CheckError, ReadOnlySegment, Segment, SegmentOptions};
 use presence::Presence;
 use shm_core::participants::{Member, ParticipantInfo};
 use std::fmt;
@@ -110,7 +111,24 @@ impl Domain {
     /// # If a process dies here
     /// The slot names it; who cleans up after it removes what was made.
     pub fn create_segment(&self, size: u64) -> Result<Segment, CreateError> {
-        self.presence.create(size)
+        self.presence.create(size, self.presence.options())
+    }
+
+    /// As [`create_segment`](Domain::create_segment), with options. One that can grow
+    /// ([`Segment::grow`]) has a page of its own before the first byte.
+    ///
+    /// # Errors
+    /// [`CreateError`]; [`BackendError::Unsupported`](crate::backend::BackendError::Unsupported)
+    /// where the backend cannot do what was asked. Nothing is left behind.
+    ///
+    /// # If a process dies here
+    /// As in [`create_segment`](Domain::create_segment).
+    pub fn create_segment_with(
+        &self,
+        size: u64,
+        options: SegmentOptions,
+    ) -> Result<Segment, CreateError> {
+        self.presence.create(size, options)
     }
 
     /// Attaches to a segment by its handle alone; `None` where it is gone.
@@ -186,6 +204,11 @@ impl Domain {
     /// The processes in the domain.
     pub fn participants(&self) -> Vec<ParticipantInfo> {
         self.presence.table.snapshot()
+    }
+
+    /// What names lead to.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.presence.system.registry
     }
 
     /// Asks the system whether the control segment is all there, as [`Segment::check`] does. Where

@@ -4,12 +4,14 @@ use super::error::{AttachError, CreateError, OpenError};
 use super::names::Ticket;
 use super::shared::Sizes;
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, Object, ReadOnly, memfd};
-use crate::control::{Actor, Control, Objects, PinError};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
+use crate::control::{Actor, Control, GROWABLE, Objects, PinError};
+use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
-use crate::segment::{Attachment, Kept, ReadOnlySegment, Segment};
+use crate::segment::elastic::{self, Elastic, Peers};
+use crate::segment::{Attachment, Kept, ReadOnlySegment, Segment, SegmentOptions};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{JoinOptions, Member, Table};
+use shm_core::participants::{JoinOptions, Member, ParticipantId, Table};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -24,6 +26,9 @@ pub(super) struct Presence {
     pub(super) member: Arc<Member>,
     pub(super) kept: Arc<Kept>,
     segments_max: u32,
+    /// This process's own, for what it creates and attaches to.
+    huge_pages: HugePages,
+    prefault: bool,
     /// The threads of this process share one bit in each set, so one at a time sets and clears it.
     mine: Mutex<Mine>,
     /// Something has been mapped or unmapped.
@@ -49,6 +54,61 @@ struct Held {
     attachment: Weak<Attachment>,
     /// In place of both, where it is attached read-only: nothing leads from it to a [`Segment`].
     read_only: Weak<Mapping>,
+    kind: Kind,
+}
+
+/// Whether a segment's object has one size, or a head and a hole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Fixed,
+    Growable,
+}
+
+impl Kind {
+    fn of(size_word: u64) -> Kind {
+        if size_word & GROWABLE == 0 { Kind::Fixed } else { Kind::Growable }
+    }
+
+    /// What a slot says of an object of `len` bytes.
+    fn note(self, len: u64) -> u64 {
+        if self == Kind::Growable { len | GROWABLE } else { len }
+    }
+
+    /// Whether `mapping` is what the slot says.
+    fn check(
+        self,
+        handle: SegmentHandle,
+        mapping: &Arc<Mapping>,
+        size_word: u64,
+    ) -> Result<(), AttachError> {
+        let (len, expected) = (mapping.len() as u64, size_word & !GROWABLE);
+        if len < expected {
+            return Err(AttachError::Truncated { handle, len, expected });
+        }
+        let is_made = || self.growth(mapping).is_some_and(|growth| growth.is_made());
+        let is_sane = self == Kind::Fixed || is_made();
+        if is_sane { Ok(()) } else { Err(AttachError::Corrupt(handle)) }
+    }
+
+    fn growth(self, mapping: &Arc<Mapping>) -> Option<Growth> {
+        let pages_max = elastic::pages_max(mapping);
+        let is_possible = self == Kind::Growable && pages_max > 0;
+        is_possible.then(|| Growth::attach(mapping, 0, pages_max).ok()).flatten()
+    }
+}
+
+impl Peers for Presence {
+    fn me(&self) -> ParticipantId {
+        self.member.id()
+    }
+
+    fn has_left(&self, id: ParticipantId) -> bool {
+        self.table.has_left(id)
+    }
+
+    fn reap(&self) {
+        Presence::reap(self);
+    }
 }
 
 /// What came of an attempt to be present.
@@ -62,9 +122,9 @@ impl Presence {
     /// Takes a seat in the domain whose control segment, ready, is `object`.
     pub(super) fn arrive(object: Object, config: &DomainConfig) -> Result<Arrival, OpenError> {
         let name = || config.name.clone();
-        let (sizes, control, table) = Sizes::read(&config.name, object.mapping())?;
+        let (sizes, control, registry, table) = Sizes::read(&config.name, object.mapping())?;
         let (place, nonce) = (object.place().clone(), sizes.nonce);
-        let system = System { place, domain: name(), nonce, object, control };
+        let system = System { place, domain: name(), nonce, object, control, registry };
         // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
@@ -83,10 +143,27 @@ impl Presence {
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
         let ticket = Mutex::new(Some(Ticket::new(&system)));
-        let presence =
-            Presence { system, table, member, kept, segments_max, mine, settled, ticket };
+        let (huge_pages, prefault) = (config.huge_pages, config.prefault);
+        let presence = Presence {
+            system,
+            table,
+            member,
+            kept,
+            segments_max,
+            huge_pages,
+            prefault,
+            mine,
+            settled,
+            ticket,
+        };
         presence.reap();
         Ok(Arrival::In(presence))
+    }
+
+    /// What this process chose for all of its segments.
+    pub(super) fn options(&self) -> SegmentOptions {
+        let (huge_pages, prefault) = (self.huge_pages, self.prefault);
+        SegmentOptions { huge_pages, prefault, ..SegmentOptions::default() }
     }
 
     pub(super) fn control(&self) -> &Control {
@@ -110,14 +187,22 @@ impl Presence {
         self.mine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn create(self: &Arc<Self>, size: u64) -> Result<Segment, CreateError> {
+    pub(super) fn create(
+        self: &Arc<Self>,
+        size: u64,
+        options: SegmentOptions,
+    ) -> Result<Segment, CreateError> {
         self.member.check_fork()?;
         for _ in 0..NAMES_MAX {
             let handle = self.claim()?;
             let name = self.system.segment_name(handle);
             let made = |size| self.actor().made(handle, size);
-            match backend::create_noting(&self.system.place, &name, size, made) {
-                Ok(object) => return self.publish(handle, object),
+            match self.make(&name, size, options, made) {
+                Ok((object, kind)) => {
+                    let segment = self.publish(handle, object, kind)?;
+                    segment.set_up(options.huge_pages, options.prefault);
+                    return Ok(segment);
+                }
                 // A System V key is a hash, which another name may share.
                 Err(BackendError::AlreadyExists { .. }) => self.abandon(handle),
                 Err(error) => {
@@ -128,6 +213,35 @@ impl Presence {
         }
         let name = self.system.domain.clone();
         Err(BackendError::AlreadyExists { name }.into())
+    }
+
+    fn make(
+        &self,
+        name: &str,
+        size: u64,
+        options: SegmentOptions,
+        made: impl FnOnce(u64),
+    ) -> Result<(Object, Kind), BackendError> {
+        let place = &self.system.place;
+        let Some(max) = options.max_bytes else {
+            if options.huge_pages == HugePages::Pool
+                && let Some(object) = backend::create_huge(place, name, size)
+            {
+                return Ok((object, Kind::Fixed));
+            }
+            return Ok((backend::create_noting(place, name, size, made)?, Kind::Fixed));
+        };
+        let page = page_size();
+        if size == 0 || size > max || max.div_ceil(page) >= u64::from(u32::MAX) {
+            return Err(BackendError::BadSize { size });
+        }
+        let object = backend::create_sparse(place, name, size + page, max + page)?;
+        let pages = size.div_ceil(page) as u32;
+        let mapping = object.mapping();
+        // SAFETY: nobody attaches before the segment is published.
+        let head = unsafe { Growth::create(mapping, 0, pages, elastic::pages_max(mapping)) };
+        head.map_err(|_| BackendError::BadSize { size })?;
+        Ok((object, Kind::Growable))
     }
 
     fn claim(&self) -> Result<SegmentHandle, CreateError> {
@@ -166,11 +280,12 @@ impl Presence {
         self: &Arc<Self>,
         handle: SegmentHandle,
         object: Object,
+        kind: Kind,
     ) -> Result<Segment, CreateError> {
         let actor = self.actor();
         let published = {
             let _mine = self.lock();
-            actor.publish(handle, object.len())
+            actor.publish(handle, kind.note(object.len()))
         };
         if !published {
             // Not by our name: the slot is somebody else's now.
@@ -178,7 +293,7 @@ impl Presence {
             self.let_go(&mut self.lock(), handle);
             return Err(CreateError::Corrupt(handle));
         }
-        Ok(self.hold(handle, object))
+        Ok(self.hold(handle, object, kind))
     }
 
     pub(super) fn attach(
@@ -198,7 +313,7 @@ impl Presence {
             if held.read_only.strong_count() > 0 {
                 return Err(AttachError::AttachedReadOnly(handle));
             }
-            let mapping = held.mapping.clone();
+            let (mapping, kind) = (held.mapping.clone(), held.kind);
             if mapping.strong_count() == 0 {
                 // Another thread of ours is at it; it calls no code but ours and the system's.
                 mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +322,7 @@ impl Presence {
             // What is upgraded may come to `detach` when it is dropped, which takes the lock.
             drop(mine);
             if let Some(mapping) = mapping.upgrade() {
-                let again = self.segment(handle, mapping);
+                let again = self.segment(handle, mapping, kind);
                 return again.map(Some).map_err(|_theirs| AttachError::AlreadyAttached(handle));
             }
             mine = self.lock();
@@ -215,7 +330,11 @@ impl Presence {
         let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
         drop(mine);
         match self.open(handle, size) {
-            Ok(object) => Ok(Some(self.hold(handle, object))),
+            Ok(object) => {
+                let segment = self.hold(handle, object, Kind::of(size));
+                segment.set_up(self.huge_pages, self.prefault);
+                Ok(Some(segment))
+            }
             Err(error) => {
                 self.detach(handle);
                 Err(error)
@@ -255,7 +374,7 @@ impl Presence {
         let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
         drop(mine);
         match self.open_read_only(handle, size) {
-            Ok(object) => Ok(Some(self.hold_read_only(handle, &object))),
+            Ok(object) => Ok(Some(self.hold_read_only(handle, &object, Kind::of(size)))),
             Err(error) => {
                 self.detach(handle);
                 Err(error)
@@ -276,10 +395,7 @@ impl Presence {
             let object = backend::open_read_only(&self.system.place, &name)?;
             object.ok_or(AttachError::Missing(handle))?
         };
-        let len = object.view().len();
-        if len < expected {
-            return Err(AttachError::Truncated { handle, len, expected });
-        }
+        Kind::of(expected).check(handle, object.mapping(), expected)?;
         Ok(object)
     }
 
@@ -288,13 +404,15 @@ impl Presence {
         self: &Arc<Self>,
         handle: SegmentHandle,
         object: &ReadOnly,
+        kind: Kind,
     ) -> ReadOnlySegment {
         let mapping = self.attached(handle, object.mapping().clone());
         let mut held = Held::nothing_yet(handle);
         held.read_only = Arc::downgrade(&mapping);
         self.lock().held.insert(handle.slot(), held);
         self.settled.notify_all();
-        ReadOnlySegment::new(handle, mapping)
+        let growth = kind.growth(&mapping);
+        ReadOnlySegment::new(handle, mapping, growth)
     }
 
     /// The object behind a segment that we are attached to.
@@ -307,15 +425,12 @@ impl Presence {
             let object = backend::open(&self.system.place, &name)?;
             object.ok_or(AttachError::Missing(handle))?
         };
-        let len = object.len();
-        if len < expected {
-            return Err(AttachError::Truncated { handle, len, expected });
-        }
+        Kind::of(expected).check(handle, object.mapping(), expected)?;
         Ok(object)
     }
 
     /// Makes the attachment, whose bit is set, one with the mapping: it ends when that is unmapped.
-    fn hold(self: &Arc<Self>, handle: SegmentHandle, object: Object) -> Segment {
+    fn hold(self: &Arc<Self>, handle: SegmentHandle, object: Object, kind: Kind) -> Segment {
         if let Some(fd) = object.fd() {
             match fd.try_clone_to_owned() {
                 Ok(fd) => self.learn(handle, fd),
@@ -323,7 +438,7 @@ impl Presence {
             }
         }
         let mapping = self.attached(handle, object.mapping().clone());
-        self.segment(handle, mapping).unwrap_or_else(|theirs| theirs)
+        self.segment(handle, mapping, kind).unwrap_or_else(|theirs| theirs)
     }
 
     /// The same memory; unmapping it ends the attachment.
@@ -340,9 +455,19 @@ impl Presence {
     }
 
     /// The one attachment of a mapping; the error is another thread's, who was faster.
-    fn segment(&self, handle: SegmentHandle, mapping: Arc<Mapping>) -> Result<Segment, Segment> {
+    fn segment(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+        mapping: Arc<Mapping>,
+        kind: Kind,
+    ) -> Result<Segment, Segment> {
         let held = Arc::downgrade(&mapping);
-        let segment = Segment::new(handle, mapping, self.control().clone(), self.kept.clone());
+        let elastic = kind.growth(&mapping).map(|growth| {
+            let place = self.system.place.clone();
+            Elastic::new(growth, mapping.clone(), place, self.clone())
+        });
+        let (control, kept) = (self.control().clone(), self.kept.clone());
+        let segment = Segment::new(handle, mapping, elastic, control, kept);
         let attachment = segment.downgrade();
         let mut mine = self.lock();
         let theirs = mine.held.get(&handle.slot()).and_then(|h| Segment::upgrade(&h.attachment));
@@ -351,7 +476,7 @@ impl Presence {
             drop(mine);
             return Err(theirs);
         }
-        let held = Held { mapping: held, attachment, ..Held::nothing_yet(handle) };
+        let held = Held { mapping: held, attachment, kind, ..Held::nothing_yet(handle) };
         mine.held.insert(handle.slot(), held);
         self.settled.notify_all();
         Ok(segment)
@@ -374,14 +499,14 @@ impl Presence {
         self.actor().unpin(handle)
     }
 
-    pub(super) fn find(&self, handle: SegmentHandle) -> Option<Segment> {
+    pub(super) fn find(self: &Arc<Self>, handle: SegmentHandle) -> Option<Segment> {
         self.member.check_fork().ok()?;
         let held = self.lock().held.get(&handle.slot()).cloned();
         let held = held.filter(|held| held.handle == handle)?;
         let found = Segment::upgrade(&held.attachment);
         found.or_else(|| {
             let mapping = held.mapping.upgrade()?;
-            Some(self.segment(handle, mapping).unwrap_or_else(|theirs| theirs))
+            Some(self.segment(handle, mapping, held.kind).unwrap_or_else(|theirs| theirs))
         })
     }
 
@@ -411,7 +536,8 @@ impl Presence {
 
 impl Held {
     fn nothing_yet(handle: SegmentHandle) -> Held {
-        Held { handle, mapping: Weak::new(), attachment: Weak::new(), read_only: Weak::new() }
+        let kind = Kind::Fixed;
+        Held { handle, mapping: Weak::new(), attachment: Weak::new(), read_only: Weak::new(), kind }
     }
 }
 
@@ -470,7 +596,7 @@ mod tests {
         let object = backend::create(&presence.system.place, &name, 1).unwrap();
         let mut segment = None;
         let answer = attach_before(&domain, handle, || {
-            segment = Some(presence.publish(handle, object).unwrap());
+            segment = Some(presence.publish(handle, object, Kind::Fixed).unwrap());
         });
         assert!(matches!(answer, Err(AttachError::AlreadyAttached(_))));
         assert!(domain.find_mapping(handle).is_some());

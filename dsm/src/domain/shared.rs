@@ -3,6 +3,7 @@ use super::config::SEGMENTS_MAX;
 use super::error::OpenError;
 use crate::control::Control;
 use crate::handle::GENERATION_MAX;
+use crate::registry::{self, Registry};
 use shm_core::header::{Header, Identity};
 use shm_core::layout::{Plan, TooLarge, combine};
 use shm_core::mapping::{Mapped, Mapping};
@@ -12,7 +13,7 @@ use shm_core::{Reserved, shm_sync};
 use std::sync::Arc;
 
 /// Raised with every change of the layout or of its meaning.
-const LAYOUT_VERSION: u32 = 4;
+const LAYOUT_VERSION: u32 = 5;
 
 /// What the creator chose. Written once, before the header says that the domain is ready; read once
 /// by each process.
@@ -39,6 +40,8 @@ const FINGERPRINT: u64 = combine(&[
         reserved: Reserved<6>,
     }),
     crate::control::FINGERPRINT,
+    registry::FINGERPRINT,
+    crate::growth::FINGERPRINT,
     Table::bytes_for(0),
     Table::bytes_for(1),
 ]);
@@ -51,10 +54,18 @@ pub(super) struct Sizes {
     pub(super) segments: u32,
 }
 
-/// Header, settings, segment table, table of participants.
+/// At most so many names; each has a segment.
+const NAMES_MAX: u32 = 256;
+
+fn names(segments: u32) -> u32 {
+    segments.min(NAMES_MAX)
+}
+
+/// Header, settings, segment table, names, table of participants.
 struct Offsets {
     settings: u64,
     control: u64,
+    registry: u64,
     table: u64,
     total: u64,
 }
@@ -65,8 +76,9 @@ impl Offsets {
         plan.add::<Header>();
         let settings = plan.add::<Settings>();
         let control = plan.bytes(Control::bytes_for(segments, participants), 64);
+        let registry = plan.bytes(Registry::bytes_for(names(segments)), 64);
         let table = plan.bytes(Table::bytes_for(participants), 64);
-        Ok(Offsets { settings, control, table, total: plan.total()? })
+        Ok(Offsets { settings, control, registry, table, total: plan.total()? })
     }
 }
 
@@ -113,6 +125,8 @@ impl Sizes {
         // SAFETY: the caller's promise.
         unsafe { Control::create(mapping, offsets.control, segments, participants, generation) }?;
         // SAFETY: the caller's promise.
+        unsafe { Registry::create(mapping, offsets.registry, names(segments)) }?;
+        // SAFETY: the caller's promise.
         unsafe { Table::create(mapping, offsets.table, participants) }?;
         Ok(())
     }
@@ -121,7 +135,7 @@ impl Sizes {
     pub(super) fn read(
         name: &str,
         mapping: &Arc<Mapping>,
-    ) -> Result<(Sizes, Control, Table), OpenError> {
+    ) -> Result<(Sizes, Control, Registry, Table), OpenError> {
         let corrupt = |what, value| OpenError::Corrupt { name: name.to_owned(), what, value };
         let out = |_| corrupt("length", mapping.len() as u64);
         let place = |participants, segments| {
@@ -141,11 +155,13 @@ impl Sizes {
         let offsets = place(participants, segments)?;
         let control = Control::attach(mapping, offsets.control, segments, participants);
         let control = control.map_err(out)?;
+        let registry = Registry::attach(mapping, offsets.registry, names(segments));
+        let registry = registry.map_err(out)?;
         let table = Table::attach(mapping, offsets.table);
         let table = table.map_err(|source| OpenError::Table { name: name.to_owned(), source })?;
         if table.capacity() != participants {
             return Err(corrupt("table of participants", u64::from(table.capacity())));
         }
-        Ok((Sizes { nonce, participants, segments }, control, table))
+        Ok((Sizes { nonce, participants, segments }, control, registry, table))
     }
 }

@@ -2,6 +2,7 @@
 use crate::backend::{self, Backend, BackendError, Object, POSIX_DIRECTORY, Place};
 use crate::control::{Control, Objects};
 use crate::handle::SegmentHandle;
+use crate::registry::Registry;
 use shm_core::participants::ParticipantId;
 use std::fmt::Display;
 use std::io::ErrorKind;
@@ -19,6 +20,7 @@ pub(super) struct System {
     pub(super) nonce: u64,
     pub(super) object: Object,
     pub(super) control: Control,
+    pub(super) registry: Registry,
 }
 
 impl System {
@@ -33,7 +35,10 @@ impl System {
 
     /// Finishes whatever `dead` was doing: what a reaper of the table of participants is to run.
     pub(super) fn clean_up(&self, dead: ParticipantId) {
-        self.control.actor(dead, self).clean_up();
+        let actor = self.control.actor(dead, self);
+        // Names first: they may have pinned segments that are then nobody's.
+        self.registry.reap(dead, &|handle| _ = actor.unpin(handle));
+        actor.clean_up();
     }
 
     /// Removes what earlier domains of this name left whose control segment is lost.

@@ -1,6 +1,7 @@
 //! A segment that this process can only read.
-use super::{CheckError, check};
+use super::{CheckError, check_region};
 use crate::backend::ReadView;
+use crate::growth::Growth;
 use crate::handle::SegmentHandle;
 use shm_core::mapping::Mapping;
 use std::sync::Arc;
@@ -14,12 +15,17 @@ use std::sync::Arc;
 pub struct ReadOnlySegment {
     handle: SegmentHandle,
     /// Unmapping it ends the attachment. Not to come into safe hands.
-    mapping: Arc<Mapping>,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) growth: Option<Growth>,
 }
 
 impl ReadOnlySegment {
-    pub(crate) fn new(handle: SegmentHandle, mapping: Arc<Mapping>) -> ReadOnlySegment {
-        ReadOnlySegment { handle, mapping }
+    pub(crate) fn new(
+        handle: SegmentHandle,
+        mapping: Arc<Mapping>,
+        growth: Option<Growth>,
+    ) -> ReadOnlySegment {
+        ReadOnlySegment { handle, mapping, growth }
     }
 
     /// What other processes attach to it by.
@@ -27,19 +33,20 @@ impl ReadOnlySegment {
         self.handle
     }
 
-    /// Size in bytes.
+    /// Size in bytes; of one that can grow, as it is now.
     pub fn len(&self) -> u64 {
-        self.mapping.len() as u64
+        self.extent().1
     }
 
-    /// Never: a segment has at least one byte.
+    /// Never, but for a growable segment whose head another process has overwritten.
     pub fn is_empty(&self) -> bool {
-        self.mapping.is_empty()
+        self.len() == 0
     }
 
-    /// Its bytes.
+    /// Its bytes; of one that can grow, those that are there now.
     pub fn view(&self) -> ReadView<'_> {
-        ReadView::new(&self.mapping)
+        let (start, len) = self.extent();
+        ReadView::new(&self.mapping).sub(start, len)
     }
 
     /// Asks the system whether all of it is there, as [`Segment::check`](crate::Segment::check).
@@ -47,6 +54,6 @@ impl ReadOnlySegment {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        check(&self.mapping)
+        check_region(self.view().region())
     }
 }

@@ -1,8 +1,8 @@
 //! Each operation of a domain, with every error at every call.
 use crate::on_each_backend;
 use crate::scene::{Holds, Operation, SIZE, Scene, inherit};
-use dsm::Domain;
-use dsm::backend::Backend;
+use dsm::backend::{Backend, HugePages};
+use dsm::{Domain, SegmentOptions};
 use shm_testkit::fault::Footprint;
 use std::convert::Infallible;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 
 on_each_backend! {
     opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
-    taking_over_from_the_dead, creating, attaching, attaching_to_read, detaching,
-    destroying_by_detaching, pinning, unpinning, reaping, leaving, leaving_as_the_last, destroying,
-    handing_over, being_handed_over,
+    taking_over_from_the_dead, creating, creating_with_huge_pages, attaching, attaching_to_read,
+    growing, detaching, destroying_by_detaching, pinning, unpinning, reaping, leaving,
+    leaving_as_the_last, destroying, handing_over, being_handed_over,
 }
 
 fn backend(args: &[String]) -> Backend {
@@ -116,6 +116,21 @@ fn creating(args: &[String]) {
     operation.survives(backend(args));
 }
 
+/// What was only asked for may be refused at any call.
+fn creating_with_huge_pages(args: &[String]) {
+    let operation = Operation {
+        name: "create with huge pages, prefaulted",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| scene.open(),
+        perform: |_: &Scene, domain: &mut Domain| {
+            let huge_pages = HugePages::Pool;
+            let options = SegmentOptions { huge_pages, prefault: true, ..Default::default() };
+            domain.create_segment_with(SIZE, options)
+        },
+    };
+    operation.survives(backend(args));
+}
+
 fn attaching(args: &[String]) {
     let operation = Operation {
         name: "attach",
@@ -141,6 +156,31 @@ fn attaching_to_read(args: &[String]) {
         },
         perform: |_: &Scene, (_, second, handle): &mut (Domain, Domain, _)| {
             second.attach_read_only(*handle)
+        },
+    };
+    operation.survives(backend(args));
+}
+
+/// Every other error of growing leaves it as long as it was.
+fn growing(args: &[String]) {
+    if backend(args) == Backend::Sysv {
+        return;
+    }
+    let operation = Operation {
+        name: "grow and shrink",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| {
+            let domain = scene.open();
+            let options = SegmentOptions::growable(8 * SIZE);
+            let segment = domain.create_segment_with(SIZE, options).unwrap();
+            (segment, domain)
+        },
+        perform: |_: &Scene, (segment, _): &mut (dsm::Segment, Domain)| {
+            let before = segment.len();
+            let grown = segment.grow(4 * SIZE);
+            let now = segment.current().unwrap().len() as u64;
+            assert_eq!(now, *grown.as_ref().unwrap_or(&before));
+            grown.and_then(|_| segment.shrink(SIZE))
         },
     };
     operation.survives(backend(args));

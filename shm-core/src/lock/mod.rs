@@ -4,20 +4,27 @@
 //! | module | for | PostgreSQL's |
 //! | --- | --- | --- |
 //! | [`mutex`] | one at a time | exclusive `LWLock` |
-//! | [`barrier`] | all go on together | `Barrier` |
 //! | [`rwlock`] | many who read, or one who writes | `LWLock` |
+//! | [`latch`] | "there is something to do" | `Latch` |
+//! | [`barrier`] | all go on together | `Barrier` |
+//! | [`condvar`] | what a mutex guards has changed | `ConditionVariable` |
 //!
 //! All of them sleep as everything here does: a short spin, then one `futex_waitv` on the lock's
 //! event *and* on the life word of the one waited for, so that its death wakes who sleeps, at once.
 //! A process that is stopped, not dead, holds up those who wait for it, until their deadlines, and
 //! nobody else.
 pub mod barrier;
+pub mod condvar;
+pub mod latch;
 pub mod mutex;
 pub mod rwlock;
 
 use crate::backoff::Backoff;
 use crate::sync::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// A sleeper looks for itself at the word after so long: see [`slice_of`].
+const SLICE: Duration = Duration::from_secs(1);
 
 /// How often a word may change under a compare-and-swap. Among honest processes each time is
 /// somebody's success; one that overwrites the word without end shall not hold us up so long.
@@ -43,4 +50,22 @@ fn is_changed_soon(word: &AtomicU64, bits: u64) -> bool {
         }
     }
     false
+}
+
+/// How long one sleep on the way to `deadline` lasts.
+///
+/// Who changes a word and is then *stopped* for ever, not killed, before it has woken anybody wakes
+/// nobody by its death either. So a sleeper looks for itself now and then. A model has no clock,
+/// and goes without this net.
+fn slice_of(deadline: Option<Instant>) -> Option<Instant> {
+    if cfg!(any(shm_loom, shm_explore)) {
+        return deadline;
+    }
+    let slice = Instant::now() + SLICE;
+    Some(deadline.map_or(slice, |deadline| deadline.min(slice)))
+}
+
+/// Whether a sleep to [`slice_of`] that timed out was the last one.
+fn is_over(deadline: Option<Instant>) -> bool {
+    cfg!(any(shm_loom, shm_explore)) || is_past(deadline)
 }

@@ -48,14 +48,16 @@
 //! after does not end without it; so what is said of a phase stands until all who waited for it have
 //! read it.
 //!
-//! Who is stopped holds up the phase, and the others until their deadlines.
+//! Who is stopped holds up the phase, and the others until their deadlines. One that is stopped
+//! after it has ended the phase, and before it has woken anybody, does not: sleepers look for
+//! themselves once a second.
 mod party;
 mod shared;
 
 pub use party::Party;
 pub use shared::PARTIES_MAX;
 
-use super::{ROUNDS_MAX, is_changed_soon, is_past};
+use super::{ROUNDS_MAX, is_changed_soon, is_over, is_past, slice_of};
 use crate::event::announced;
 use crate::mapping::{Mapped, MappedSlice, Mapping};
 use crate::participants::{Member, Outcome, ParticipantId, Watch, wait};
@@ -410,7 +412,7 @@ impl Barrier {
         phase: u32,
         deadline: Option<Instant>,
     ) -> Result<(), BarrierError> {
-        let mut is_over = false;
+        let mut timed_out = false;
         loop {
             let ticket = self.head.advanced.prepare();
             let turn = self.turn();
@@ -426,7 +428,7 @@ impl Barrier {
                 // It should at least have found us.
                 Missing::Empty => return Err(BarrierError::Corrupt),
             };
-            if is_over {
+            if timed_out {
                 return Err(BarrierError::TimedOut);
             }
             if is_changed_soon(&self.head.turn, turn.bits()) {
@@ -436,8 +438,8 @@ impl Barrier {
                 missing.iter().filter_map(|(_, word)| word.owner().map(|id| me.watch(id)));
             let watches: Vec<Watch> = watches.collect();
             let peers: Vec<&Watch> = watches.iter().collect();
-            let outcome = wait(&self.head.advanced, ticket, &peers, deadline);
-            is_over = outcome == Outcome::TimedOut || is_past(deadline);
+            let outcome = wait(&self.head.advanced, ticket, &peers, slice_of(deadline));
+            timed_out = outcome == Outcome::TimedOut && is_over(deadline) || is_past(deadline);
             self.bury_missing(turn, &missing, &watches);
         }
     }

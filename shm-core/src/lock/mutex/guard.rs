@@ -19,8 +19,8 @@ use std::marker::PhantomData;
 /// ```
 #[must_use = "it is given back when dropped"]
 pub struct MutexGuard<'a> {
-    pub(super) lock: &'a Mutex,
-    pub(super) me: &'a Member,
+    pub(in crate::lock) lock: &'a Mutex,
+    pub(in crate::lock) me: &'a Member,
     /// What the lock's word says for as long as this lives, but for the bit WAITERS.
     mine: Word,
     /// Whether the thread was unwinding already when it took it.

@@ -45,14 +45,16 @@
 //!
 //! Each sleeper sleeps on the life word of the holder it saw, too, so that the holder's death wakes
 //! it. What is left: a holder that is *stopped* between giving up and waking, and the next one
-//! *killed* before it pays that debt. Who slept for the first sleeps until that one goes on or
-//! dies, or somebody comes by, or [cleans up](Mutex::clean_up).
+//! *killed* before it pays that debt, or none that comes. Therefore a sleeper looks for itself once
+//! a second.
+//!
+//! A guard that is forgotten (`mem::forget`) keeps the mutex until its member has left.
 mod guard;
 mod shared;
 
 pub use guard::{Abandoned, MutexGuard};
 
-use super::{ROUNDS_MAX, is_past};
+use super::{ROUNDS_MAX, is_over, is_past, slice_of};
 use crate::backoff::Backoff;
 use crate::mapping::{Mapped, Mapping};
 use crate::participants::{Member, Outcome, ParticipantId, wait};
@@ -360,9 +362,9 @@ impl Mutex {
         }
         let watch = me.watch(owner);
         if !watch.is_dead() {
-            let outcome = wait(&self.shared.freed, ticket, &[&watch], deadline);
+            let outcome = wait(&self.shared.freed, ticket, &[&watch], slice_of(deadline));
             if !watch.is_dead() {
-                let timed_out = outcome == Outcome::TimedOut;
+                let timed_out = outcome == Outcome::TimedOut && is_over(deadline);
                 return if timed_out { Err(LockError::TimedOut) } else { Ok(None) };
             }
         }

@@ -37,7 +37,7 @@
 //! | a writer, claimed | a claim that names it; nothing was changed | whoever waits for it, or tries, withdraws it |
 //! | a writer, holding | `held`, and what it was changing | who finds it says *abandoned*; from then on each taker of either kind is told [`Abandoned`](LockError::Abandoned), until one [recovers](RwLock::recover) |
 //! | one who recovers | the same | the same, with its name |
-//! | any of them, between a change of a word and its wake-up | sleepers | each sleeper sleeps on the life word of the one it waits for, too |
+//! | any of them, between a change of a word and its wake-up | sleepers | each sleeper sleeps on the life word of the one it waits for, too; and, for one that is stopped there, looks for itself once a second |
 //!
 //! Who waits for a process that is stopped waits until its deadline; the others are not concerned.
 //!
@@ -51,7 +51,7 @@ mod writer;
 
 pub use guard::{ReadGuard, Recovery, WriteGuard};
 
-use super::{ROUNDS_MAX, is_changed_soon, is_past, model_unwinds};
+use super::{ROUNDS_MAX, is_changed_soon, is_over, is_past, model_unwinds, slice_of};
 use crate::mapping::{Mapped, MappedSlice, Mapping};
 use crate::participants::{Member, Outcome, ParticipantId, SLOTS_MAX, wait};
 use crate::process::{Forked, Liveness};
@@ -254,15 +254,15 @@ impl RwLock {
             return Ok(());
         }
         let watch = me.watch(owner);
-        let outcome = wait(&self.head.freed, ticket, &[&watch], deadline);
+        let outcome = wait(&self.head.freed, ticket, &[&watch], slice_of(deadline));
         let now = writer.load(Ordering::Relaxed);
         if now == word.bits() && watch.is_dead() {
             self.settle(word);
             return Ok(());
         }
-        let is_over = outcome == Outcome::TimedOut || is_past(deadline);
+        let timed_out = outcome == Outcome::TimedOut && is_over(deadline) || is_past(deadline);
         match Word::from_bits(now).state() {
-            Some(State::Claimed(_) | State::Held(_)) if is_over => Err(LockError::TimedOut),
+            Some(State::Claimed(_) | State::Held(_)) if timed_out => Err(LockError::TimedOut),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,9 @@
 //! Taking the exclusive right, and recovering it.
 use super::shared::{Holders, Row, State, Word};
-use super::{LockError, ROUNDS_MAX, Recovery, RwLock, WriteGuard, is_changed_soon, is_past};
+use super::{
+    LockError, ROUNDS_MAX, Recovery, RwLock, WriteGuard, is_changed_soon, is_over, is_past,
+    slice_of,
+};
 use crate::event::announced;
 use crate::participants::{Member, Outcome, wait};
 use crate::process::Liveness;
@@ -163,13 +166,13 @@ impl RwLock {
         // Pairs with the fence in `enters`: our claim before the rows. And with the Release of the
         // last writer (`WriteGuard`), whose word our claim replaced: what it wrote.
         announced();
-        let mut is_over = false;
+        let mut timed_out = false;
         for (seat, row) in self.rows.iter().enumerate() {
             while let Some(holders) = checked(row, seat)? {
-                if is_over {
+                if timed_out {
                     return Err(LockError::TimedOut);
                 }
-                is_over = self.wait_for_readers(me, row, holders, deadline)?;
+                timed_out = self.wait_for_readers(me, row, holders, deadline)?;
             }
         }
         Ok(())
@@ -210,12 +213,12 @@ impl RwLock {
             return Ok(is_past(deadline));
         }
         let watch = me.watch(owner);
-        let outcome = wait(&self.head.drained, ticket, &[&watch], deadline);
+        let outcome = wait(&self.head.drained, ticket, &[&watch], slice_of(deadline));
         let now = Holders::from_bits(row.holders.load(Ordering::Relaxed));
         if !now.is_nobody() && now.are_of(owner) && watch.is_dead() {
             self.bury(row, now);
         }
-        Ok(outcome == Outcome::TimedOut || is_past(deadline))
+        Ok(outcome == Outcome::TimedOut && is_over(deadline) || is_past(deadline))
     }
 }
 
