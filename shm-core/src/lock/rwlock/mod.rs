@@ -246,12 +246,13 @@ impl RwLock {
         deadline: Option<Instant>,
     ) -> Result<(), LockError> {
         let writer = &self.head.writer;
+        let changed = || if is_past(deadline) { Err(LockError::TimedOut) } else { Ok(()) };
         if is_changed_soon(writer, word.bits()) {
-            return Ok(());
+            return changed();
         }
         let ticket = self.head.freed.prepare();
         if writer.load(Ordering::Relaxed) != word.bits() {
-            return Ok(());
+            return changed();
         }
         let watch = me.watch(owner);
         let outcome = wait(&self.head.freed, ticket, &[&watch], slice_of(deadline));
