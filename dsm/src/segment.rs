@@ -62,12 +62,8 @@ pub enum CheckError {
     Unknown(std::io::Error),
 }
 
-/// Asks the system whether all of `mapping` is there.
-pub(crate) fn check(mapping: &Mapping) -> Result<(), CheckError> {
-    check_region(mapping.region())
-}
-
-fn check_region(region: Region<'_>) -> Result<(), CheckError> {
+/// Asks the system whether all of `region` is there.
+pub(crate) fn check(region: Region<'_>) -> Result<(), CheckError> {
     match pages::is_whole(region) {
         Ok(true) => Ok(()),
         Ok(false) => Err(CheckError::CutOff { len: region.len() as u64 }),
@@ -187,7 +183,7 @@ impl Segment {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        check(&self.attachment.mapping)
+        check(self.region())
     }
 
     /// Makes the page tables' entries for all of it, so that no first touch takes a page fault in

@@ -488,9 +488,10 @@ fn bit(who: usize) -> u64 {
 impl Raw {
     fn of(world: &World) -> Raw {
         let word = size_of::<AtomicU64>() as u64;
-        let at = |index| Mapped::new(&world.mapping, 64 + index * word).unwrap();
-        // Two slots, the segment's and the domain's; then their sets.
-        Raw { state: at(0), set: [at(4), at(5)] }
+        // The head, the domain's slot and set; then the one slot and its set.
+        let slot = (64 + 4 * word).next_multiple_of(64);
+        let at = |index| Mapped::new(&world.mapping, slot + index * word).unwrap();
+        Raw { state: at(0), set: [at(2), at(3)] }
     }
 
     fn set_of(&self, who: usize) -> &AtomicU64 {

@@ -303,6 +303,26 @@ fn a_dead_ones_slot_is_found_before_full(bench: &mut Bench) {
     drop(domain.create_segment(SIZE).unwrap());
 }
 
+/// The table begins with memory for 64; a child finds one that is in another piece.
+fn more_segments_than_the_table_began_with(bench: &mut Bench) {
+    const COUNT: u32 = 150;
+    bench.config.segments_max = Some(COUNT);
+    let domain = bench.open();
+    let mut segments: Vec<_> =
+        (0..COUNT).map(|_| domain.create_segment(1).expect("room for it")).collect();
+    let full = domain.create_segment(1).unwrap_err();
+    assert!(matches!(full, CreateError::Full { segments: COUNT }), "{full}");
+    let last = segments.last().unwrap().handle();
+    let mut child = bench.spawn_in(&domain, "attaches", &[&last.to_string()]);
+    assert_eq!(child.hear(LIMIT), "attached");
+    segments.truncate(70);
+    kill(child);
+    assert_eq!(domain.reap(), 1);
+    assert_eq!(domain.segments().len(), 70);
+    segments.extend((70..COUNT).map(|_| domain.create_segment(1).expect("room for it")));
+    domain.check().unwrap();
+}
+
 fn a_segment_is_handed_over_by_socket(bench: &mut Bench) {
     let domain = bench.open();
     let directory = TempDir::new("socket");
@@ -345,7 +365,7 @@ fn a_storm_leaves_nothing(bench: &mut Bench) {
 type Scenario = (&'static str, fn(&mut Bench));
 
 fn everything(backend: Backend) {
-    let scenarios: [Scenario; 10] = [
+    let scenarios: [Scenario; 11] = [
         ("attach", a_child_attaches_by_handle_alone),
         ("attacher", a_killed_attacher_is_detached),
         ("creator", a_killed_creator_leaves_its_segment_to_the_others),
@@ -354,6 +374,7 @@ fn everything(backend: Backend) {
         ("fork", a_fork_is_nobody),
         ("twice", the_environment_serves_once_and_harms_nothing_later),
         ("full", a_dead_ones_slot_is_found_before_full),
+        ("grow", more_segments_than_the_table_began_with),
         ("socket", a_segment_is_handed_over_by_socket),
         ("storm", a_storm_leaves_nothing),
     ];

@@ -17,7 +17,7 @@
 //! was given up (the control segment's header says so), and then open again. The lock goes when
 //! its holder dies; only a holder stopped in those three calls makes others give up, with
 //! [`BackendError::Busy`].
-use super::pages::{self, Subject};
+use super::pages::{self, Extent, Subject};
 use super::rights::Owned;
 use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{
@@ -41,23 +41,14 @@ const ROUNDS_MAX: u32 = 1000;
 /// Milliseconds to wait for another remover.
 const LOCK_WAIT_MS_MAX: u32 = 2000;
 
-pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
-    create_sparse(place, name, size, size)
-}
-
-pub(super) fn create_sparse(
-    place: &Place,
-    name: &str,
-    size: u64,
-    len: u64,
-) -> Result<Object, BackendError> {
+pub(super) fn create(place: &Place, name: &str, extent: Extent) -> Result<Object, BackendError> {
     let entry = Entry::new(place, name)?;
     if entry.stat()?.is_some() {
         return Err(entry.taken());
     }
     match entry.nameless()? {
-        Some(fd) => entry.fill_and_link(fd, size, len),
-        None => entry.fill_under_other_name(size, len),
+        Some(fd) => entry.fill_and_link(fd, extent),
+        None => entry.fill_under_other_name(extent),
     }
 }
 
@@ -65,9 +56,9 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
     let entry = Entry::new(place, name)?;
     for _ in 0..ROUNDS_MAX {
         if let Some(fd) = entry.open()? {
-            return entry.attach(fd.as_fd(), size);
+            return entry.attach(fd.as_fd(), Extent::whole(size));
         }
-        match create(place, name, size) {
+        match create(place, name, Extent::whole(size)) {
             Err(BackendError::AlreadyExists { .. }) => {}
             made => return made,
         }
@@ -78,7 +69,7 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
 pub(super) fn open(place: &Place, name: &str) -> Result<Option<Object>, BackendError> {
     let entry = Entry::new(place, name)?;
     match entry.open()? {
-        Some(fd) => entry.attach(fd.as_fd(), 0).map(Some),
+        Some(fd) => entry.attach(fd.as_fd(), Extent::whole(0)).map(Some),
         None => Ok(None),
     }
 }
@@ -178,16 +169,13 @@ impl<'a> Entry<'a> {
     }
 
     /// Makes a new file what it is to be, and maps it.
-    fn fill(&self, fd: BorrowedFd<'_>, size: u64, len: u64) -> Result<Object, BackendError> {
+    fn fill(&self, fd: BorrowedFd<'_>, extent: Extent) -> Result<Object, BackendError> {
         self.grant(fd)?;
-        if len > size {
-            pages::reserve_sparse(fd, size, len, self.subject())?;
-        }
-        self.attach(fd, len)
+        self.attach(fd, extent)
     }
 
-    fn fill_and_link(&self, fd: OwnedFd, size: u64, len: u64) -> Result<Object, BackendError> {
-        let object = self.fill(fd.as_fd(), size, len)?;
+    fn fill_and_link(&self, fd: OwnedFd, extent: Extent) -> Result<Object, BackendError> {
+        let object = self.fill(fd.as_fd(), extent)?;
         // Links a file known by its descriptor; the direct way (AT_EMPTY_PATH) needs a privilege.
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
         match linkat(CWD, source, &self.directory, self.name, AtFlags::SYMLINK_FOLLOW) {
@@ -196,14 +184,14 @@ impl<'a> Entry<'a> {
             Err(_) => {
                 // No /proc, for one. First give back what was reserved.
                 drop((object, fd));
-                self.fill_under_other_name(size, len)
+                self.fill_under_other_name(extent)
             }
         }
     }
 
-    fn fill_under_other_name(&self, size: u64, len: u64) -> Result<Object, BackendError> {
+    fn fill_under_other_name(&self, extent: Extent) -> Result<Object, BackendError> {
         let (fd, temporary) = self.other_name()?;
-        let filled = self.fill(fd.as_fd(), size, len).and_then(|object| {
+        let filled = self.fill(fd.as_fd(), extent).and_then(|object| {
             self.link(&temporary)?;
             Ok(object)
         });
@@ -280,16 +268,16 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Maps the file, made at least `size_min` bytes long.
-    fn attach(&self, fd: BorrowedFd<'_>, size_min: u64) -> Result<Object, BackendError> {
+    /// Maps the file, made at least `least` long.
+    fn attach(&self, fd: BorrowedFd<'_>, least: Extent) -> Result<Object, BackendError> {
         let mut stat = self.fstat(fd)?;
         let name = self.name.to_owned();
         let rights = self.place.rights.check_mode(self.name, owned(&stat))?;
-        if (stat.st_size as u64) < size_min {
-            pages::reserve(fd, size_min, self.subject())?;
+        if (stat.st_size as u64) < least.len {
+            pages::reserve_extent(fd, least, self.subject())?;
             stat = self.fstat(fd)?;
         }
-        let (len, expected) = (stat.st_size as u64, size_min.max(1));
+        let (len, expected) = (stat.st_size as u64, least.len.max(1));
         if len < expected {
             return Err(BackendError::Truncated { name, len, expected });
         }

@@ -5,7 +5,7 @@
 //! it off under our feet; [`open_fd`] maps nothing that lacks them. It is not bound by the size of
 //! `/dev/shm`.
 use super::huge;
-use super::pages::{self, Subject};
+use super::pages::{self, Extent, Subject};
 use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 use rustix::io::{Errno, FdFlags, IoSlice, IoSliceMut, fcntl_setfd, retry_on_intr};
@@ -20,17 +20,8 @@ use std::os::unix::net::UnixStream;
 /// Nobody can shorten it, lengthen it, or seal it further (against writing, for one).
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-pub(super) fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendError> {
-    create_sparse(place, name, size, size)
-}
-
 /// The seals keep its length and leave its hole to be filled.
-pub(super) fn create_sparse(
-    place: &Place,
-    name: &str,
-    size: u64,
-    len: u64,
-) -> Result<Object, BackendError> {
+pub(super) fn create(place: &Place, name: &str, extent: Extent) -> Result<Object, BackendError> {
     let subject = subject(name);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -45,10 +36,7 @@ pub(super) fn create_sparse(
         },
         errno => subject.error("memfd_create", errno),
     })?;
-    match len > size {
-        true => pages::reserve_sparse(fd.as_fd(), size, len, subject)?,
-        false => pages::reserve(fd.as_fd(), size, subject)?,
-    }
+    pages::reserve_extent(fd.as_fd(), extent, subject)?;
     fcntl_add_seals(&fd, SEALS).map_err(|errno| subject.error("fcntl", errno))?;
     map(fd, place.clone(), name)
 }
@@ -61,7 +49,7 @@ pub(super) fn create_huge(place: &Place, name: &str, size: u64) -> Option<Object
     let fd = memfd_create(name, flags).ok()?;
     // Takes the pages from the pool: who comes too late gets an error here, and no SIGBUS.
     let subject = subject(name);
-    pages::reserve_sparse(fd.as_fd(), len, len, subject).ok()?;
+    pages::reserve(fd.as_fd(), len, subject).ok()?;
     fcntl_add_seals(&fd, SEALS).ok()?;
     map(fd, place.clone(), name).ok()
 }

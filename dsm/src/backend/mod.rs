@@ -42,6 +42,7 @@ pub use object::{Identity, Object};
 pub use read::{ReadOnly, ReadView, open_read_only};
 pub use rights::Rights;
 
+use pages::Extent;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -112,6 +113,11 @@ impl Backend {
     /// Whether [`list`] finds what nobody remembers.
     pub(crate) fn can_list(self) -> bool {
         matches!(self, Backend::Posix | Backend::Mmap)
+    }
+
+    /// Whether its objects give memory back where they are.
+    pub(crate) fn has_holes(self) -> bool {
+        matches!(self, Backend::Posix | Backend::Mmap | Backend::Memfd)
     }
 
     /// What [`BACKEND_VARIABLE`] says; the default, [`Backend::Posix`], where it is not set.
@@ -195,6 +201,17 @@ pub fn create(place: &Place, name: &str, size: u64) -> Result<Object, BackendErr
     create_noting(place, name, size, |_| ())
 }
 
+/// As [`create`], an object of `len` bytes with a hole: memory stands behind the first `filled` of
+/// them, both rounded up to whole pages. [`pages::populate`] puts it behind the others.
+pub(crate) fn create_sparse(
+    place: &Place,
+    name: &str,
+    filled: u64,
+    len: u64,
+) -> Result<Object, BackendError> {
+    create_extent(place, name, Extent { len, filled }, |_| ())
+}
+
 /// As [`create`]; calls `made` with its size as soon as the object bears its name, where it does so
 /// before it is complete (`sysv`).
 pub(crate) fn create_noting(
@@ -203,38 +220,25 @@ pub(crate) fn create_noting(
     size: u64,
     made: impl FnOnce(u64),
 ) -> Result<Object, BackendError> {
-    check_name(name)?;
-    let size = whole_pages(size)?;
-    match place.backend {
-        Backend::Posix | Backend::Mmap => file::create(place, name, size),
-        Backend::Sysv => sysv::create_noting(place, name, size, made),
-        Backend::Memfd => memfd::create(place, name, size),
-        Backend::Portable => portable::create(place, name, size),
-        Backend::None => none::create(place, name, size),
-    }
+    create_extent(place, name, Extent::whole(size), made)
 }
 
-/// As [`create`], an object of `len` bytes with a hole: memory stands behind the first `size` of
-/// them, both rounded up to whole pages.
-///
-/// # Errors
-/// [`BackendError::Unsupported`] but for `posix`, `mmap` and `memfd`; otherwise as [`create`].
-pub(crate) fn create_sparse(
+fn create_extent(
     place: &Place,
     name: &str,
-    size: u64,
-    len: u64,
+    extent: Extent,
+    made: impl FnOnce(u64),
 ) -> Result<Object, BackendError> {
     check_name(name)?;
-    let (size, len) = (whole_pages(size)?, whole_pages(len)?);
+    let (len, filled) = (whole_pages(extent.len)?, whole_pages(extent.filled)?);
+    let extent = Extent { len, filled: filled.min(len) };
     match place.backend {
-        Backend::Posix | Backend::Mmap => file::create_sparse(place, name, size, len),
-        Backend::Memfd => memfd::create_sparse(place, name, size, len),
-        Backend::None => none::create(place, name, size),
-        backend => Err(BackendError::Unsupported {
-            backend,
-            reason: "its segments have one size for good: use posix, mmap or memfd to grow",
-        }),
+        Backend::Posix | Backend::Mmap => file::create(place, name, extent),
+        Backend::Sysv => sysv::create_noting(place, name, extent, made),
+        Backend::Memfd => memfd::create(place, name, extent),
+        // It reserves nothing anyway.
+        Backend::Portable => portable::create(place, name, len),
+        Backend::None => none::create(place, name, len),
     }
 }
 
@@ -266,7 +270,7 @@ pub fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Object, Ba
     match place.backend {
         Backend::Posix | Backend::Mmap => file::open_or_create(place, name, size),
         Backend::Sysv => sysv::open_or_create(place, name, size),
-        Backend::Memfd => memfd::create(place, name, size),
+        Backend::Memfd => memfd::create(place, name, Extent::whole(size)),
         Backend::Portable => portable::open_or_create(place, name, size),
         Backend::None => none::open_or_create(place, name, size),
     }

@@ -1,5 +1,5 @@
 //! One piece of shared memory, mapped.
-use super::{BackendError, Place, file, sysv};
+use super::{BackendError, Place, file, pages, sysv};
 use shm_core::mapping::Mapping;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -75,13 +75,20 @@ impl Object {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts memory behind every page of what a killed creator may have left without: a System V
-    /// segment has its key before it has its pages.
-    pub(crate) fn populate(&self) -> Result<(), BackendError> {
-        match self.identity {
-            Identity::Sysv { .. } => sysv::populate(self),
-            Identity::File { .. } | Identity::Name => Ok(()),
+    /// Puts memory behind the first `len` bytes of what a killed creator left: he may have wanted
+    /// less there, and a System V segment has its key before it has its pages.
+    pub(crate) fn populate(&self, len: u64) -> Result<(), BackendError> {
+        match (sysv::populate(self, len), self.identity) {
+            (Err(BackendError::NoSpace { .. }), _) => Err(self.no_space(len)),
+            // Where it is forbidden, objects are made without holes.
+            (Err(_), Identity::File { .. } | Identity::Name) => Ok(()),
+            (populated, _) => populated,
         }
+    }
+
+    /// There was no memory for `size` more bytes of it.
+    pub(crate) fn no_space(&self, size: u64) -> BackendError {
+        BackendError::NoSpace { location: pages::location(&self.place), size, free: None }
     }
 
     /// Removes this object, and not another that bears its name now. Returns whether it was there;

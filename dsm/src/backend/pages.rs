@@ -36,6 +36,71 @@ impl Subject<'_> {
     }
 }
 
+/// How much memory an object takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Bytes, in whole pages.
+    pub(crate) len: u64,
+    /// With memory behind them from the start: whole pages from the beginning, or all. Behind the
+    /// others [`populate`] puts it.
+    pub(crate) filled: u64,
+}
+
+impl Extent {
+    pub(crate) fn whole(len: u64) -> Extent {
+        Extent { len, filled: len }
+    }
+}
+
+/// Makes the file as long as `extent` says, with memory where it says.
+pub(super) fn reserve_extent(
+    fd: BorrowedFd<'_>,
+    extent: Extent,
+    subject: Subject<'_>,
+) -> Result<(), BackendError> {
+    check_file_limit(extent.len, subject)?;
+    reserve(fd, extent.filled, subject)?;
+    if extent.filled == extent.len {
+        return Ok(());
+    }
+    retry_on_intr(|| ftruncate(fd, extent.len)).map_err(|errno| match errno {
+        Errno::FBIG | Errno::INVAL => too_long(subject),
+        errno => subject.error("ftruncate", errno),
+    })
+}
+
+/// Has the system put memory behind mapped pages where there is none yet; what is there stays as it
+/// is. Where that fails with `EFAULT`, there is none and none to be had: touching it would send
+/// SIGBUS.
+fn touch(base: *mut u8, len: u64) -> Result<(), Errno> {
+    in_chunks(len, |offset, len| {
+        let page = base.wrapping_add(offset as usize).cast();
+        // SAFETY: inside a mapping that the caller holds; the contents stay as they are.
+        unsafe { madvise(page, len as usize, Advice::LinuxPopulateWrite) }
+    })
+}
+
+/// As [`touch`], all pages with bytes of `mapping` from `from` to `to`.
+pub(crate) fn touch_range(mapping: &Mapping, from: u64, to: u64) -> Result<(), Errno> {
+    if cfg!(any(shm_loom, shm_explore, miri)) {
+        // Memory there is the model's own, and all there.
+        return Ok(());
+    }
+    let base = mapping.region().base().as_ptr();
+    let page = rustix::param::page_size() as u64;
+    let (from, to) = (from / page * page, to.min(mapping.len() as u64));
+    touch(base.wrapping_add(from as usize), to.saturating_sub(from))
+}
+
+/// Whether [`touch`] works here (Linux 5.14).
+pub(crate) fn can_populate() -> bool {
+    let page = rustix::param::page_size();
+    let here = ptr::from_ref(&page).cast::<u8>();
+    let here = here.wrapping_sub(here.addr() % page).cast_mut();
+    // SAFETY: a page of this thread's stack; its contents stay as they are.
+    unsafe { madvise(here.cast(), page, Advice::LinuxPopulateWrite) }.is_ok()
+}
+
 /// Makes the file at least `size` bytes long, with memory or disk blocks behind each of them.
 ///
 /// Idempotent, and never overwrites: any number of processes may do it to one file, at once, or
@@ -83,24 +148,6 @@ fn too_long(subject: Subject<'_>) -> BackendError {
     }
 }
 
-/// Makes the file `len` bytes long, with memory or disk blocks behind the first `size` of them. For
-/// a new file.
-pub(super) fn reserve_sparse(
-    fd: BorrowedFd<'_>,
-    size: u64,
-    len: u64,
-    subject: Subject<'_>,
-) -> Result<(), BackendError> {
-    check_file_limit(len, subject)?;
-    check_room(fd, size, subject)?;
-    retry_on_intr(|| ftruncate(fd, len)).map_err(|errno| match errno {
-        Errno::FBIG | Errno::INVAL => too_long(subject),
-        errno => subject.error("ftruncate", errno),
-    })?;
-    let allocate = |offset, len| fallocate(fd, FallocateFlags::empty(), offset, len);
-    in_chunks(size, allocate).map_err(|errno| not_reserved(fd, size, errno, subject))
-}
-
 /// Puts memory behind mapped pages of a file's hole.
 pub(crate) fn populate(base: *mut u8, len: u64, place: &Place) -> Result<(), BackendError> {
     let subject = Subject { name: "growable", location: &location(place) };
@@ -109,12 +156,7 @@ pub(crate) fn populate(base: *mut u8, len: u64, place: &Place) -> Result<(), Bac
         Some(free) if free < len => return Err(subject.no_space(len, Some(free))),
         _ => {}
     }
-    const TOUCH: Advice = Advice::LinuxPopulateWrite;
-    let touch = |offset: u64, len: u64| {
-        // SAFETY: inside a mapping that the caller holds; the contents stay as they are.
-        unsafe { madvise(base.wrapping_add(offset as usize).cast(), len as usize, TOUCH) }
-    };
-    in_chunks(len, touch).map_err(|errno| match errno {
+    touch(base, len).map_err(|errno| match errno {
         Errno::NOMEM | Errno::FAULT => subject.no_space(len, free_at(place)),
         Errno::INVAL => BackendError::Unsupported {
             backend: place.backend,
@@ -140,7 +182,7 @@ pub(crate) fn punch(base: *mut u8, len: u64, place: &Place) -> Result<(), Backen
     })
 }
 
-fn location(place: &Place) -> String {
+pub(super) fn location(place: &Place) -> String {
     match place.backend {
         Backend::Posix => POSIX_DIRECTORY.to_owned(),
         Backend::Mmap => place.directory.display().to_string(),

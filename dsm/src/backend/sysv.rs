@@ -15,12 +15,11 @@
 //! A segment for a group begins as its owner's alone, and is given to the group by a second call:
 //! between them others of the group are refused it, and a creator killed there leaves one that only
 //! its owner can use. Only the owner can remove a segment, whoever may use it.
-use super::pages::{self, Subject};
+use super::pages::{self, Extent, Subject};
 use super::rights::Owned;
 use super::{Backend, BackendError, Identity, Object, Place, ReadOnly};
 use libc::{c_int, shmid_ds};
-use rustix::io::{Errno, retry_on_intr};
-use rustix::mm::{Advice, madvise};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 use shm_core::mapping::Mapping;
 use shm_core::process::{Liveness, ProcessId};
@@ -40,15 +39,16 @@ const TABLE: &str = "/proc/sysvipc/shm";
 pub(super) fn create_noting(
     place: &Place,
     name: &str,
-    size: u64,
+    extent: Extent,
     made: impl FnOnce(u64),
 ) -> Result<Object, BackendError> {
+    let size = extent.len;
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | MODE;
     let id = get(name, size, flags).map_err(|errno| not_made(name, size, errno))?;
     made(size);
     let object = grant(place, name, id).and_then(|()| attach(place, name, id)).and_then(|object| {
         let object = object.ok_or_else(|| BackendError::Busy { name: name.to_owned() })?;
-        populate(&object)?;
+        populate(&object, extent.filled)?;
         Ok(object)
     });
     // Our own mapping is gone by now. The first error is the one to tell.
@@ -65,13 +65,13 @@ pub(super) fn open_or_create(place: &Place, name: &str, size: u64) -> Result<Obj
                 let (name, len) = (name.to_owned(), object.len());
                 return Err(BackendError::Truncated { name, len, expected: size });
             }
-            populate(&object)?;
+            populate(&object, size)?;
             if find(name)?.map(|id| Identity::Sysv { id }) == Some(object.identity) {
                 return Ok(object);
             }
             continue;
         }
-        match create_noting(place, name, size, |_| ()) {
+        match create_noting(place, name, Extent::whole(size), |_| ()) {
             Err(BackendError::AlreadyExists { .. }) => {}
             made => return made,
         }
@@ -245,17 +245,13 @@ fn detach(base: NonNull<u8>, _len: usize) {
     debug_assert_eq!(detached, Ok(0));
 }
 
-/// Puts memory behind every page, so that a lack of it is an error here and not a signal later.
-pub(super) fn populate(object: &Object) -> Result<(), BackendError> {
-    let (base, len) = (object.mapping.region().base(), object.mapping.len());
-    let touch = || {
-        // SAFETY: our own mapping; the contents stay as they are.
-        unsafe { madvise(base.as_ptr().cast(), len, Advice::LinuxPopulateWrite) }
-    };
-    match retry_on_intr(touch) {
+/// Puts memory behind the first `len` bytes, so that a lack of it is an error here and not a signal
+/// later.
+pub(super) fn populate(object: &Object, len: u64) -> Result<(), BackendError> {
+    match pages::touch_range(&object.mapping, 0, len) {
         // INVAL: before Linux 5.14.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(Errno::NOMEM | Errno::FAULT) => Err(no_memory(&object.name, object.len())),
+        Err(Errno::NOMEM | Errno::FAULT) => Err(no_memory(&object.name, len)),
         Err(errno) => Err(BackendError::from_errno("madvise", &object.name, errno)),
     }
 }

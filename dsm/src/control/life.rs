@@ -71,21 +71,23 @@ impl<'a, O: Objects> Actor<'a, O> {
         Actor { control, me, objects }
     }
 
-    /// Takes a free slot to create a segment in: its handle, or `None` where all are taken.
+    /// Takes a free slot to create a segment in: its handle, or `None` where all that there is
+    /// memory for are taken: reap, or [`grow`](Control::grow).
     /// Next: make the object, then [`publish`](Actor::publish), or [`abandon`](Actor::abandon).
     ///
     /// # If a process dies here
     /// The slot stays `creating` in its name; the reaper removes the object and frees the slot.
     pub fn claim(&self) -> Option<SegmentHandle> {
-        let count = self.control.segment_slots();
+        let count = self.control.known();
         let first = self.control.head.hint.load(Ordering::Relaxed) as usize % count.max(1);
         (first..count).chain(0..first).find_map(|index| {
-            let slot = &self.control.slots[index];
-            let word = Word(slot.state.load(Ordering::Relaxed));
+            let slot = self.control.at(index);
+            let found = Word(slot.state.load(Ordering::Relaxed));
+            let word = found.or_first(self.control.domain_generation);
             if !word.is_free() || word.generation() == 0 {
                 return None;
             }
-            change(slot, word, word.creating(self.me.to_bits())).ok()?;
+            change(slot, found, word.creating(self.me.to_bits())).ok()?;
             // Round and round, so that a handle comes back as late as possible.
             self.control.head.hint.store(index as u64 + 1, Ordering::Relaxed);
             Some(SegmentHandle::new(index as u32, word.generation()))
@@ -157,7 +159,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     }
 
     fn attach_at(&self, index: usize, generation: u32) -> bool {
-        let slot = &self.control.slots[index];
+        let slot = self.control.at(index);
         let mut word = Word(slot.state.load(Ordering::Relaxed));
         if !word.is_alive_as(generation) {
             return false;
@@ -207,7 +209,7 @@ impl<'a, O: Objects> Actor<'a, O> {
 
     /// Destroys the segment in the slot if it is alive, unpinned, and nobody is attached.
     pub(super) fn destroy_if_last(&self, index: usize) {
-        let slot = &self.control.slots[index];
+        let slot = self.control.at(index);
         for _ in 0..ROUNDS_MAX {
             let word = now(slot);
             if !word.is_alive() || word.is_pinned() || word.generation() == 0 {
@@ -231,7 +233,7 @@ impl<'a, O: Objects> Actor<'a, O> {
         } else if !self.objects.remove(SegmentHandle::new(index as u32, generation)) {
             return;
         }
-        free(&self.control.slots[index], mine);
+        free(self.control.at(index), mine);
     }
 
     fn set(&self, index: usize) {
@@ -270,7 +272,7 @@ impl Control {
     /// It is closed or it is not. Who comes to a closed one removes it.
     pub fn close_if_empty(&self) -> bool {
         let index = self.segment_slots();
-        let slot = &self.slots[index];
+        let slot = self.at(index);
         for _ in 0..ROUNDS_MAX {
             let word = now(slot);
             if !word.is_alive_as(self.domain_generation) || !self.is_unused(index) {
@@ -313,7 +315,7 @@ mod tests {
         let mapping = Mapping::heap(Control::bytes_for(1, 1) as usize);
         // SAFETY: nobody else has the mapping.
         let control = unsafe { Control::create(&mapping, 0, 1, 1, 1) }.unwrap();
-        let (slot, alive) = (&control.slots[0], Word::free(1).alive());
+        let (slot, alive) = (control.at(0), Word::free(1).alive());
         slot.state.store(alive.0, Ordering::Relaxed);
         let handle = SegmentHandle::new(0, 1);
         let moved = control.re_pin(handle, |word| {

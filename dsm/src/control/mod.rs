@@ -5,6 +5,7 @@
 //!               │
 //!   slots:   [ state, size ][ state, size ][ … ]    free → creating → alive → moribund → free
 //!   sets:    [ 0110… ][ 0001… ][ … ]                one bit a participant: attached
+//!            └── piece 0 ──┘└── piece 1 ──┘└ … ┘    each with memory behind it once it is needed
 //! ```
 //!
 //! A segment lives while anyone is attached, or while it is pinned. Attachments are a set, not a
@@ -39,12 +40,16 @@
 //! | unpin | an unpinned segment, perhaps with an empty set | looks |
 //! | reaping | any of the above, in the first one's name | is followed by another, who does it all again |
 //!
-//! The domain itself is the last slot: who is in the domain is attached to it, the last one out
+//! The table has addresses for all its segments from the start, and memory for one piece of them;
+//! the others get theirs when they are needed (`grow.rs`).
+//!
+//! The domain itself is a slot of its own: who is in the domain is attached to it, the last one out
 //! takes it away as it would a segment, and it stays as long as a pinned segment does. A pin cannot
 //! come up meanwhile: who pins is in the domain.
 //!
 //! One participant is one bit: the threads of a process share it. So a process lets one thread at a
 //! time act on a slot (the domain keeps a lock of its own memory for that).
+mod grow;
 mod life;
 mod reap;
 mod shared;
@@ -58,6 +63,8 @@ use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
+// private: what this process knows of the table.
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use word::Word;
 
 pub use life::{Actor, PinError};
@@ -79,14 +86,21 @@ pub trait Objects {
 #[derive(Clone, Debug)]
 pub struct Control {
     head: Mapped<Head>,
-    slots: MappedSlice<Slot>,
-    sets: MappedSlice<AtomicU64>,
+    domain: Arc<Piece>,
+    pieces: Arc<[Piece]>,
+    /// Slots in a piece, as a power of two; in all of them.
+    shift: u32,
+    segments: usize,
     /// Words in each set.
     words: usize,
     /// Places in each set; what is set beyond, nobody could ever clear.
     places: u32,
     /// The domain is in its slot for good: whoever finds another generation there came too late.
     domain_generation: u32,
+    /// Pieces that this process knows to have memory behind them. Not shared, and it only grows.
+    reached: Arc<AtomicUsize>,
+    /// Where in the mapping each piece begins, and the last ends.
+    starts: Arc<[u64]>,
 }
 
 /// In a slot's size: the segment can grow, and that is the most it can have, its head included.
@@ -109,36 +123,108 @@ pub struct SegmentInfo {
     pub attached: Vec<u32>,
 }
 
+/// One piece of the table: so many slots, and behind them their sets.
+#[derive(Debug)]
+struct Piece {
+    slots: MappedSlice<Slot>,
+    sets: MappedSlice<AtomicU64>,
+}
+
+/// Pieces that a table has at most.
+const PIECES_MAX: u32 = 64;
+/// Slots that a piece has at least. In the models, where each slot counts, one.
+const PIECE_SLOTS_MIN: u32 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 64 };
+
 /// Where the parts of a table of so many segments and participants lie.
 struct Shape {
-    slots: u64,
-    sets: u64,
+    offset: u64,
+    segments: u64,
     words: u64,
-    /// Slots: the segments' and the domain's.
-    count: u64,
-    end: u64,
+    /// Slots in each piece but the last, as a power of two.
+    shift: u32,
 }
 
 impl Shape {
     fn at(offset: u64, segments: u32, participants: u32) -> Shape {
         let words = u64::from(participants.div_ceil(64));
-        let count = u64::from(segments) + 1;
-        let slots = offset + size_of::<Head>() as u64;
-        let sets = slots + count * size_of::<Slot>() as u64;
-        let end = sets + count * words * size_of::<AtomicU64>() as u64;
-        Shape { slots, sets, words, count, end }
+        let slots = segments.div_ceil(PIECES_MAX).max(PIECE_SLOTS_MIN).next_power_of_two();
+        Shape { offset, segments: u64::from(segments), words, shift: slots.ilog2() }
+    }
+
+    fn pieces(&self) -> u64 {
+        self.segments.div_ceil(1 << self.shift)
+    }
+
+    /// The domain's own slot, behind the head; its set follows.
+    fn domain(&self) -> u64 {
+        self.offset + size_of::<Head>() as u64
+    }
+
+    /// Where piece `nth` begins, and all before it ends.
+    fn piece(&self, nth: u64) -> u64 {
+        let set = self.words * size_of::<AtomicU64>() as u64;
+        let slot = size_of::<Slot>() as u64 + set;
+        let first = (self.domain() + slot).next_multiple_of(64);
+        first + (nth << self.shift).min(self.segments) * slot
+    }
+
+    fn slots_in(&self, nth: u64) -> u64 {
+        (self.segments - (nth << self.shift)).min(1 << self.shift)
+    }
+
+    /// `count` slots at `offset` of `mapping`, and their sets.
+    fn map(&self, mapping: &Arc<Mapping>, offset: u64, count: u64) -> Result<Piece, BadPtr> {
+        let sets = offset + count * size_of::<Slot>() as u64;
+        Ok(Piece {
+            slots: MappedSlice::new(mapping, offset, count)?,
+            sets: MappedSlice::new(mapping, sets, count * self.words)?,
+        })
+    }
+
+    /// Makes them, in state `word`.
+    ///
+    /// # Safety
+    /// Nobody else accesses these bytes.
+    unsafe fn place(
+        &self,
+        mapping: &Mapping,
+        offset: u64,
+        count: u64,
+        word: Word,
+    ) -> Result<(), BadPtr> {
+        let sets = offset + count * size_of::<Slot>() as u64;
+        for index in 0..count {
+            let slot = Slot { state: AtomicU64::new(word.0), size: AtomicU64::new(0) };
+            let at = offset + index * size_of::<Slot>() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { mapping.region().place(at, slot) }?;
+        }
+        for index in 0..count * self.words {
+            let at = sets + index * size_of::<AtomicU64>() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { mapping.region().place(at, AtomicU64::new(0)) }?;
+        }
+        Ok(())
     }
 }
 
 impl Control {
-    /// Bytes that a table takes.
+    /// Bytes that a table takes: of addresses. What of them needs memory at first, says
+    /// [`bytes_at_first`](Control::bytes_at_first).
     pub fn bytes_for(segments: u32, participants: u32) -> u64 {
-        Shape::at(0, segments, participants).end
+        let shape = Shape::at(0, segments, participants);
+        shape.piece(shape.pieces())
     }
 
-    /// Makes a table without segments at `offset` of `mapping`. The generations start at
-    /// `generation` (not 0), so that the handles of an earlier domain of the same name find nothing
-    /// in this one.
+    /// Bytes at the beginning of a table that there must be memory behind when it is made. The rest
+    /// need not have any before somebody [grows](Control::grow) it.
+    pub fn bytes_at_first(segments: u32, participants: u32) -> u64 {
+        Shape::at(0, segments, participants).piece(1)
+    }
+
+    /// Makes a table without segments at `offset` of `mapping`, which is zero. The generations
+    /// start at `generation` (not 0), so that the handles of an earlier domain of the same name
+    /// find nothing in this one.
     ///
     /// # Errors
     /// [`BadPtr`] where it does not fit or `offset` is not aligned.
@@ -153,20 +239,18 @@ impl Control {
         generation: u32,
     ) -> Result<Control, BadPtr> {
         let shape = Shape::at(offset, segments, participants);
-        let region = mapping.region();
+        mapping.region().range(offset, shape.piece(shape.pieces()) - offset)?;
         // SAFETY: the caller's promise.
-        unsafe { region.place(offset, Head::new()) }?;
+        unsafe { mapping.region().place(offset, Head::new(1)) }?;
         let free = Word::free(generation);
-        for index in 0..shape.count {
-            let word = if index + 1 == shape.count { free.alive() } else { free };
-            let slot = Slot { state: AtomicU64::new(word.0), size: AtomicU64::new(0) };
+        // SAFETY: the caller's promise.
+        unsafe { shape.place(mapping, shape.domain(), 1, free.alive()) }?;
+        // SAFETY: the caller's promise.
+        unsafe { shape.place(mapping, shape.piece(0), shape.slots_in(0), free) }?;
+        // New memory is zero, but a model's atomics have to be made.
+        for nth in (1..shape.pieces()).filter(|_| cfg!(shm_loom)) {
             // SAFETY: the caller's promise.
-            unsafe { region.place(shape.slots + index * size_of::<Slot>() as u64, slot) }?;
-        }
-        for word in 0..shape.count * shape.words {
-            let at = shape.sets + word * size_of::<AtomicU64>() as u64;
-            // SAFETY: the caller's promise.
-            unsafe { region.place(at, AtomicU64::new(0)) }?;
+            unsafe { shape.place(mapping, shape.piece(nth), shape.slots_in(nth), Word(0)) }?;
         }
         Control::attach(mapping, offset, segments, participants)
     }
@@ -182,15 +266,22 @@ impl Control {
         participants: u32,
     ) -> Result<Control, BadPtr> {
         let shape = Shape::at(offset, segments, participants);
-        let slots = MappedSlice::<Slot>::new(mapping, shape.slots, shape.count)?;
-        let domain = Word(slots[segments as usize].state.load(Ordering::Relaxed));
+        let domain = shape.map(mapping, shape.domain(), 1)?;
+        let pieces = (0..shape.pieces())
+            .map(|nth| shape.map(mapping, shape.piece(nth), shape.slots_in(nth)))
+            .collect::<Result<_, _>>()?;
+        let word = Word(domain.slots[0].state.load(Ordering::Relaxed));
         Ok(Control {
-            domain_generation: domain.generation(),
+            domain_generation: word.generation(),
             head: Mapped::new(mapping, offset)?,
-            slots,
-            sets: MappedSlice::new(mapping, shape.sets, shape.count * shape.words)?,
+            domain: Arc::new(domain),
+            pieces,
+            shift: shape.shift,
+            segments: segments as usize,
             words: shape.words as usize,
             places: participants,
+            reached: Arc::new(AtomicUsize::new(1)),
+            starts: (0..=shape.pieces()).map(|nth| shape.piece(nth)).collect(),
         })
     }
 
@@ -208,12 +299,12 @@ impl Control {
 
     /// All segments that are alive.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        (0..self.segment_slots()).filter_map(|index| self.info(index)).collect()
+        (0..self.known()).filter_map(|index| self.info(index)).collect()
     }
 
     /// Whether the domain is there: nobody has closed it. Once closed, it stays so.
     pub fn is_open(&self) -> bool {
-        let word = self.slots[self.segment_slots()].state.load(Ordering::Relaxed);
+        let word = self.at(self.segment_slots()).state.load(Ordering::Relaxed);
         Word(word).is_alive_as(self.domain_generation)
     }
 
@@ -224,8 +315,8 @@ impl Control {
 
     /// Segments whose objects may exist, whatever their state: what to remove with the domain.
     pub fn leftovers(&self) -> Vec<SegmentHandle> {
-        let slots = self.slots.iter().take(self.segment_slots()).enumerate();
-        let words = slots.map(|(index, slot)| (index, Word(slot.state.load(Ordering::Relaxed))));
+        let words =
+            self.slots().map(|(index, slot)| (index, Word(slot.state.load(Ordering::Relaxed))));
         words
             .filter(|(_, word)| !word.is_free() && word.generation() != 0)
             .map(|(index, word)| SegmentHandle::new(index as u32, word.generation()))
@@ -240,7 +331,7 @@ impl Control {
 
     /// Slots but the domain's, which is the last.
     fn segment_slots(&self) -> usize {
-        self.slots.len() - 1
+        self.segments
     }
 
     /// Whether nobody is attached; and for the domain, whether no pinned segment keeps it.
@@ -250,11 +341,13 @@ impl Control {
             word.is_alive() && word.is_pinned()
         };
         let is_domain = index == self.segment_slots();
-        self.attached(index).next().is_none() && !(is_domain && self.slots.iter().any(is_pinned))
+        // In this order: who has left may have pinned a segment in a piece that is new.
+        self.attached(index).next().is_none()
+            && !(is_domain && self.slots().any(|(_, slot)| is_pinned(slot)))
     }
 
     fn info(&self, index: usize) -> Option<SegmentInfo> {
-        let slot = &self.slots[index];
+        let slot = self.at(index);
         let word = Word(slot.state.load(Ordering::Relaxed));
         let size = slot.size.load(Ordering::Relaxed);
         (word.is_alive() && word.generation() != 0).then(|| SegmentInfo {
@@ -278,11 +371,33 @@ impl Control {
     }
 
     fn set(&self, index: usize) -> &[AtomicU64] {
-        &self.sets[index * self.words..(index + 1) * self.words]
+        let (piece, index) = self.find(index);
+        &piece.sets[index * self.words..(index + 1) * self.words]
     }
 
     /// The slot of a segment, which the domain's is not.
     fn slot(&self, handle: SegmentHandle) -> Option<&Slot> {
-        self.slots[..self.segment_slots()].get(handle.slot() as usize)
+        let index = handle.slot() as usize;
+        let is_there = index < self.segments
+            && (index >> self.shift < self.reached.load(Relaxed) || index < self.known());
+        is_there.then(|| self.at(index))
+    }
+
+    /// The slot `index` of those known, or the domain's.
+    fn at(&self, index: usize) -> &Slot {
+        let (piece, index) = self.find(index);
+        &piece.slots[index]
+    }
+
+    fn find(&self, index: usize) -> (&Piece, usize) {
+        if index == self.segments {
+            return (&self.domain, 0);
+        }
+        (&self.pieces[index >> self.shift], index & ((1 << self.shift) - 1))
+    }
+
+    /// The segments' slots that there is memory for.
+    fn slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        (0..self.known()).map(|index| (index, self.at(index)))
     }
 }

@@ -15,7 +15,7 @@ impl<O: Objects> Actor<'_, O> {
     /// # If a process dies here
     /// The next reaper begins anew: each step may be done twice.
     pub fn clean_up(&self) {
-        for index in 0..self.control.slots.len() {
+        for index in (0..self.control.known()).chain([self.control.segment_slots()]) {
             self.clear(index);
             self.finish_own(index);
             self.destroy_if_last(index);
@@ -34,8 +34,7 @@ impl<O: Objects> Actor<'_, O> {
     ///
     /// [Table::has_left]: shm_core::participants::Table::has_left
     pub fn retry(&self, has_left: impl Fn(ParticipantId) -> bool) {
-        let slots = self.control.slots.iter().take(self.control.segment_slots());
-        for (index, slot) in slots.enumerate() {
+        for (index, slot) in self.control.slots() {
             // Our own is ours alone to change, so it needs no order; and one who takes over what is
             // another's changes exactly this word.
             let word = Word(slot.state.load(Ordering::Relaxed));
@@ -51,7 +50,7 @@ impl<O: Objects> Actor<'_, O> {
 
     /// A segment half created or half destroyed by this participant: away with it.
     pub(super) fn finish_own(&self, index: usize) {
-        let slot = &self.control.slots[index];
+        let slot = self.control.at(index);
         let word = now(slot);
         let owner = self.me.to_bits();
         if word.is_owned_by(owner) && word.generation() != 0 {

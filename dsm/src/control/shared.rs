@@ -7,21 +7,24 @@ use shm_core::{Reserved, shm_sync};
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
 /// | `hint` | whoever claims a slot: the one after it | whoever looks for one | nothing: where to begin |
+/// | `pieces` | the creator; who has put memory behind one more | all | nothing: new memory is zero, which each slot's word orders by itself. It only grows; a number too high is found out by asking the system before it is believed |
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Head {
     pub(crate) hint: AtomicU64,
-    reserved: Reserved<7>,
+    pub(crate) pieces: AtomicU64,
+    reserved: Reserved<6>,
 }
 
-/// One segment.
+/// One segment. All zero, as its memory is when new, it is free and has had no segment yet.
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
 /// | `state` | see [`Word`](super::word::Word); every change is one AcqRel compare-and-swap | all | itself |
 /// | `size` | the creator, while `creating`, once it has made the object; who frees the slot (0) | who attached: bit 63 says that it can grow; who removes the object: 0 says that its creator may not have made one | `state` |
 ///
-/// Its attachments stand apart: `words` consecutive `AtomicU64` a slot, one bit a participant.
+/// Its attachments stand behind the slots of its piece: `words` consecutive `AtomicU64` a slot, one
+/// bit a participant.
 ///
 /// | bit | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
@@ -37,17 +40,18 @@ pub(crate) struct Slot {
 #[cfg(not(shm_loom))]
 const _: () = assert!(size_of::<Head>() == 64 && size_of::<Slot>() == 16);
 
-shm_sync!(Head { hint, reserved });
+shm_sync!(Head { hint, pieces, reserved });
 shm_sync!(Slot { state, size });
 
 impl Head {
-    pub(super) fn new() -> Head {
-        Head { hint: AtomicU64::new(0), reserved: Reserved::new() }
+    pub(super) fn new(pieces: u64) -> Head {
+        let (hint, pieces) = (AtomicU64::new(0), AtomicU64::new(pieces));
+        Head { hint, pieces, reserved: Reserved::new() }
     }
 }
 
 /// Tells this layout from others.
 pub(crate) const FINGERPRINT: u64 = shm_core::layout::combine(&[
-    shm_core::fingerprint!(Head { hint: AtomicU64, reserved: Reserved<7> }),
+    shm_core::fingerprint!(Head { hint: AtomicU64, pieces: AtomicU64, reserved: Reserved<6> }),
     shm_core::fingerprint!(Slot { state: AtomicU64, size: AtomicU64 }),
 ]);

@@ -36,6 +36,11 @@ impl Word {
         Word::new(FREE, generation, 0)
     }
 
+    /// The word as found, where a slot that has had no segment yet begins with `first`.
+    pub(crate) fn or_first(self, first: u32) -> Word {
+        if self.0 == 0 { Word::free(first) } else { self }
+    }
+
     /// The slot after this segment: free, for the next generation.
     pub(crate) fn freed(self) -> Word {
         let next = if self.generation() == GENERATION_MAX { 1 } else { self.generation() + 1 };

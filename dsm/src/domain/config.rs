@@ -11,6 +11,7 @@ pub const NAME_LEN_MAX: usize = 48;
 pub const SEGMENTS_MAX: u32 = 1 << 20;
 
 const PARTICIPANTS_DEFAULT: u32 = 128;
+const SEGMENTS_DEFAULT: u32 = 1 << 16;
 const OPEN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Which domain, and how to make it if it is not there. Sizes matter to its creator only: who comes
@@ -39,7 +40,8 @@ pub struct DomainConfig {
     pub group: Option<u32>,
     /// Room for so many processes at a time, at most 1024.
     pub participants_max: u32,
-    /// Room for so many segments at a time. `None`: 64, and 5 for each participant.
+    /// Room for so many segments at a time, at most 1,048,576. `None`: 65,536. Their table takes
+    /// memory as it grows.
     pub segments_max: Option<u32>,
     /// Which pages this process asks for, for the segments that it creates and attaches to.
     pub huge_pages: HugePages,
@@ -92,7 +94,7 @@ impl DomainConfig {
     }
 
     pub(super) fn segments(&self) -> u32 {
-        self.segments_max.unwrap_or_else(|| 64 + 5 * self.participants_max.min(SLOTS_MAX))
+        self.segments_max.unwrap_or(SEGMENTS_DEFAULT)
     }
 
     pub(super) fn deadline(&self) -> Instant {

@@ -218,7 +218,9 @@ impl Domain {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        segment::check(self.presence.system.object.mapping())
+        let region = self.presence.system.object.mapping().region();
+        let reached = self.presence.control().reached_bytes();
+        segment::check(region.sub(0, reached).unwrap_or(region))
     }
 
     /// Gives the domain up without leaving it, which needs the control segment: for one that was

@@ -5,7 +5,7 @@ use super::names::is_in_another;
 use super::presence::{Arrival, Presence};
 use super::shared::Sizes;
 use super::system::control_name;
-use crate::backend::{self, Backend, BackendError, Identity, Object, Place};
+use crate::backend::{self, Backend, BackendError, Identity, Object, Place, pages};
 use shm_core::header::{self, Header, Opened, Opener};
 use shm_core::mapping::Mapped;
 use shm_core::participants::TableError;
@@ -28,12 +28,10 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
         let nonce = RandomState::new().build_hasher().finish();
         let (participants, segments) = (config.participants_max, config.segments());
         let sizes = Sizes { nonce, participants, segments };
-        let Some(object) = find_or_make(&place, config, &sizes)? else { continue };
+        let sparse = pages::can_populate();
+        let Some(object) = find_or_make(&place, config, &sizes, sparse)? else { continue };
         refuse_to_split(&place, config, Some(object.identity()))?;
-        let sizes = sizes.within(object.len());
-        // SAFETY: the header gives its initialiser the memory to itself.
-        let init = || unsafe { sizes.write(object.mapping()) };
-        let opened = open_header(&object, config, &opener, init)?;
+        let opened = fill_and_open(&object, config, &opener, sizes.within(object.len()), sparse)?;
         if let Some(presence) = arrive(object, config)? {
             if opened == Opened::Created {
                 presence.system.remove_orphans()?;
@@ -42,6 +40,30 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
         }
     }
     Err(OpenError::Busy { name: config.name.clone() })
+}
+
+/// Opens the header; where this process is the one to write what stands behind it, puts memory
+/// there first, which a creator who was killed may not have done, or not for as much.
+fn fill_and_open(
+    object: &Object,
+    config: &DomainConfig,
+    opener: &Opener,
+    sizes: Sizes,
+    sparse: bool,
+) -> Result<Opened, OpenError> {
+    let mut failed = None;
+    let init = || {
+        let too_large = |_| TableError::Slots(sizes.participants);
+        let filled = if sparse { sizes.filled() } else { sizes.total() }.map_err(too_large)?;
+        object.populate(filled).map_err(|error| {
+            failed = Some(error);
+            TableError::Slots(sizes.participants)
+        })?;
+        // SAFETY: the header gives its initialiser the memory to itself.
+        unsafe { sizes.write(object.mapping(), !sparse) }
+    };
+    let opened = open_header(object, config, opener, init);
+    failed.map_or(opened, |error| Err(error.into()))
 }
 
 /// Comes into the domain if it is there.
@@ -87,17 +109,21 @@ fn find_or_make(
     place: &Place,
     config: &DomainConfig,
     sizes: &Sizes,
+    sparse: bool,
 ) -> Result<Option<Object>, OpenError> {
     let name = control_name(&config.name);
     if place.backend != Backend::Memfd
         && let Some(object) = backend::open(place, &name)?
     {
-        object.populate()?;
+        // The header; the rest once it is known who fills it.
+        object.populate(1)?;
         return Ok(Some(object));
     }
     refuse_to_split(place, config, None)?;
-    let total = sizes.total().map_err(|_| OpenError::Segments { asked: sizes.segments })?;
-    match backend::create(place, &name, total) {
+    let too_large = |_| OpenError::Segments { asked: sizes.segments };
+    let total = sizes.total().map_err(too_large)?;
+    let filled = if sparse { sizes.filled().map_err(too_large)? } else { total };
+    match backend::create_sparse(place, &name, filled, total) {
         Ok(object) => Ok(Some(object)),
         // Busy: what we made was found, used, closed and removed before we had it mapped (`sysv`).
         Err(BackendError::AlreadyExists { .. } | BackendError::Busy { .. }) => Ok(None),

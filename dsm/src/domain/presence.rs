@@ -235,6 +235,12 @@ impl Presence {
         if size == 0 || size > max || max.div_ceil(page) >= u64::from(u32::MAX) {
             return Err(BackendError::BadSize { size });
         }
+        if !place.backend.has_holes() && place.backend != Backend::None {
+            return Err(BackendError::Unsupported {
+                backend: place.backend,
+                reason: "its segments have one size for good: use posix, mmap or memfd to grow",
+            });
+        }
         let object = backend::create_sparse(place, name, size + page, max + page)?;
         let pages = size.div_ceil(page) as u32;
         let mapping = object.mapping();
@@ -251,12 +257,21 @@ impl Presence {
             mine.held.insert(handle.slot(), Held::nothing_yet(handle));
             Some(handle)
         };
-        let full = CreateError::Full { segments: self.segments_max };
-        let reap_and_claim = || {
-            self.reap();
-            claim()
-        };
-        claim().or_else(reap_and_claim).ok_or(full)
+        if let Some(handle) = claim() {
+            return Ok(handle);
+        }
+        self.reap();
+        loop {
+            if let Some(handle) = claim() {
+                return Ok(handle);
+            }
+            // Each round the table has a piece more.
+            match self.control().grow() {
+                Ok(true) => {}
+                Ok(false) => return Err(CreateError::Full { segments: self.segments_max }),
+                Err(error) => return Err(self.system.cannot_grow(error).into()),
+            }
+        }
     }
 
     fn abandon(&self, handle: SegmentHandle) {

@@ -13,7 +13,7 @@ use shm_core::{Reserved, shm_sync};
 use std::sync::Arc;
 
 /// Raised with every change of the layout or of its meaning.
-const LAYOUT_VERSION: u32 = 5;
+const LAYOUT_VERSION: u32 = 6;
 
 /// What the creator chose. Written once, before the header says that the domain is ready; read once
 /// by each process.
@@ -61,12 +61,14 @@ fn names(segments: u32) -> u32 {
     segments.min(NAMES_MAX)
 }
 
-/// Header, settings, segment table, names, table of participants.
+/// Header, settings, table of participants, names, and the segment table, which grows.
 struct Offsets {
     settings: u64,
-    control: u64,
-    registry: u64,
     table: u64,
+    registry: u64,
+    control: u64,
+    /// What there must be memory behind from the start.
+    filled: u64,
     total: u64,
 }
 
@@ -75,10 +77,11 @@ impl Offsets {
         let mut plan = Plan::new();
         plan.add::<Header>();
         let settings = plan.add::<Settings>();
-        let control = plan.bytes(Control::bytes_for(segments, participants), 64);
-        let registry = plan.bytes(Registry::bytes_for(names(segments)), 64);
         let table = plan.bytes(Table::bytes_for(participants), 64);
-        Ok(Offsets { settings, control, registry, table, total: plan.total()? })
+        let registry = plan.bytes(Registry::bytes_for(names(segments)), 64);
+        let control = plan.bytes(Control::bytes_for(segments, participants), 64);
+        let filled = control.saturating_add(Control::bytes_at_first(segments, participants));
+        Ok(Offsets { settings, table, registry, control, filled, total: plan.total()? })
     }
 }
 
@@ -88,13 +91,25 @@ impl Sizes {
         Ok(Offsets::of(self.participants, self.segments)?.total)
     }
 
+    /// Bytes of it, from its beginning, that need memory at first.
+    pub(super) fn filled(&self) -> Result<u64, TooLarge> {
+        Ok(Offsets::of(self.participants, self.segments)?.filled)
+    }
+
     /// No larger than fits into `len` bytes: a creator who was killed before he began leaves memory
     /// for the domain that he wanted, and it may be a smaller one.
     pub(super) fn within(mut self, len: u64) -> Sizes {
         let smallest = |sizes: &Sizes| sizes.participants.max(sizes.segments) == 1;
         while self.total().is_ok_and(|total| total > len) && !smallest(&self) {
-            self.participants = self.participants.div_ceil(2);
-            self.segments = self.segments.div_ceil(2);
+            // Of what takes the most.
+            let table = Table::bytes_for(self.participants);
+            let control = Control::bytes_for(self.segments, self.participants);
+            let most = control.saturating_add(Registry::bytes_for(names(self.segments)));
+            if self.segments > 1 && (most > table || self.participants == 1) {
+                self.segments = self.segments.div_ceil(2);
+            } else {
+                self.participants = self.participants.div_ceil(2);
+            }
         }
         self
     }
@@ -104,11 +119,15 @@ impl Sizes {
         Identity::new(name, LAYOUT_VERSION, FINGERPRINT, mapping.len() as u64)
     }
 
-    /// Writes everything behind the header.
+    /// Writes everything behind the header. `whole`: there is memory for all of it.
     ///
     /// # Safety
     /// Nobody else accesses `mapping`.
-    pub(super) unsafe fn write(&self, mapping: &Arc<Mapping>) -> Result<(), TableError> {
+    pub(super) unsafe fn write(
+        &self,
+        mapping: &Arc<Mapping>,
+        whole: bool,
+    ) -> Result<(), TableError> {
         // A plan that is too large has offsets outside every mapping.
         let offsets = Offsets::of(self.participants, self.segments);
         let offsets = offsets.map_err(|_| TableError::Slots(self.participants))?;
@@ -123,7 +142,12 @@ impl Sizes {
         let (segments, participants) = (self.segments, self.participants);
         let generation = (self.nonce as u32 & GENERATION_MAX).max(1);
         // SAFETY: the caller's promise.
-        unsafe { Control::create(mapping, offsets.control, segments, participants, generation) }?;
+        let control = unsafe {
+            Control::create(mapping, offsets.control, segments, participants, generation)
+        }?;
+        if whole {
+            control.grow_to_the_end();
+        }
         // SAFETY: the caller's promise.
         unsafe { Registry::create(mapping, offsets.registry, names(segments)) }?;
         // SAFETY: the caller's promise.

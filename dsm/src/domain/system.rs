@@ -5,7 +5,7 @@ use crate::handle::SegmentHandle;
 use crate::registry::Registry;
 use shm_core::participants::ParticipantId;
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// `shm.NAME.control`: what a domain is found by.
@@ -78,6 +78,18 @@ impl System {
         removed.inspect_err(|error| {
             tracing::warn!(domain = self.domain, %error, "cannot remove the control segment");
         })
+    }
+
+    /// Why the segment table could not be given more memory.
+    pub(super) fn cannot_grow(&self, error: io::Error) -> BackendError {
+        match error.raw_os_error() {
+            Some(libc::EFAULT | libc::ENOMEM) => self.object.no_space(self.control.piece_bytes()),
+            _ => BackendError::Os {
+                call: "madvise",
+                name: control_name(&self.domain),
+                source: error,
+            },
+        }
     }
 
     /// Whether the control segment's name leads to ours.

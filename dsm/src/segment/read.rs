@@ -1,5 +1,5 @@
 //! A segment that this process can only read.
-use super::{CheckError, check_region};
+use super::{CheckError, check};
 use crate::backend::ReadView;
 use crate::growth::Growth;
 use crate::handle::SegmentHandle;
@@ -54,6 +54,6 @@ impl ReadOnlySegment {
     /// # Errors
     /// [`CheckError`].
     pub fn check(&self) -> Result<(), CheckError> {
-        check_region(self.view().region())
+        check(self.view().region())
     }
 }
