@@ -89,7 +89,7 @@ pub(crate) struct Attachment {
     /// Unmapping it ends the attachment: that is the domain's affair.
     mapping: Arc<Mapping>,
     /// Of one that can grow; then `mapping` is a view of what it has mapped.
-    elastic: Option<Elastic>,
+    elastic: Option<Box<Elastic>>,
     control: Control,
     kept: Arc<Kept>,
     callbacks: Mutex<Callbacks>,
@@ -131,6 +131,7 @@ impl Segment {
     ) -> Segment {
         let (callbacks, guard) = (Mutex::default(), ForkGuard::new());
         let mapping = elastic.as_ref().map_or(mapping, Elastic::first_view);
+        let elastic = elastic.map(Box::new);
         let attachment = Attachment { handle, mapping, elastic, control, kept, callbacks, guard };
         Segment { attachment: Arc::new(attachment) }
     }

@@ -77,6 +77,7 @@ impl World {
             participants_max: 3,
             segments_max: Some(4),
             open_timeout: LIMIT,
+            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         let before = sysv_segments().iter().map(|segment| segment.id).collect();

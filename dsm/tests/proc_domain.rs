@@ -31,6 +31,7 @@ impl Bench {
         let config = DomainConfig {
             backend: Some(backend),
             directory: Some(directory.path().to_owned()),
+            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         Bench { unique, config, _directory: directory }
@@ -76,6 +77,7 @@ fn config_of(args: &[String]) -> DomainConfig {
     DomainConfig {
         backend: Some(args[1].parse().unwrap()),
         directory: Some(args[2].clone().into()),
+        ready_max: 0,
         ..DomainConfig::new(&args[0])
     }
 }

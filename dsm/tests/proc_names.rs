@@ -34,6 +34,7 @@ impl Bench {
             directory: Some(directory.path().to_owned()),
             participants_max: 4,
             segments_max: Some(4),
+            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         Bench { unique, config, directory }
@@ -105,6 +106,7 @@ fn makes_another(args: &[String]) {
     let config = DomainConfig {
         backend: Some(args[1].parse().unwrap()),
         directory: Some(args[2].clone().into()),
+        ready_max: 0,
         ..DomainConfig::new(&args[0])
     };
     let domain = Domain::open(config).unwrap();

@@ -25,6 +25,7 @@ fn bench(backend: Backend) -> (DomainConfig, Unique, TempDir) {
     let config = DomainConfig {
         backend: Some(backend),
         directory: Some(directory.path().to_owned()),
+        ready_max: 0,
         ..DomainConfig::new(unique.name())
     };
     (config, unique, directory)

@@ -105,6 +105,7 @@ fn become_user(args: &[String]) -> DomainConfig {
         directory: Some(args[5].clone().into()),
         participants_max: 4,
         segments_max: Some(4),
+        ready_max: 0,
         ..DomainConfig::new(&args[6])
     }
 }

@@ -29,45 +29,46 @@ impl Control {
     /// There is a piece more, or none; the next one to need it does it again.
     pub fn grow(&self) -> io::Result<bool> {
         let pieces = self.reach();
-        if pieces == self.pieces.len() {
+        if pieces == self.table.pieces.len() {
             return Ok(false);
         }
         self.populate(pieces, pieces + 1)?;
-        self.reached.fetch_max(pieces + 1, Relaxed);
-        let (seen, now) = (self.head.pieces.load(Ordering::Relaxed), pieces as u64 + 1);
+        self.table.reached.fetch_max(pieces + 1, Relaxed);
+        let (seen, now) = (self.table.head.pieces.load(Ordering::Relaxed), pieces as u64 + 1);
         if seen < now {
             // Where it fails another one has said so, or has gone further.
             let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-            let _ = self.head.pieces.compare_exchange(seen, now, ok, err);
+            let _ = self.table.head.pieces.compare_exchange(seen, now, ok, err);
         }
         Ok(true)
     }
 
     /// Says that there is memory for all slots. For who made it so, and has published nothing yet.
     pub fn grow_to_the_end(&self) {
-        self.head.pieces.store(self.pieces.len() as u64, Ordering::Relaxed);
+        self.table.head.pieces.store(self.table.pieces.len() as u64, Ordering::Relaxed);
     }
 
     /// How much of the mapping this process knows to have memory behind it, from its beginning.
     pub(crate) fn reached_bytes(&self) -> u64 {
         // Not by asking the table, which may be cut off.
-        self.starts[self.reached.load(Relaxed)]
+        self.table.starts[self.table.reached.load(Relaxed)]
     }
 
     /// Bytes of one piece.
     pub(crate) fn piece_bytes(&self) -> u64 {
-        self.starts[1] - self.starts[0]
+        self.table.starts[1] - self.table.starts[0]
     }
 
     /// Slots that there is memory for, the domain's own left out.
     pub(super) fn known(&self) -> usize {
-        (self.reach() << self.shift).min(self.segments)
+        (self.reach() << self.table.shift).min(self.table.segments)
     }
 
     /// Pieces that there is memory for.
     fn reach(&self) -> usize {
-        let reached = self.reached.load(Relaxed);
-        let pieces = self.head.pieces.load(Ordering::Relaxed).min(self.pieces.len() as u64);
+        let reached = self.table.reached.load(Relaxed);
+        let pieces =
+            self.table.head.pieces.load(Ordering::Relaxed).min(self.table.pieces.len() as u64);
         if pieces as usize <= reached { reached } else { self.reach_to(reached, pieces as usize) }
     }
 
@@ -77,13 +78,13 @@ impl Control {
             // There is none: that would send SIGBUS.
             Err(error) if error.raw_os_error() == Some(libc::EFAULT) => reached,
             // Where there is memory and the system does not tell, touching it does no harm.
-            Ok(()) | Err(_) => self.reached.fetch_max(pieces, Relaxed).max(pieces),
+            Ok(()) | Err(_) => self.table.reached.fetch_max(pieces, Relaxed).max(pieces),
         }
     }
 
     fn populate(&self, from: usize, to: usize) -> io::Result<()> {
-        let (from, to) = (self.starts[from], self.starts[to]);
-        Ok(pages::touch_range(self.head.mapping(), from, to)?)
+        let (from, to) = (self.table.starts[from], self.table.starts[to]);
+        Ok(pages::touch_range(self.table.head.mapping(), from, to)?)
     }
 }
 
@@ -121,9 +122,9 @@ mod tests {
         let mut pieces = 1;
         while control.grow().unwrap() {
             pieces += 1;
-            assert_eq!(control.known(), (pieces << control.shift).min(SEGMENTS as usize));
+            assert_eq!(control.known(), (pieces << control.table.shift).min(SEGMENTS as usize));
         }
-        assert_eq!((pieces, control.known()), (control.pieces.len(), SEGMENTS as usize));
+        assert_eq!((pieces, control.known()), (control.table.pieces.len(), SEGMENTS as usize));
     }
 
     #[test]
@@ -133,7 +134,7 @@ mod tests {
         cut(&directory);
         let error = control.grow().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
-        assert_eq!(control.known(), 1 << control.shift);
+        assert_eq!(control.known(), 1 << control.table.shift);
     }
 
     #[test]
@@ -142,8 +143,8 @@ mod tests {
         let control = table(&directory);
         cut(&directory);
         for lie in [2, 3, u64::MAX, 0] {
-            control.head.pieces.store(lie, Ordering::Relaxed);
-            assert_eq!(control.known(), 1 << control.shift);
+            control.table.head.pieces.store(lie, Ordering::Relaxed);
+            assert_eq!(control.known(), 1 << control.table.shift);
             assert!(control.segments().is_empty() && control.leftovers().is_empty());
             assert!(!control.is_alive(SegmentHandle::new(SEGMENTS - 1, 1)));
             assert!(control.grow().is_err());

@@ -78,20 +78,28 @@ impl<'a, O: Objects> Actor<'a, O> {
     /// # If a process dies here
     /// The slot stays `creating` in its name; the reaper removes the object and frees the slot.
     pub fn claim(&self) -> Option<SegmentHandle> {
-        let count = self.control.known();
-        let first = self.control.head.hint.load(Ordering::Relaxed) as usize % count.max(1);
-        (first..count).chain(0..first).find_map(|index| {
-            let slot = self.control.at(index);
-            let found = Word(slot.state.load(Ordering::Relaxed));
-            let word = found.or_first(self.control.domain_generation);
-            if !word.is_free() || word.generation() == 0 {
-                return None;
-            }
-            change(slot, found, word.creating(self.me.to_bits())).ok()?;
+        let (count, ready) = (self.control.known(), self.control.table.ready as usize);
+        let first = self.control.table.head.hint.load(Ordering::Relaxed) as usize % count.max(1);
+        let first = first.max(ready.min(count));
+        // Those that have a page last.
+        (first..count).chain(ready..first).chain(0..ready.min(count)).find_map(|index| {
+            let claimed = self.claim_at(index)?;
             // Round and round, so that a handle comes back as late as possible.
-            self.control.head.hint.store(index as u64 + 1, Ordering::Relaxed);
-            Some(SegmentHandle::new(index as u32, word.generation()))
+            self.control.table.head.hint.store(index as u64 + 1, Ordering::Relaxed);
+            Some(claimed)
         })
+    }
+
+    /// Takes the slot `index` if it is free.
+    pub(super) fn claim_at(&self, index: usize) -> Option<SegmentHandle> {
+        let slot = self.control.at(index);
+        let found = Word(slot.state.load(Ordering::Relaxed));
+        let word = found.or_first(self.control.table.domain_generation);
+        if !word.is_free() || word.generation() == 0 {
+            return None;
+        }
+        change(slot, found, word.creating(self.me.to_bits())).ok()?;
+        Some(SegmentHandle::new(index as u32, word.generation()))
     }
 
     /// Says that there is an object of `size` bytes behind a claimed slot: until then its reaper
@@ -155,7 +163,7 @@ impl<'a, O: Objects> Actor<'a, O> {
     /// # If a process dies here
     /// As in `attach`.
     pub fn enter(&self) -> bool {
-        self.attach_at(self.control.segment_slots(), self.control.domain_generation)
+        self.attach_at(self.control.segment_slots(), self.control.table.domain_generation)
     }
 
     fn attach_at(&self, index: usize, generation: u32) -> bool {
@@ -275,7 +283,7 @@ impl Control {
         let slot = self.at(index);
         for _ in 0..ROUNDS_MAX {
             let word = now(slot);
-            if !word.is_alive_as(self.domain_generation) || !self.is_unused(index) {
+            if !word.is_alive_as(self.table.domain_generation) || !self.is_unused(index) {
                 return false;
             }
             if change(slot, word, word.freed()).is_ok() {

@@ -51,6 +51,7 @@
 //! time act on a slot (the domain keeps a lock of its own memory for that).
 mod grow;
 mod life;
+mod ready;
 mod reap;
 mod shared;
 mod word;
@@ -68,6 +69,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use word::Word;
 
 pub use life::{Actor, PinError};
+pub(crate) use ready::{CHUNK, READY, READY_MAX};
 
 /// What stands behind the slots: the operating system's objects. Tests put their own there.
 pub trait Objects {
@@ -80,17 +82,36 @@ pub trait Objects {
     /// more, and nobody will be. It may list a segment that the reaper of one who never came in
     /// found without users, and is removing.
     fn remove_domain(&self);
+
+    /// Puts memory behind the pages of a chunk of [ready](Actor::claim_ready) slots, and leaves
+    /// what is there as it is. `false` where there is none to be had.
+    fn fill(&self, _chunk: u32) -> bool {
+        true
+    }
+
+    /// Takes the memory away from the pages of a chunk. `false` where it is still there.
+    fn empty(&self, _chunk: u32) -> bool {
+        false
+    }
 }
 
 /// The segment table. Clones are the same table.
 #[derive(Clone, Debug)]
 pub struct Control {
+    table: Arc<Views>,
+}
+
+/// What this process knows of the table.
+#[derive(Debug)]
+struct Views {
     head: Mapped<Head>,
-    domain: Arc<Piece>,
-    pieces: Arc<[Piece]>,
+    domain: Piece,
+    pieces: Box<[Piece]>,
     /// Slots in a piece, as a power of two; in all of them.
     shift: u32,
     segments: usize,
+    /// So many of the first slots have a page each.
+    ready: u32,
     /// Words in each set.
     words: usize,
     /// Places in each set; what is set beyond, nobody could ever clear.
@@ -98,9 +119,9 @@ pub struct Control {
     /// The domain is in its slot for good: whoever finds another generation there came too late.
     domain_generation: u32,
     /// Pieces that this process knows to have memory behind them. Not shared, and it only grows.
-    reached: Arc<AtomicUsize>,
+    reached: AtomicUsize,
     /// Where in the mapping each piece begins, and the last ends.
-    starts: Arc<[u64]>,
+    starts: Box<[u64]>,
 }
 
 /// In a slot's size: the segment can grow, and that is the most it can have, its head included.
@@ -271,18 +292,20 @@ impl Control {
             .map(|nth| shape.map(mapping, shape.piece(nth), shape.slots_in(nth)))
             .collect::<Result<_, _>>()?;
         let word = Word(domain.slots[0].state.load(Ordering::Relaxed));
-        Ok(Control {
+        let views = Views {
             domain_generation: word.generation(),
             head: Mapped::new(mapping, offset)?,
-            domain: Arc::new(domain),
+            domain,
             pieces,
             shift: shape.shift,
             segments: segments as usize,
+            ready: 0,
             words: shape.words as usize,
             places: participants,
-            reached: Arc::new(AtomicUsize::new(1)),
+            reached: AtomicUsize::new(1),
             starts: (0..=shape.pieces()).map(|nth| shape.piece(nth)).collect(),
-        })
+        };
+        Ok(Control { table: Arc::new(views) })
     }
 
     /// The table as seen and changed by `me`, a participant of this process.
@@ -305,7 +328,7 @@ impl Control {
     /// Whether the domain is there: nobody has closed it. Once closed, it stays so.
     pub fn is_open(&self) -> bool {
         let word = self.at(self.segment_slots()).state.load(Ordering::Relaxed);
-        Word(word).is_alive_as(self.domain_generation)
+        Word(word).is_alive_as(self.table.domain_generation)
     }
 
     /// The participant slots of those in the domain.
@@ -331,7 +354,7 @@ impl Control {
 
     /// Slots but the domain's, which is the last.
     fn segment_slots(&self) -> usize {
-        self.segments
+        self.table.segments
     }
 
     /// Whether nobody is attached; and for the domain, whether no pinned segment keeps it.
@@ -342,8 +365,18 @@ impl Control {
         };
         let is_domain = index == self.segment_slots();
         // In this order: who has left may have pinned a segment in a piece that is new.
-        self.attached(index).next().is_none()
-            && !(is_domain && self.slots().any(|(_, slot)| is_pinned(slot)))
+        self.is_empty(index) && !(is_domain && self.slots().any(|(_, slot)| is_pinned(slot)))
+    }
+
+    /// Whether the set is empty.
+    fn is_empty(&self, index: usize) -> bool {
+        let mut places = self.table.places;
+        self.set(index).iter().all(|bits| {
+            let here = places.min(64);
+            places -= here;
+            // Pairs with the Release in `Actor::clear`: he has unmapped it.
+            here == 0 || bits.load(Ordering::Acquire) << (64 - here) == 0
+        })
     }
 
     fn info(&self, index: usize) -> Option<SegmentInfo> {
@@ -352,7 +385,7 @@ impl Control {
         let size = slot.size.load(Ordering::Relaxed);
         (word.is_alive() && word.generation() != 0).then(|| SegmentInfo {
             handle: SegmentHandle::new(index as u32, word.generation()),
-            size: size & !GROWABLE,
+            size: size & !(GROWABLE | READY),
             growable: size & GROWABLE != 0,
             pinned: word.is_pinned(),
             attached: self.attached(index).collect(),
@@ -366,20 +399,21 @@ impl Control {
             let bits = bits.load(Ordering::Acquire);
             let places = (0..64).filter(move |bit| bits >> bit & 1 == 1);
             let places = places.map(move |bit| word as u32 * 64 + bit);
-            places.filter(|place| *place < self.places)
+            places.filter(|place| *place < self.table.places)
         })
     }
 
     fn set(&self, index: usize) -> &[AtomicU64] {
         let (piece, index) = self.find(index);
-        &piece.sets[index * self.words..(index + 1) * self.words]
+        &piece.sets[index * self.table.words..(index + 1) * self.table.words]
     }
 
     /// The slot of a segment, which the domain's is not.
     fn slot(&self, handle: SegmentHandle) -> Option<&Slot> {
         let index = handle.slot() as usize;
-        let is_there = index < self.segments
-            && (index >> self.shift < self.reached.load(Relaxed) || index < self.known());
+        let is_there = index < self.table.segments
+            && (index >> self.table.shift < self.table.reached.load(Relaxed)
+                || index < self.known());
         is_there.then(|| self.at(index))
     }
 
@@ -390,10 +424,10 @@ impl Control {
     }
 
     fn find(&self, index: usize) -> (&Piece, usize) {
-        if index == self.segments {
-            return (&self.domain, 0);
+        if index == self.table.segments {
+            return (&self.table.domain, 0);
         }
-        (&self.pieces[index >> self.shift], index & ((1 << self.shift) - 1))
+        (&self.table.pieces[index >> self.table.shift], index & ((1 << self.table.shift) - 1))
     }
 
     /// The segments' slots that there is memory for.

@@ -1,6 +1,8 @@
 //! What is chosen when a domain is opened.
 use super::error::OpenError;
+use super::shared::Sizes;
 use crate::backend::{Backend, HugePages, Place, Rights};
+use crate::control::Control;
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ pub const SEGMENTS_MAX: u32 = 1 << 20;
 
 const PARTICIPANTS_DEFAULT: u32 = 128;
 const SEGMENTS_DEFAULT: u32 = 1 << 16;
+const READY_DEFAULT: u32 = 512;
 const OPEN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Which domain, and how to make it if it is not there. Sizes matter to its creator only: who comes
@@ -43,6 +46,11 @@ pub struct DomainConfig {
     /// Room for so many segments at a time, at most 1,048,576. `None`: 65,536. Their table takes
     /// memory as it grows.
     pub segments_max: Option<u32>,
+    /// Segments of up to a page (4 KiB) that are made without a call of the system, in memory of the
+    /// domain itself: at most so many at a time, and at most 1024. They take memory as they are
+    /// needed, 16 pages at a time, and what was not used between two calls of
+    /// [`Domain::reap`](crate::Domain::reap) is given back.
+    pub ready_max: u32,
     /// Which pages this process asks for, for the segments that it creates and attaches to.
     pub huge_pages: HugePages,
     /// Whether it makes the page tables' entries for them at once, so that no first touch takes a
@@ -66,6 +74,7 @@ impl DomainConfig {
             group: None,
             participants_max: PARTICIPANTS_DEFAULT,
             segments_max: None,
+            ready_max: READY_DEFAULT,
             huge_pages: HugePages::Unasked,
             prefault: false,
             open_timeout: OPEN_TIMEOUT_DEFAULT,
@@ -93,8 +102,15 @@ impl DomainConfig {
         Rights::from_mode(mode, self.group).ok_or(OpenError::Mode { mode })
     }
 
-    pub(super) fn segments(&self) -> u32 {
+    fn segments(&self) -> u32 {
         self.segments_max.unwrap_or(SEGMENTS_DEFAULT)
+    }
+
+    /// Of a domain that this makes.
+    pub(super) fn sizes(&self, nonce: u64) -> Sizes {
+        let (participants, segments) = (self.participants_max, self.segments());
+        let ready = Control::ready_of(segments, self.ready_max);
+        Sizes { nonce, participants, segments, ready }
     }
 
     pub(super) fn deadline(&self) -> Instant {

@@ -26,8 +26,7 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
             break;
         }
         let nonce = RandomState::new().build_hasher().finish();
-        let (participants, segments) = (config.participants_max, config.segments());
-        let sizes = Sizes { nonce, participants, segments };
+        let sizes = config.sizes(nonce);
         let sparse = pages::can_populate();
         let Some(object) = find_or_make(&place, config, &sizes, sparse)? else { continue };
         refuse_to_split(&place, config, Some(object.identity()))?;

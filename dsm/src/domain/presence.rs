@@ -2,18 +2,21 @@
 use super::config::DomainConfig;
 use super::error::{AttachError, CreateError, OpenError};
 use super::names::Ticket;
-use super::shared::Sizes;
+use super::shared::{Parts, Sizes};
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
-use crate::control::{Actor, Control, GROWABLE, Objects, PinError};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd, pages};
+use crate::control::{Actor, Control, GROWABLE, Objects, PinError, READY};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
 use crate::segment::elastic::{self, Elastic, Peers};
 use crate::segment::{Attachment, Kept, ReadOnlySegment, Segment, SegmentOptions};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, ParticipantId, Table};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Names to try for a new segment, should some be taken.
@@ -41,9 +44,32 @@ pub(super) struct Presence {
 #[derive(Default)]
 struct Mine {
     /// By slot: there from before our bit is set until after it is cleared.
-    held: BTreeMap<u32, Held>,
+    held: HashMap<u32, Held, BySlot>,
     /// The only way to a memfd; kept for as long as the segment is alive, attached here or not.
     descriptors: BTreeMap<SegmentHandle, OwnedFd>,
+    /// Threads that wait until something is mapped or unmapped.
+    waiting: u32,
+}
+
+/// Slots are small numbers that this process and its peers give out: nothing to guard against.
+type BySlot = BuildHasherDefault<SlotHasher>;
+
+#[derive(Default)]
+struct SlotHasher(u64);
+
+impl Hasher for SlotHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, slot: u32) {
+        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
+        self.0 = (self.0 ^ u64::from(slot)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 #[derive(Clone)]
@@ -57,21 +83,33 @@ struct Held {
     kind: Kind,
 }
 
-/// Whether a segment's object has one size, or a head and a hole.
+/// What a segment's memory is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// An object of one size.
     Fixed,
+    /// An object with a head and a hole.
     Growable,
+    /// A page of the control segment.
+    Ready,
 }
 
 impl Kind {
     fn of(size_word: u64) -> Kind {
-        if size_word & GROWABLE == 0 { Kind::Fixed } else { Kind::Growable }
+        match (size_word & READY != 0, size_word & GROWABLE != 0) {
+            (true, _) => Kind::Ready,
+            (false, true) => Kind::Growable,
+            (false, false) => Kind::Fixed,
+        }
     }
 
     /// What a slot says of an object of `len` bytes.
     fn note(self, len: u64) -> u64 {
-        if self == Kind::Growable { len | GROWABLE } else { len }
+        match self {
+            Kind::Fixed => len,
+            Kind::Growable => len | GROWABLE,
+            Kind::Ready => len | READY,
+        }
     }
 
     /// Whether `mapping` is what the slot says.
@@ -86,7 +124,7 @@ impl Kind {
             return Err(AttachError::Truncated { handle, len, expected });
         }
         let is_made = || self.growth(mapping).is_some_and(|growth| growth.is_made());
-        let is_sane = self == Kind::Fixed || is_made();
+        let is_sane = self != Kind::Growable || is_made();
         if is_sane { Ok(()) } else { Err(AttachError::Corrupt(handle)) }
     }
 
@@ -122,9 +160,11 @@ impl Presence {
     /// Takes a seat in the domain whose control segment, ready, is `object`.
     pub(super) fn arrive(object: Object, config: &DomainConfig) -> Result<Arrival, OpenError> {
         let name = || config.name.clone();
-        let (sizes, control, registry, table) = Sizes::read(&config.name, object.mapping())?;
-        let (place, nonce) = (object.place().clone(), sizes.nonce);
-        let system = System { place, domain: name(), nonce, object, control, registry };
+        let Parts { sizes, control, registry, table, pages } =
+            Sizes::read(&config.name, object.mapping())?;
+        let (place, nonce, sparse) = (object.place().clone(), sizes.nonce, pages::can_populate());
+        let domain = name();
+        let system = System { place, domain, nonce, object, control, registry, pages, sparse };
         // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
@@ -175,6 +215,7 @@ impl Presence {
         let dead = self.table.reap(|dead| self.system.clean_up(dead));
         let _mine = self.lock();
         self.actor().retry(|owner| self.table.has_left(owner));
+        self.actor().empty_unused(1);
         dead
     }
 
@@ -193,6 +234,11 @@ impl Presence {
         options: SegmentOptions,
     ) -> Result<Segment, CreateError> {
         self.member.check_fork()?;
+        if options.fit_a_page(size)
+            && let Some(segment) = self.create_ready()
+        {
+            return Ok(segment);
+        }
         for _ in 0..NAMES_MAX {
             let handle = self.claim()?;
             let name = self.system.segment_name(handle);
@@ -213,6 +259,37 @@ impl Presence {
         }
         let name = self.system.domain.clone();
         Err(BackendError::AlreadyExists { name }.into())
+    }
+
+    /// A segment in a page of the control segment; `None` where there is none to be had.
+    fn create_ready(self: &Arc<Self>) -> Option<Segment> {
+        let mut mine = self.lock();
+        let actor = self.actor();
+        let handle = actor.claim_ready()?;
+        let page = self.system.page(handle)?;
+        // SAFETY: the page of a slot that is ours, inside the mapping, with memory behind it; what
+        // was in it before is gone, and nobody else refers to it.
+        unsafe { page.write_bytes(0, page_size() as usize) };
+        // It fails where another process has overwritten our claim.
+        actor.publish(handle, Kind::Ready.note(page_size())).then_some(())?;
+        Some(self.hold_ready(&mut mine, handle, page))
+    }
+
+    /// As `hold`, a page of the control segment; without waiting, so without letting go of the lock.
+    fn hold_ready(
+        self: &Arc<Self>,
+        mine: &mut Mine,
+        handle: SegmentHandle,
+        page: NonNull<u8>,
+    ) -> Segment {
+        let presence = self.clone();
+        let unmap = Box::new(move |_, _| presence.detach(handle));
+        // SAFETY: inside the control segment, which `presence` keeps mapped; for as long as the
+        // attachment lasts it is this segment's.
+        let mapping = unsafe { Mapping::from_raw(page, page_size() as usize, unmap) };
+        let (segment, held) = self.first_segment(handle, mapping, Kind::Ready);
+        mine.held.insert(handle.slot(), held);
+        segment
     }
 
     fn make(
@@ -288,7 +365,21 @@ impl Presence {
 
     fn let_go(&self, mine: &mut Mine, handle: SegmentHandle) {
         mine.held.remove(&handle.slot());
-        self.settled.notify_all();
+        self.settle(mine);
+    }
+
+    /// Wakes who waits: waking nobody would be a call of the system all the same.
+    fn settle(&self, mine: &Mine) {
+        if mine.waiting > 0 {
+            self.settled.notify_all();
+        }
+    }
+
+    fn wait<'a>(&self, mut mine: MutexGuard<'a, Mine>) -> MutexGuard<'a, Mine> {
+        mine.waiting += 1;
+        let mut mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+        mine.waiting -= 1;
+        mine
     }
 
     fn publish(
@@ -331,7 +422,7 @@ impl Presence {
             let (mapping, kind) = (held.mapping.clone(), held.kind);
             if mapping.strong_count() == 0 {
                 // Another thread of ours is at it; it calls no code but ours and the system's.
-                mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+                mine = self.wait(mine);
                 continue;
             }
             // What is upgraded may come to `detach` when it is dropped, which takes the lock.
@@ -342,7 +433,16 @@ impl Presence {
             }
             mine = self.lock();
         }
-        let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
+        let Some(size) = self.actor().attach(handle) else {
+            mine.sweep(self.control());
+            return Ok(None);
+        };
+        if Kind::of(size) == Kind::Ready
+            && let Some(page) = self.system.page(handle)
+        {
+            return Ok(Some(self.hold_ready(&mut mine, handle, page)));
+        }
+        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
         drop(mine);
         match self.open(handle, size) {
             Ok(object) => {
@@ -355,16 +455,6 @@ impl Presence {
                 Err(error)
             }
         }
-    }
-
-    /// The first half of attaching: the segment's size, or `None` where it is gone.
-    fn set_bit(&self, mine: &mut Mine, handle: SegmentHandle) -> Option<u64> {
-        let Some(size) = self.actor().attach(handle) else {
-            mine.sweep(self.control());
-            return None;
-        };
-        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
-        Some(size)
     }
 
     pub(super) fn attach_read_only(
@@ -384,12 +474,21 @@ impl Presence {
                 return Err(AttachError::AlreadyAttached(handle));
             }
             // As in `attach`.
-            mine = self.settled.wait(mine).unwrap_or_else(PoisonError::into_inner);
+            mine = self.wait(mine);
         }
-        let Some(size) = self.set_bit(&mut mine, handle) else { return Ok(None) };
+        let Some(size) = self.actor().attach(handle) else {
+            mine.sweep(self.control());
+            return Ok(None);
+        };
+        mine.held.insert(handle.slot(), Held::nothing_yet(handle));
         drop(mine);
-        match self.open_read_only(handle, size) {
-            Ok(object) => Ok(Some(self.hold_read_only(handle, &object, Kind::of(size)))),
+        let kind = Kind::of(size);
+        let opened = match kind {
+            Kind::Ready => self.open_page_read_only(handle),
+            Kind::Fixed | Kind::Growable => self.open_read_only(handle, size),
+        };
+        match opened {
+            Ok(object) => Ok(Some(self.hold_read_only(handle, &object, kind))),
             Err(error) => {
                 self.detach(handle);
                 Err(error)
@@ -414,6 +513,24 @@ impl Presence {
         Ok(object)
     }
 
+    /// The control segment, mapped once more, without the right to write it.
+    fn open_page_read_only(&self, handle: SegmentHandle) -> Result<ReadOnly, AttachError> {
+        let control = &self.system.object;
+        let object = match control.fd() {
+            Some(fd) => {
+                let copy = fd.try_clone_to_owned();
+                let name = control.name().to_owned();
+                let copy = copy.map_err(|source| BackendError::Os { call: "fcntl", name, source });
+                memfd::open_fd_read_only(copy?)?
+            }
+            None => backend::open_read_only(&self.system.place, control.name())?
+                .ok_or(AttachError::Missing(handle))?,
+        };
+        // The name may lead to another domain's by now.
+        let is_ours = object.identity() == control.identity();
+        if is_ours { Ok(object) } else { Err(AttachError::Missing(handle)) }
+    }
+
     /// As `hold`, and nothing leads from it to a [`Segment`].
     fn hold_read_only(
         self: &Arc<Self>,
@@ -421,11 +538,17 @@ impl Presence {
         object: &ReadOnly,
         kind: Kind,
     ) -> ReadOnlySegment {
-        let mapping = self.attached(handle, object.mapping().clone());
+        let range = match kind {
+            Kind::Ready => self.system.page_range(handle),
+            Kind::Fixed | Kind::Growable => 0..object.mapping().len() as u64,
+        };
+        let mapping = self.attached(handle, object.mapping().clone(), range);
         let mut held = Held::nothing_yet(handle);
         held.read_only = Arc::downgrade(&mapping);
-        self.lock().held.insert(handle.slot(), held);
-        self.settled.notify_all();
+        let mut mine = self.lock();
+        mine.held.insert(handle.slot(), held);
+        self.settle(&mine);
+        drop(mine);
         let growth = kind.growth(&mapping);
         ReadOnlySegment::new(handle, mapping, growth)
     }
@@ -452,13 +575,21 @@ impl Presence {
                 Err(error) => tracing::warn!(%handle, %error, "segment cannot be handed over"),
             }
         }
-        let mapping = self.attached(handle, object.mapping().clone());
+        let all = 0..object.len();
+        let mapping = self.attached(handle, object.mapping().clone(), all);
         self.segment(handle, mapping, kind).unwrap_or_else(|theirs| theirs)
     }
 
-    /// The same memory; unmapping it ends the attachment.
-    fn attached(self: &Arc<Self>, handle: SegmentHandle, memory: Arc<Mapping>) -> Arc<Mapping> {
-        let (base, len) = (memory.region().base(), memory.len());
+    /// The same memory, that range of it; unmapping it ends the attachment.
+    fn attached(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+        memory: Arc<Mapping>,
+        range: Range<u64>,
+    ) -> Arc<Mapping> {
+        let whole = memory.region();
+        let part = whole.sub(range.start, range.end - range.start).unwrap_or(whole);
+        let (base, len) = (part.base(), part.len());
         let presence = self.clone();
         let unmap = Box::new(move |_, _| {
             drop(memory);
@@ -476,6 +607,26 @@ impl Presence {
         mapping: Arc<Mapping>,
         kind: Kind,
     ) -> Result<Segment, Segment> {
+        let (segment, held) = self.first_segment(handle, mapping, kind);
+        let mut mine = self.lock();
+        let theirs = mine.held.get(&handle.slot()).and_then(|h| Segment::upgrade(&h.attachment));
+        // Nothing that is upgraded may be dropped under the lock (`attach`).
+        if let Some(theirs) = theirs {
+            drop(mine);
+            return Err(theirs);
+        }
+        mine.held.insert(handle.slot(), held);
+        self.settle(&mine);
+        Ok(segment)
+    }
+
+    /// An attachment of a mapping, and what leads to it.
+    fn first_segment(
+        self: &Arc<Self>,
+        handle: SegmentHandle,
+        mapping: Arc<Mapping>,
+        kind: Kind,
+    ) -> (Segment, Held) {
         let held = Arc::downgrade(&mapping);
         let elastic = kind.growth(&mapping).map(|growth| {
             let place = self.system.place.clone();
@@ -484,17 +635,7 @@ impl Presence {
         let (control, kept) = (self.control().clone(), self.kept.clone());
         let segment = Segment::new(handle, mapping, elastic, control, kept);
         let attachment = segment.downgrade();
-        let mut mine = self.lock();
-        let theirs = mine.held.get(&handle.slot()).and_then(|h| Segment::upgrade(&h.attachment));
-        // Nothing that is upgraded may be dropped under the lock (`attach`).
-        if let Some(theirs) = theirs {
-            drop(mine);
-            return Err(theirs);
-        }
-        let held = Held { mapping: held, attachment, kind, ..Held::nothing_yet(handle) };
-        mine.held.insert(handle.slot(), held);
-        self.settled.notify_all();
-        Ok(segment)
+        (segment, Held { mapping: held, attachment, kind, ..Held::nothing_yet(handle) })
     }
 
     fn detach(&self, handle: SegmentHandle) {

@@ -1,12 +1,15 @@
 //! The operating system's objects behind a domain, and their names.
-use crate::backend::{self, Backend, BackendError, Object, POSIX_DIRECTORY, Place};
-use crate::control::{Control, Objects};
+use crate::backend::{self, Backend, BackendError, Object, POSIX_DIRECTORY, Place, pages};
+use crate::control::{CHUNK, Control, Objects};
+use crate::growth::page_size;
 use crate::handle::SegmentHandle;
 use crate::registry::Registry;
 use shm_core::participants::ParticipantId;
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 
 /// `shm.NAME.control`: what a domain is found by.
 pub(super) fn control_name(domain: &str) -> String {
@@ -21,6 +24,11 @@ pub(super) struct System {
     pub(super) object: Object,
     pub(super) control: Control,
     pub(super) registry: Registry,
+    /// Where in the control segment the pages of ready segments begin.
+    pub(super) pages: u64,
+    /// Whether the control segment has holes that are filled and made; if not, all its memory is
+    /// there.
+    pub(super) sparse: bool,
 }
 
 impl System {
@@ -92,6 +100,27 @@ impl System {
         }
     }
 
+    /// The page of a ready segment's slot; `None` for a slot that has none.
+    pub(super) fn page(&self, handle: SegmentHandle) -> Option<NonNull<u8>> {
+        let Range { start, end } = self.page_range(handle);
+        let is_there = handle.slot() < self.control.ready();
+        let at = || self.object.mapping().region().range(start, end - start).ok();
+        is_there.then(at).flatten()
+    }
+
+    /// Where in the control segment that page lies.
+    pub(super) fn page_range(&self, handle: SegmentHandle) -> Range<u64> {
+        let start = self.pages + u64::from(handle.slot()) * page_size();
+        start..start + page_size()
+    }
+
+    /// Where the pages of a chunk begin and end.
+    fn chunk(&self, chunk: u32) -> (u64, u64) {
+        let len = u64::from(CHUNK) * page_size();
+        let begin = self.pages + u64::from(chunk) * len;
+        (begin, begin + len)
+    }
+
     /// Whether the control segment's name leads to ours.
     fn is_found(&self) -> Result<bool, BackendError> {
         let found = backend::open(&self.place, &control_name(&self.domain))?;
@@ -114,6 +143,9 @@ impl System {
 
 impl Objects for System {
     fn remove(&self, handle: SegmentHandle) -> bool {
+        if self.control.is_ready(handle) {
+            return true;
+        }
         let name = self.segment_name(handle);
         if self.place.backend == Backend::Sysv && !self.control.is_made(handle) {
             return is_gone(&name, backend::sysv::remove_unused(&self.place, &name));
@@ -128,6 +160,18 @@ impl Objects for System {
             }
             _ => true,
         }
+    }
+
+    fn fill(&self, chunk: u32) -> bool {
+        let (from, to) = self.chunk(chunk);
+        !self.sparse || pages::touch_range(self.object.mapping(), from, to).is_ok()
+    }
+
+    fn empty(&self, chunk: u32) -> bool {
+        let (from, to) = self.chunk(chunk);
+        let range = self.object.mapping().region().range(from, to - from);
+        let punch = |base: NonNull<u8>| pages::punch(base.as_ptr(), to - from, &self.place).is_ok();
+        self.sparse && range.is_ok_and(punch)
     }
 
     /// Whatever the table still lists first, so that the control segment, which says where they

@@ -26,6 +26,7 @@ impl Bench {
         let config = DomainConfig {
             backend: Some(Backend::Mmap),
             directory: path,
+            ready_max: 0,
             ..DomainConfig::new(hint)
         };
         Bench { config, directory }
@@ -546,6 +547,7 @@ fn a_control_segment_of_a_killed_creator_is_really_there() {
         backend: Some(Backend::Sysv),
         participants_max: 1,
         segments_max: Some(1),
+        ready_max: 0,
         ..DomainConfig::new(unique.name())
     };
     let resident = backend::sysv::half_made(&system::control_name(unique.name()), 1 << 20);
@@ -563,7 +565,11 @@ fn waiting_for_ever_is_possible() {
 
 #[test]
 fn what_is_received_replaces_no_descriptor() {
-    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("receives") };
+    let config = DomainConfig {
+        backend: Some(Backend::Memfd),
+        ready_max: 0,
+        ..DomainConfig::new("receives")
+    };
     let domain = Domain::open(config).unwrap();
     let segment = domain.create_segment(1).unwrap();
     let handle = segment.handle();
@@ -593,8 +599,12 @@ fn the_environment_says_which_domain() {
 fn memory_is_private_to_its_user() {
     let unique = Unique::new("mode");
     let posix = Some(Backend::Posix);
-    let domain =
-        Domain::open(DomainConfig { backend: posix, ..DomainConfig::new(unique.name()) }).unwrap();
+    let domain = Domain::open(DomainConfig {
+        backend: posix,
+        ready_max: 0,
+        ..DomainConfig::new(unique.name())
+    })
+    .unwrap();
     let _segment = domain.create_segment(1).unwrap();
     let left = unique.left();
     assert_eq!(left.len(), 2);

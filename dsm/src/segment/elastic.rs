@@ -173,7 +173,7 @@ impl Segment {
 
     fn elastic(&self) -> Result<&Elastic, GrowError> {
         self.attachment.guard.check()?;
-        self.attachment.elastic.as_ref().ok_or(GrowError::Fixed)
+        self.attachment.elastic.as_deref().ok_or(GrowError::Fixed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is chosen when a segment is created.
 use crate::backend::HugePages;
+use crate::growth::page_size;
 
 /// How to make a segment ([`Domain::create_segment_with`](crate::Domain::create_segment_with)).
 ///
@@ -27,5 +28,11 @@ impl SegmentOptions {
     /// One that can grow to `max_bytes`.
     pub fn growable(max_bytes: u64) -> SegmentOptions {
         SegmentOptions { max_bytes: Some(max_bytes), ..SegmentOptions::default() }
+    }
+
+    /// Whether a page of the control segment will do.
+    pub(crate) fn fit_a_page(&self, size: u64) -> bool {
+        let any_page = self.max_bytes.is_none() && self.huge_pages != HugePages::Pool;
+        any_page && (1..=page_size()).contains(&size)
     }
 }

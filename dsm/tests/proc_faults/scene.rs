@@ -30,6 +30,7 @@ impl Scene {
             segments_max: Some(4),
             // For a fault that stays: it is not to make a test wait.
             open_timeout: Duration::from_secs(1),
+            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         Scene { config, unique, _directory: directory, empty: Footprint::now() }
