@@ -489,7 +489,8 @@ impl Raw {
     fn of(world: &World) -> Raw {
         let word = size_of::<AtomicU64>() as u64;
         // The head, the domain's slot and set; then the one slot and its set.
-        let slot = (64 + 4 * word).next_multiple_of(64);
+        let head = (5 * word + 24).next_multiple_of(64);
+        let slot = (head + 4 * word).next_multiple_of(64);
         let at = |index| Mapped::new(&world.mapping, slot + index * word).unwrap();
         Raw { state: at(0), set: [at(2), at(3)] }
     }

@@ -94,7 +94,8 @@ fn finds_a_grower_that_writes_the_slots() {
                 control.grow().unwrap();
                 let word = size_of::<AtomicU64>() as u64;
                 // Head, the domain's slot and set; the first slot and set; the second slot.
-                let second = (64 + 3 * word).next_multiple_of(64) + 3 * word;
+                let head = (5 * word + 24).next_multiple_of(64);
+                let second = (head + 3 * word).next_multiple_of(64) + 3 * word;
                 let state = Mapped::<AtomicU64>::new(mapping, second).unwrap();
                 state.store(0, Ordering::Relaxed);
                 create(&control, who)

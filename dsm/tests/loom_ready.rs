@@ -94,8 +94,10 @@ fn finds_a_filler_without_a_slot() {
                 theirs.actor(B).empty_unused(0);
                 theirs.actor(B).empty_unused(0);
             });
-            // `Head::filled`.
-            let filled = Mapped::<AtomicU64>::new(&world.mapping, 24).unwrap();
+            // `Head::filled`, the fourth word.
+            let filled =
+                Mapped::<AtomicU64>::new(&world.mapping, 3 * size_of::<AtomicU64>() as u64)
+                    .unwrap();
             world.system.memory.store(1, Ordering::Relaxed);
             filled.fetch_or(1, Ordering::Release);
             if let Some(handle) = world.create(A) {
