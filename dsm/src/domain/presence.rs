@@ -5,7 +5,7 @@ use super::names::Ticket;
 use super::shared::Sizes;
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
-use crate::control::{Actor, Control, GROWABLE, Objects, PinError};
+use crate::control::{Actor, Control, GROWABLE, Objects, PinError, SPARSE};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
 use crate::segment::elastic::{self, Elastic, Peers};
@@ -57,21 +57,31 @@ struct Held {
     kind: Kind,
 }
 
-/// Whether a segment's object has one size, or a head and a hole.
+/// Whether a segment's object has one size, or a head and a hole, or a hole that is its user's
+/// affair.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Fixed,
     Growable,
+    Sparse,
 }
 
 impl Kind {
     fn of(size_word: u64) -> Kind {
-        if size_word & GROWABLE == 0 { Kind::Fixed } else { Kind::Growable }
+        match (size_word & GROWABLE, size_word & SPARSE) {
+            (0, 0) => Kind::Fixed,
+            (0, _) => Kind::Sparse,
+            _ => Kind::Growable,
+        }
     }
 
     /// What a slot says of an object of `len` bytes.
     fn note(self, len: u64) -> u64 {
-        if self == Kind::Growable { len | GROWABLE } else { len }
+        match self {
+            Kind::Fixed => len,
+            Kind::Growable => len | GROWABLE,
+            Kind::Sparse => len | SPARSE,
+        }
     }
 
     /// Whether `mapping` is what the slot says.
@@ -81,12 +91,12 @@ impl Kind {
         mapping: &Arc<Mapping>,
         size_word: u64,
     ) -> Result<(), AttachError> {
-        let (len, expected) = (mapping.len() as u64, size_word & !GROWABLE);
+        let (len, expected) = (mapping.len() as u64, size_word & !(GROWABLE | SPARSE));
         if len < expected {
             return Err(AttachError::Truncated { handle, len, expected });
         }
         let is_made = || self.growth(mapping).is_some_and(|growth| growth.is_made());
-        let is_sane = self == Kind::Fixed || is_made();
+        let is_sane = self != Kind::Growable || is_made();
         if is_sane { Ok(()) } else { Err(AttachError::Corrupt(handle)) }
     }
 
@@ -192,17 +202,35 @@ impl Presence {
         size: u64,
         options: SegmentOptions,
     ) -> Result<Segment, CreateError> {
+        let segment = self.create_as(|name, made| self.make(name, size, options, made))?;
+        segment.set_up(options.huge_pages, options.prefault);
+        Ok(segment)
+    }
+
+    /// A segment of `len` bytes with memory behind the first `size`, and a hole. What is zero and
+    /// there its users have to know; nobody makes it there unasked.
+    pub(super) fn create_sparse(
+        self: &Arc<Self>,
+        size: u64,
+        len: u64,
+    ) -> Result<Segment, CreateError> {
+        self.create_as(|name, _| {
+            let object = backend::create_sparse(&self.system.place, name, size, len)?;
+            Ok((object, Kind::Sparse))
+        })
+    }
+
+    fn create_as(
+        self: &Arc<Self>,
+        make: impl Fn(&str, &dyn Fn(u64)) -> Result<(Object, Kind), BackendError>,
+    ) -> Result<Segment, CreateError> {
         self.member.check_fork()?;
         for _ in 0..NAMES_MAX {
             let handle = self.claim()?;
             let name = self.system.segment_name(handle);
             let made = |size| self.actor().made(handle, size);
-            match self.make(&name, size, options, made) {
-                Ok((object, kind)) => {
-                    let segment = self.publish(handle, object, kind)?;
-                    segment.set_up(options.huge_pages, options.prefault);
-                    return Ok(segment);
-                }
+            match make(&name, &made) {
+                Ok((object, kind)) => return self.publish(handle, object, kind),
                 // A System V key is a hash, which another name may share.
                 Err(BackendError::AlreadyExists { .. }) => self.abandon(handle),
                 Err(error) => {
@@ -346,8 +374,11 @@ impl Presence {
         drop(mine);
         match self.open(handle, size) {
             Ok(object) => {
-                let segment = self.hold(handle, object, Kind::of(size));
-                segment.set_up(self.huge_pages, self.prefault);
+                let kind = Kind::of(size);
+                let segment = self.hold(handle, object, kind);
+                if kind != Kind::Sparse {
+                    segment.set_up(self.huge_pages, self.prefault);
+                }
                 Ok(Some(segment))
             }
             Err(error) => {
