@@ -40,9 +40,6 @@ pub mod backend;
 // `Toc`: a table of contents inside a segment.
 pub mod toc;
 
-// A heap in shared memory, for blocks of any size.
-pub mod area;
-
 // The segment table: which segments there are, who is attached to each, and the last one out.
 pub mod control;
 
@@ -51,6 +48,9 @@ pub mod registry;
 
 // `Growth`: the length of a growable segment.
 pub mod growth;
+
+// A heap in shared memory, for blocks of any size.
+pub mod area;
 
 // `Hash`: a hash table that several processes share, found and changed without a lock.
 pub mod hash;
@@ -61,9 +61,13 @@ mod segment;
 // `Domain`: the processes that share one control segment.
 pub mod domain;
 
+// Areas in a domain: they have a segment of their own, grow and shrink.
+mod areas;
+
 // Segments by name: made once in the domain, whoever dies at it.
 mod named;
 
+pub use areas::OpenAreaError;
 pub use control::PinError;
 pub use domain::{
     AttachError, CreateError, DestroyError, Domain, DomainConfig, HandOverError, Inheritance,

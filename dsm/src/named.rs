@@ -10,8 +10,6 @@ use std::time::Instant;
 
 /// How often we may come too late, or be woken in vain, before we give up.
 const ROUNDS_MAX: u32 = 1 << 20;
-/// How often threads of ours may attach and detach under us.
-const ATTEMPTS_MAX: u32 = 1 << 10;
 
 /// What somebody wants under a name.
 #[derive(Clone, Copy, Default, Debug)]
@@ -277,18 +275,7 @@ impl Domain {
 
     /// The segment, attached here already or not; `None` where it is gone.
     fn attach_named(&self, found: &Found) -> Result<Option<Segment>, AttachError> {
-        let Some(handle) = found.handle else { return Ok(None) };
-        for _ in 0..ATTEMPTS_MAX {
-            if let Some(segment) = self.find_mapping(handle) {
-                return Ok(Some(segment));
-            }
-            match self.attach(handle) {
-                // Another thread of ours was faster.
-                Err(AttachError::AlreadyAttached(_)) => {}
-                attached => return attached,
-            }
-        }
-        Err(AttachError::AlreadyAttached(handle))
+        found.handle.map_or(Ok(None), |handle| self.attach_or_find(handle))
     }
 
     fn make_named<E>(

@@ -4,7 +4,7 @@
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
 mod hostile_common;
 
-use dsm::area::{Area, AreaConfig, AreaPtr, Heap};
+use dsm::area::{Area, AreaConfig, AreaPtr, Heap, Memory, Support};
 use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
@@ -17,8 +17,27 @@ const PAGES: u64 = 8;
 const PAGE: u32 = 256;
 const WORDS: u64 = 16;
 const AREA_AT: u64 = 8 * WORDS;
-const CONFIG: AreaConfig = AreaConfig::tiny(PAGES, PAGE, 3);
-const BYTES: usize = (AREA_AT + Area::bytes_for(&CONFIG)) as usize;
+const FIXED: AreaConfig = AreaConfig::tiny(PAGES, PAGE, 3);
+/// Memory comes and goes, so to say: all is there.
+const ELASTIC: AreaConfig = FIXED.chunks_of(2).limit(8 * PAGE as u64);
+const BYTES: usize = (AREA_AT + Area::bytes_for(&ELASTIC)) as usize;
+
+#[derive(Debug)]
+struct Plenty;
+
+impl Memory for Plenty {
+    fn populate(&self, _: std::ops::Range<u64>) -> bool {
+        true
+    }
+
+    fn punch(&self, _: std::ops::Range<u64>) -> bool {
+        true
+    }
+}
+
+fn support() -> Support {
+    Support { memory: Some(Arc::new(Plenty)), ..Support::default() }
+}
 
 /// Two seats of this process, in a table that is honest.
 fn members() -> [Arc<Member>; 2] {
@@ -30,9 +49,17 @@ fn members() -> [Arc<Member>; 2] {
 
 /// What an area holds in the course of its life, and pointers into it.
 fn images(members: &[Arc<Member>]) -> (Vec<Vec<u8>>, Vec<u64>) {
+    let (mut images, mut pointers) = images_of(members, &FIXED);
+    let (more, others) = images_of(members, &ELASTIC);
+    images.extend(more);
+    pointers.extend(others);
+    (images, pointers)
+}
+
+fn images_of(members: &[Arc<Member>], config: &AreaConfig) -> (Vec<Vec<u8>>, Vec<u64>) {
     let (block, mapping) = guarded(&[0; BYTES], 0);
     // SAFETY: nobody else has the mapping.
-    let area = unsafe { Area::create_in_place(&mapping, AREA_AT, &CONFIG) }.unwrap();
+    let area = unsafe { Area::create_over(&mapping, AREA_AT, config, support()) }.unwrap();
     let words: MappedSlice<AtomicU64> = MappedSlice::new(&mapping, 0, WORDS).unwrap();
     let mut images = vec![block.outside().read()];
     let heap = area.heap(&members[0]).unwrap();
@@ -59,6 +86,9 @@ fn liar(seed: u64, images: &[Vec<u8>], pointers: &[u64], members: &[Arc<Member>]
         values.extend(ids.clone().map(|id| kind << 60 | (seed % 64) << 44 | id));
         values.extend([1, 2, 7, 200, u64::from(u32::MAX)].map(|low| kind << 60 | low));
     }
+    // Chunks that are there, and that somebody is at.
+    values.push(2 << 60 | 1 << 59);
+    values.extend(ids.clone().flat_map(|id| [1, 3].map(|kind| kind << 60 | 1 << 59 | id)));
     // Intents and destinations.
     for pointer in pointers {
         values.extend([0, 1, 2, 8, 64].map(|add| pointer.wrapping_add(add)));
@@ -90,7 +120,7 @@ fn use_heap(trials: &Trials, seed: u64, heap: &Heap, words: &[AtomicU64]) {
 
 /// Every call there is; whether there was an area.
 fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Member>]) -> bool {
-    let attached = trials.call(seed, "attach", || Area::attach_in_place(mapping, AREA_AT));
+    let attached = trials.call(seed, "attach", || Area::attach_over(mapping, AREA_AT, support()));
     let Some(Ok(area)) = attached else { return false };
     let words: MappedSlice<AtomicU64> = MappedSlice::new(mapping, 0, WORDS).unwrap();
     trials.call(seed, "verify", || area.verify());
@@ -107,6 +137,8 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
         }
         trials.call(seed, "reap", || area.reap(member.id()));
     }
+    trials.call(seed, "set_limit", || area.set_limit(seed));
+    trials.call(seed, "classes", || area.classes());
     trials.call(seed, "for_each_block", || area.for_each_block(|_, _| ()));
     true
 }

@@ -1,7 +1,10 @@
 //! Any sequence of allocations and frees by several heaps that come and go agrees with a plain map
-//! of live blocks: none overlap, each keeps its contents, and nothing is lost.
+//! of live blocks: none overlap, each keeps its contents, and nothing is lost. So in an area in
+//! place, and in one in a domain that grows and shrinks under a limit that changes.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use dsm::area::{AllocError, Area, AreaConfig, AreaPtr, FreeError, Heap};
+use dsm::area::{AllocError, AllocOptions, Area, AreaConfig, AreaPtr, FreeError, Heap, Reaped};
+use dsm::backend::Backend;
+use dsm::{Domain, DomainConfig};
 use proptest::prelude::*;
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
@@ -13,6 +16,7 @@ use std::sync::Arc;
 const PAGES: u64 = 24;
 const PLACES: usize = 48;
 const AREA_AT: u64 = 512;
+const CHUNK: u64 = 1 << 20;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -39,6 +43,10 @@ enum Op {
     Reap {
         member: usize,
     },
+    /// So many chunks, where there are chunks.
+    Limit {
+        chunks: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -51,6 +59,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3usize).prop_map(|heap| Op::Trim { heap }),
         1 => (0..3usize).prop_map(|heap| Op::Leave { heap }),
         1 => (0..2usize).prop_map(|member| Op::Reap { member }),
+        1 => (0..5u64).prop_map(|chunks| Op::Limit { chunks }),
     ]
 }
 
@@ -69,6 +78,9 @@ struct World {
     heaps: [Option<Heap>; 3],
     live: BTreeMap<usize, Live>,
     last_freed: AreaPtr,
+    /// Where the area grows and shrinks; its root names the block of the places.
+    domain: Option<Domain>,
+    limit: u64,
 }
 
 fn world() -> World {
@@ -86,6 +98,31 @@ fn world() -> World {
         heaps: [const { None }; 3],
         live: BTreeMap::new(),
         last_freed: AreaPtr::NULL,
+        domain: None,
+        limit: u64::MAX,
+    }
+}
+
+/// In a domain of its own. Whoever has a heap is this process, which does not die.
+fn elastic_world() -> World {
+    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("prop_area") };
+    let domain = Domain::open(config).unwrap();
+    let config = AreaConfig::new(4 * CHUNK).heaps(3).keep(CHUNK);
+    let area = Area::create(&domain, &config).unwrap();
+    let heap = area.heap(domain.member()).unwrap();
+    let options = AllocOptions::new(8 * PLACES as u64).zeroed();
+    let block = heap.alloc_with(area.root(), options, |_| ()).unwrap();
+    drop(heap);
+    let at = area.mapping().region().offset_of(area.resolve(block).unwrap()).unwrap();
+    World {
+        members: [domain.member().clone(), domain.member().clone()],
+        places: MappedSlice::new(area.mapping(), at, PLACES as u64).unwrap(),
+        area,
+        heaps: [const { None }; 3],
+        live: BTreeMap::new(),
+        last_freed: AreaPtr::NULL,
+        domain: Some(domain),
+        limit: u64::MAX,
     }
 }
 
@@ -107,7 +144,7 @@ impl World {
     }
 
     fn alloc(&mut self, heap: usize, place: usize, size: u64, align: u64, fill: u8) {
-        let places = self.places.clone();
+        let (places, before) = (self.places.clone(), self.area.stats().there);
         let init = |address: NonNull<u8>| {
             assert!(address.addr().get().is_multiple_of(align as usize));
             // SAFETY: as many bytes as asked for.
@@ -120,6 +157,7 @@ impl World {
                 assert_eq!(block, self.named(place));
                 self.live.insert(place, Live { len: size, fill });
             }
+            (Err(AllocError::Limit { limit, .. }), false) => assert_eq!(limit, self.limit),
             (Err(AllocError::OutOfMemory { .. }), false) => {
                 let stats = self.area.stats();
                 // A span of blocks of up to 128 bytes has one page; others want several in a row.
@@ -128,6 +166,8 @@ impl World {
             }
             other => panic!("{other:?}"),
         }
+        let there = self.area.stats().there;
+        assert!(there <= before || there <= self.limit, "{there} above {}", self.limit);
     }
 
     fn free(&mut self, heap: usize, place: usize) {
@@ -163,8 +203,19 @@ impl World {
             }
             Op::Free { heap, place } => self.free(heap, place),
             Op::FreeAgain { heap } => self.free_again(heap),
-            Op::Trim { heap } => self.heap(heap).trim(),
+            Op::Trim { heap } => {
+                self.heap(heap).trim();
+            }
+            Op::Limit { chunks } => {
+                self.limit = chunks * CHUNK;
+                self.area.set_limit(self.limit);
+            }
             Op::Leave { heap } => drop(self.heaps[heap].take()),
+            // Nobody is reaped whose death is not certain.
+            Op::Reap { member } if self.domain.is_some() => {
+                let reaped = self.area.reap(self.members[member].id());
+                assert_eq!(reaped, Reaped::default());
+            }
             Op::Reap { member } => {
                 for at in [0, 1, 2].into_iter().filter(|at| at / 2 == member) {
                     std::mem::forget(self.heaps[at].take());
@@ -179,7 +230,10 @@ impl World {
         let report = self.area.verify();
         assert!(report.is_clean(), "{report:?}");
         let mut blocks = BTreeMap::new();
-        self.area.for_each_block(|block, len| assert!(blocks.insert(block, len).is_none()));
+        let is_place = |block: AreaPtr| block.to_bits() == self.area.root().load(Ordering::Relaxed);
+        self.area.for_each_block(|block, len| {
+            assert!(is_place(block) || blocks.insert(block, len).is_none());
+        });
         let named: Vec<_> = self.live.keys().map(|place| self.named(*place)).collect();
         assert_eq!(blocks.len(), named.len());
         for (block, live) in named.iter().zip(self.live.values()) {
@@ -195,27 +249,49 @@ impl World {
     }
 }
 
+fn follow(mut world: World, ops: &[Op]) -> World {
+    for (fill, op) in ops.iter().enumerate() {
+        world.apply(op, fill as u8);
+        world.check();
+    }
+    for place in 0..PLACES {
+        if world.live.contains_key(&place) {
+            world.free(place % 3, place);
+        }
+    }
+    world.heaps = [const { None }; 3];
+    world
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    let is_deep = std::env::var_os("SHM_DEEP").is_some();
+    ProptestConfig { cases: if is_deep { 10_000 } else { cases }, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if std::env::var_os("SHM_DEEP").is_some() { 10_000 } else { 256 },
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(256))]
 
     #[test]
     fn agrees_with_a_map(ops in prop::collection::vec(op(), 0..120)) {
-        let mut world = world();
-        for (fill, op) in ops.iter().enumerate() {
-            world.apply(op, fill as u8);
-            world.check();
-        }
-        for place in 0..PLACES {
-            if world.live.contains_key(&place) {
-                world.free(place % 3, place);
-            }
-        }
-        world.heaps = [const { None }; 3];
+        let mut world = follow(world(), &ops);
         world.heap(0).trim();
         let stats = world.area.stats();
         prop_assert_eq!(stats.free_pages, stats.pages);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(96))]
+
+    #[test]
+    fn agrees_with_a_map_while_it_grows_and_shrinks(ops in prop::collection::vec(op(), 0..120)) {
+        let mut world = follow(elastic_world(), &ops);
+        world.heap(0).trim();
+        let stats = world.area.stats();
+        prop_assert_eq!((stats.blocks, stats.there), (1, CHUNK), "that of the places");
+        let area = world.area.clone();
+        world.heap(0).free_from(area.root()).unwrap();
+        prop_assert_eq!(world.heap(0).trim(), CHUNK);
+        prop_assert_eq!(area.classes().iter().map(|class| class.spans).sum::<u64>(), 0);
     }
 }

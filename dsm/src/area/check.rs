@@ -1,7 +1,7 @@
 //! What is in an area, and whether it fits together.
-use super::shared::{Kind, Page, WORDS};
+use super::class::Shape;
+use super::shared::{Chunk, Kind, Owner, Page, Stage, WORDS};
 use super::{Area, AreaPtr};
-use shm_core::participants::ParticipantId;
 use shm_core::sync::Ordering;
 
 /// What is in an area. While others use it, each number is of some moment.
@@ -29,6 +29,32 @@ pub struct AreaStats {
     pub heaps: u64,
     /// Heaps that are in the middle of a call, or died there.
     pub intents: u64,
+    /// Chunks of pages, of an area whose memory comes and goes.
+    pub chunks: u64,
+    /// Those of them behind which there is memory.
+    pub chunks_there: u64,
+    /// Those behind which somebody puts memory, or whose memory somebody gives back.
+    pub chunks_moving: u64,
+    /// Bytes of pages behind which there is memory.
+    pub there: u64,
+    /// So many there may be; see [`Area::set_limit`].
+    pub limit: u64,
+}
+
+/// What is in an area of blocks of one size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ClassStats {
+    /// Bytes of each.
+    pub size: u64,
+    /// Groups of pages that hold such blocks.
+    pub spans: u64,
+    /// Pages of these.
+    pub pages: u64,
+    /// Blocks for which there is room in them.
+    pub room: u64,
+    /// Blocks that are allocated.
+    pub blocks: u64,
 }
 
 /// What does not fit together.
@@ -45,6 +71,10 @@ pub enum Fault {
     Bits(u32),
     /// A span or a group of pages whose owner has no heap (any more).
     NoOwner(u32),
+    /// Something in a page behind which there is no memory.
+    NotThere(u32),
+    /// The word of a chunk has no meaning, or names nobody who has a heap.
+    Chunk(u32),
 }
 
 /// What [`Area::verify`] found. The faults are of an area at rest; while it is in use some are only
@@ -62,7 +92,8 @@ const FAULTS_MAX: usize = 64;
 impl Report {
     /// Nothing is wrong, and nobody is or died in the middle of something.
     pub fn is_clean(&self) -> bool {
-        self.faults.is_empty() && self.stats.taken == 0 && self.stats.intents == 0
+        let AreaStats { taken, intents, chunks_moving, .. } = self.stats;
+        self.faults.is_empty() && [taken, intents, chunks_moving] == [0; 3]
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -91,20 +122,25 @@ impl Area {
     fn walk(&self, mut each: impl FnMut(AreaPtr, u64)) -> Report {
         let mut report = Report::default();
         report.stats.pages = u64::from(self.pages());
+        report.stats.limit = self.limit_bytes();
         let mut owners = Vec::new();
         for (row, words) in self.inner.rows.iter().enumerate() {
             // Relaxed, here and below: a look.
             let owner = words.owner.load(Ordering::Relaxed);
-            if let Some(id) = u32::try_from(owner).ok().and_then(ParticipantId::from_bits) {
-                owners.push(super::shared::Owner::new(id, row));
+            if let Some(id) = super::shared::Claim(owner).owner() {
+                owners.push(Owner::new(id, row));
                 report.stats.heaps += 1;
             }
             report.stats.intents += u64::from(words.intent() != super::shared::Intent::NONE);
         }
         owners.sort_unstable();
-        let mut at = 0;
+        self.walk_chunks(&owners, &mut report);
+        let mut at = self.next_in(0, Chunk::is_mapped);
         while let Some(word) = self.page(at) {
             let kind = word.kind();
+            if kind != Kind::Free && !self.is_there(at) {
+                report.fault(Fault::NotThere(at));
+            }
             let of_nobody = || owners.binary_search(&word.owner()).is_err();
             if matches!(kind, Kind::Taken | Kind::Span) && of_nobody() {
                 report.fault(Fault::NoOwner(at));
@@ -141,9 +177,54 @@ impl Area {
                 report.fault(Fault::MissingTail(at));
             }
             // Others' tails are looked at by themselves: strays.
-            at += found.min(expected).max(1);
+            at = self.next_in(at + found.min(expected).max(1), Chunk::is_mapped);
         }
         report
+    }
+
+    fn walk_chunks(&self, owners: &[Owner], report: &mut Report) {
+        for chunk in 0..self.chunks() {
+            let (now, pages) = (self.chunk(chunk), self.pages_of(chunk).len() as u64);
+            report.stats.chunks += 1;
+            match now.stage() {
+                Stage::Gone => {}
+                Stage::There if now.is_mapped() => {
+                    report.stats.chunks_there += 1;
+                    report.stats.there += pages * self.inner.page;
+                }
+                Stage::Coming | Stage::Going if owners.binary_search(&now.owner()).is_ok() => {
+                    report.stats.chunks_moving += 1;
+                }
+                _ => report.fault(Fault::Chunk(chunk as u32)),
+            }
+        }
+        if !self.is_elastic() {
+            report.stats.there = report.stats.pages * self.inner.page;
+        }
+    }
+
+    /// What there is of blocks of each size; large ones have pages of their own, and are left out.
+    pub fn classes(&self) -> Vec<ClassStats> {
+        let shapes = self.inner.classes.shapes();
+        let new = |shape: &Shape| ClassStats { size: shape.size.into(), ..Default::default() };
+        let mut all: Vec<ClassStats> = shapes.iter().map(new).collect();
+        for (at, word) in self.all_pages() {
+            let is_span = matches!(word.kind(), Kind::Span | Kind::Idle);
+            let Some(shape) = self.shape(word).filter(|_| is_span) else { continue };
+            let class = &mut all[word.class()];
+            let descriptor = self.descriptor(at);
+            for word in 0..shape.words() {
+                // Relaxed: a look.
+                let allocated = descriptor.allocated[word].load(Ordering::Relaxed);
+                let freed = descriptor.freed[word].load(Ordering::Relaxed);
+                let blocks = allocated & !freed & shape.valid(word);
+                class.blocks += u64::from(blocks.count_ones());
+            }
+            class.spans += 1;
+            class.pages += u64::from(shape.pages);
+            class.room += u64::from(shape.count);
+        }
+        all
     }
 
     /// Tails behind this page that are its own.

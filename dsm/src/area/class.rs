@@ -115,6 +115,10 @@ impl Classes {
         (from..self.used).find(|class| u64::from(self.shapes[*class].align) >= align)
     }
 
+    pub(super) fn shapes(&self) -> &[Shape] {
+        &self.shapes[..self.used]
+    }
+
     #[inline]
     pub(super) fn shape(&self, class: usize) -> Option<&Shape> {
         self.shapes[..self.used].get(class)

@@ -27,6 +27,9 @@ pub enum AreaError {
         /// How many there are.
         heaps: u64,
     },
+    /// The system has no memory for what is to be there from the beginning.
+    #[error("there is no memory for the beginning of the area")]
+    NoSpace,
     /// The member's process is the caller's parent.
     #[error(transparent)]
     Forked(#[from] Forked),
@@ -39,12 +42,12 @@ pub enum AllocError {
     /// A block has at least one byte.
     #[error("a block has at least one byte")]
     ZeroSize,
-    /// More than the whole area has.
-    #[error("a block of {size} bytes is larger than the area, which has {most}")]
+    /// More than the whole area can have, or more than a block may that is not huge.
+    #[error("a block of {size} bytes is too large: it can have {most}")]
     TooLarge {
         /// What the caller asked for.
         size: u64,
-        /// All bytes of all pages.
+        /// The most that it could be.
         most: u64,
     },
     /// More than a mapping promises.
@@ -53,6 +56,23 @@ pub enum AllocError {
     /// It is full, or in pieces.
     #[error("the area has no room for a block of {size} bytes")]
     OutOfMemory {
+        /// What the caller asked for.
+        size: u64,
+    },
+    /// The limit allows no more memory.
+    #[error("the area has no room for a block of {size} bytes: its limit of {limit} is reached")]
+    Limit {
+        /// What the caller asked for.
+        size: u64,
+        /// See [`Area::set_limit`](super::Area::set_limit).
+        limit: u64,
+    },
+    /// The system has no more memory.
+    #[error(
+        "the area has no room for a block of {size} bytes, and the system has no memory for it: \
+         make room where the domain's segments are"
+    )]
+    NoSpace {
         /// What the caller asked for.
         size: u64,
     },

@@ -1,8 +1,10 @@
 //! `Heap`: what one thread allocates and frees with.
+use super::chunk::Growth;
 use super::class::{ALIGN_MAX, CLASSES};
+use super::config::{AllocOptions, BLOCK_MAX};
 use super::error::{AllocError, AreaError, FreeError};
 use super::reap::leave_row;
-use super::shared::{Intent, Kind, Owner, Page, Row};
+use super::shared::{Claim, Intent, Kind, Owner, Page, Row};
 use super::{Area, AreaPtr, Place};
 use shm_core::participants::Member;
 use shm_core::sync::in_program_order;
@@ -11,10 +13,14 @@ use std::alloc::Layout;
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Bits of `State::flags`.
 const OWN: u8 = 1;
 const READY: u8 = 2;
+
+/// How often to look for pages that others are about to have, a millisecond each.
+const ROUNDS_MAX: u32 = if cfg!(any(shm_loom, shm_explore)) { 3 } else { 50 };
 
 /// Own spans that are asked at a time what others have freed, before a new one is taken.
 const COLLECTED_MAX: usize = 8;
@@ -38,6 +44,8 @@ struct State {
     /// For each page whether it begins a span of ours, and whether that is in `ready`.
     flags: Vec<u8>,
     classes: Vec<Class>,
+    /// Pages given back since memory was last given back to the system unasked.
+    given: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,23 +70,32 @@ impl Area {
     /// The row is the dead one's until it is [reaped](Area::reap).
     pub fn heap(&self, member: &Arc<Member>) -> Result<Heap, AreaError> {
         member.check_fork()?;
-        let (rows, bits) = (&self.inner.rows, u64::from(member.id().to_bits()));
-        let row = rows.iter().position(|row| {
+        let rows = self.inner.rows.len() as u64;
+        let row = self.take_row(member).or_else(|| {
+            self.reap_unasked();
+            self.take_row(member)
+        });
+        let row = row.ok_or(AreaError::HeapsTaken { heaps: rows })?;
+        let state = State {
+            flags: vec![0; self.pages() as usize],
+            classes: vec![Class::default(); CLASSES],
+            given: 0,
+        };
+        let me = Owner::new(member.id(), row);
+        let (area, member) = (self.clone(), member.clone());
+        Ok(Heap { area, member, row, me, state: RefCell::new(state) })
+    }
+
+    fn take_row(&self, member: &Member) -> Option<usize> {
+        let bits = u64::from(member.id().to_bits());
+        self.inner.rows.iter().position(|row| {
             // Pairs with the Release in `leave_row`: the last user's intent is settled.
             let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             row.owner.load(Ordering::Relaxed) == 0
                 && row.owner.compare_exchange(0, bits, ok, err).is_ok()
                 // Anything else is a liar's; the row is lost until this process ends.
                 && row.intent() == Intent::NONE
-        });
-        let row = row.ok_or(AreaError::HeapsTaken { heaps: rows.len() as u64 })?;
-        let state = State {
-            flags: vec![0; self.pages() as usize],
-            classes: vec![Class::default(); CLASSES],
-        };
-        let me = Owner::new(member.id(), row);
-        let (area, member) = (self.clone(), member.clone());
-        Ok(Heap { area, member, row, me, state: RefCell::new(state) })
+        })
     }
 }
 
@@ -110,7 +127,7 @@ impl Heap {
         size: u64,
         init: impl FnOnce(NonNull<u8>),
     ) -> Result<AreaPtr, AllocError> {
-        self.alloc_aligned_to(to, size, 8, init)
+        self.alloc_with(to, AllocOptions::new(size), init)
     }
 
     /// As [`alloc_to`](Heap::alloc_to), at a multiple of `align`: a power of two up to 4096.
@@ -127,7 +144,55 @@ impl Heap {
         align: u64,
         init: impl FnOnce(NonNull<u8>),
     ) -> Result<AreaPtr, AllocError> {
+        self.alloc_with(to, AllocOptions::new(size).align(align), init)
+    }
+
+    /// As [`alloc_to`](Heap::alloc_to), with options.
+    ///
+    /// # Errors
+    /// As there, and [`AllocError::Alignment`].
+    ///
+    /// # If a process dies here
+    /// As there.
+    #[inline]
+    pub fn alloc_with(
+        &self,
+        to: &AtomicU64,
+        options: AllocOptions,
+        init: impl FnOnce(NonNull<u8>),
+    ) -> Result<AreaPtr, AllocError> {
+        let AllocOptions { size, align, zeroed, .. } = options;
         self.member.check_fork()?;
+        // Until the end: `init` is not to come in again.
+        let mut state = self.state.try_borrow_mut().map_err(|_| AllocError::Busy)?;
+        let block = self.begin(&mut state, to, &options)?;
+        in_program_order();
+        // If `init` panics, the block is free again.
+        let undo = Undo(self);
+        // It lies in the pages, as does all of its span or run.
+        let address = self.area.address(block);
+        debug_assert!(address.addr().get().is_multiple_of(align as usize) || cfg!(shm_loom));
+        if zeroed {
+            // SAFETY: so many bytes, and nobody else's.
+            unsafe { address.write_bytes(0, size as usize) };
+        }
+        init(address);
+        // Pairs with the caller's Acquire: the block's contents, its bit and its page's word.
+        to.store(block.to_bits(), Ordering::Release);
+        in_program_order();
+        std::mem::forget(undo);
+        self.row().set(Intent::NONE);
+        Ok(block)
+    }
+
+    /// The block, with the intent to link it.
+    fn begin(
+        &self,
+        state: &mut State,
+        to: &AtomicU64,
+        options: &AllocOptions,
+    ) -> Result<AreaPtr, AllocError> {
+        let AllocOptions { size, align, huge, .. } = *options;
         let at = self.offset_of(to).map_err(AllocError::Destination)?;
         // Relaxed: nobody else writes it.
         let held = to.load(Ordering::Relaxed);
@@ -143,30 +208,23 @@ impl Heap {
         {
             return Err(AllocError::Alignment(align));
         }
-        let most = u64::from(self.area.pages()) * inner.page;
-        if size > most {
-            return Err(AllocError::TooLarge { size, most });
-        }
-        let mut state = self.state.try_borrow_mut().map_err(|_| AllocError::Busy)?;
         let block = match inner.classes.of_layout(size, align) {
-            Some(class) => self.begin_block(&mut state, class, at),
+            Some(class) => self.begin_block(state, class, at),
             None if align > ALIGN_MAX.min(inner.page) => return Err(AllocError::Alignment(align)),
-            None => self.begin_run(&mut state, size, at),
+            None => {
+                let all = u64::from(self.area.pages()) << inner.page_shift;
+                let most = if huge { all } else { all.min(BLOCK_MAX) };
+                if size > most {
+                    return Err(AllocError::TooLarge { size, most });
+                }
+                self.begin_run(state, size, at)
+            }
         };
-        let block = block.ok_or(AllocError::OutOfMemory { size })?;
-        in_program_order();
-        // If `init` panics, the block is free again.
-        let undo = Undo(self);
-        // It lies in the pages, as does all of its span or run.
-        let address = self.area.resolve_len(block, size);
-        let address = address.map_err(|_| AllocError::OutOfMemory { size })?;
-        init(address);
-        // Pairs with the caller's Acquire: the block's contents, its bit and its page's word.
-        to.store(block.to_bits(), Ordering::Release);
-        in_program_order();
-        std::mem::forget(undo);
-        self.row().set(Intent::NONE);
-        Ok(block)
+        block.map_err(|why| match why {
+            Growth::Limit(limit) => AllocError::Limit { size, limit },
+            Growth::NoSpace => AllocError::NoSpace { size },
+            Growth::Grown | Growth::Busy | Growth::Full => AllocError::OutOfMemory { size },
+        })
     }
 
     fn offset_of(&self, word: &AtomicU64) -> Result<u64, shm_core::BadPtr> {
@@ -183,8 +241,8 @@ impl Heap {
     }
 
     /// A block of a span of ours, with the intent to link it.
-    fn begin_block(&self, state: &mut State, class: usize, at: u64) -> Option<AreaPtr> {
-        let shape = self.area.inner.classes.shape(class)?;
+    fn begin_block(&self, state: &mut State, class: usize, at: u64) -> Result<AreaPtr, Growth> {
+        let shape = self.area.inner.classes.shape(class).ok_or(Growth::Full)?;
         // Each round has one span less that is ready, or finds one that has a free block; so the
         // bound is for liars.
         for _ in 0..2 * u64::from(self.area.pages()) + 2 {
@@ -201,48 +259,74 @@ impl Heap {
             let block = self.area.block_at(page, shape.offset(index));
             self.intend(Intent::link(block), at | 1);
             descriptor.set_allocated(index, true);
-            return Some(block);
+            return Ok(block);
         }
-        None
+        Err(Growth::Full)
     }
 
     /// A run of pages, with the intent to link it.
-    fn begin_run(&self, state: &mut State, size: u64, at: u64) -> Option<AreaPtr> {
-        let pages = u32::try_from(size.div_ceil(self.area.inner.page)).ok()?;
+    fn begin_run(&self, state: &mut State, size: u64, at: u64) -> Result<AreaPtr, Growth> {
+        let pages = size.div_ceil(self.area.inner.page);
+        let pages = u32::try_from(pages).map_err(|_| Growth::Full)?;
         let page = self.take_pages(state, pages)?;
         let block = self.area.block_at(page, 0);
         self.intend(Intent::link(block), at | 1);
         self.area.write(page, Page::run(pages));
-        Some(block)
+        Ok(block)
     }
 
-    /// Pages, for which empty spans are given up if need be.
-    fn take_pages(&self, state: &mut State, pages: u32) -> Option<u32> {
-        let area = &self.area;
-        area.take_pages(self.me, pages).or_else(|| {
+    /// Pages, for which empty spans are given up, and the dead are reaped, if need be.
+    fn take_pages(&self, state: &mut State, pages: u32) -> Result<u32, Growth> {
+        let mut found = self.take_or_grow(pages);
+        if found.is_err() {
             self.trim_all(state);
-            area.take_pages(self.me, pages)
-        })
+            found = self.take_or_grow(pages);
+        }
+        if found.is_err() && self.area.reap_unasked() {
+            self.trim_all(state);
+            found = self.take_or_grow(pages);
+        }
+        found
+    }
+
+    /// Pages that are free, or come.
+    fn take_or_grow(&self, pages: u32) -> Result<u32, Growth> {
+        for _ in 0..ROUNDS_MAX {
+            if let Some(page) = self.area.take_pages(self.me, pages) {
+                return Ok(page);
+            }
+            match self.area.grow(self.me, pages) {
+                Growth::Grown => {}
+                // They are at it, dead, or stopped.
+                Growth::Busy if !cfg!(any(shm_loom, shm_explore)) => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                why => return Err(why),
+            }
+        }
+        self.area.take_pages(self.me, pages).ok_or(Growth::Busy)
     }
 
     /// A span of this class that is ready: one of ours, one without an owner, or a new one.
-    fn find_span(&self, state: &mut State, class: usize) -> Option<()> {
+    #[cold]
+    fn find_span(&self, state: &mut State, class: usize) -> Result<(), Growth> {
         if self.collect_some(state, class, COLLECTED_MAX) || self.adopt_some(state, class, false) {
-            return Some(());
+            return Ok(());
         }
-        let shape = self.area.inner.classes.shape(class)?;
+        let shape = self.area.inner.classes.shape(class).ok_or(Growth::Full)?;
         match self.take_pages(state, shape.pages) {
-            Some(page) => {
+            Ok(page) => {
                 self.area.descriptor(page).clear(shape);
                 in_program_order();
                 self.area.write(page, Page::span(self.me, class));
                 state.own(page, class);
                 state.ready(page, class);
-                Some(())
+                Ok(())
             }
             // The search for pages has collected everywhere, and may have freed some.
-            None if !state.classes[class].ready.is_empty() => Some(()),
-            None => self.adopt_some(state, class, true).then_some(()),
+            Err(_) if !state.classes[class].ready.is_empty() => Ok(()),
+            Err(_) if self.adopt_some(state, class, true) => Ok(()),
+            Err(why) => Err(why),
         }
     }
 
@@ -268,8 +352,7 @@ impl Heap {
         if state.classes[class].seen == given_up && !is_urgent {
             return false;
         }
-        for at in 0..self.area.pages() {
-            let Some(word) = self.area.page(at) else { break };
+        for (at, word) in self.area.all_pages() {
             if word != Page::idle(class) || !self.area.adopt(at, word, self.me) {
                 continue;
             }
@@ -296,8 +379,7 @@ impl Heap {
                 }
             }
         }
-        for at in 0..self.area.pages() {
-            let Some(word) = self.area.page(at) else { break };
+        for (at, word) in self.area.all_pages() {
             if word.kind() != Kind::Idle || !self.area.adopt(at, word, self.me) {
                 continue;
             }
@@ -316,15 +398,52 @@ impl Heap {
     fn give_back(&self, state: &mut State, page: u32, class: usize) {
         state.forget(page, class);
         self.area.give_span(page, Page::span(self.me, class), self.me);
+        let shape = self.area.inner.classes.shape(class);
+        self.after_giving(state, shape.map_or(0, |shape| shape.pages));
     }
 
-    /// Gives back the pages that hold no blocks: this heap's, and those of heaps that are gone.
+    /// Gives back the pages that hold no blocks, this heap's and those of heaps that are gone, and
+    /// then to the system the memory of chunks that are free; how many bytes that was. (Unasked,
+    /// some is [kept](super::AreaConfig::keep).)
     ///
     /// # If a process dies here
     /// Pages are the dead one's until it is reaped.
-    pub fn trim(&self) {
-        if let (Ok(()), Ok(mut state)) = (self.member.check_fork(), self.state.try_borrow_mut()) {
-            self.trim_all(&mut state);
+    pub fn trim(&self) -> u64 {
+        match (self.member.check_fork(), self.state.try_borrow_mut()) {
+            (Ok(()), Ok(mut state)) => {
+                self.trim_all(&mut state);
+                self.shrink()
+            }
+            _ => 0,
+        }
+    }
+
+    /// The last step of `trim`.
+    #[doc(hidden)]
+    pub fn shrink(&self) -> u64 {
+        self.area.retire_all(self.me, |_| 0)
+    }
+
+    /// The first step of whoever needs a page: for models.
+    #[doc(hidden)]
+    pub fn page(&self) -> Option<AreaPtr> {
+        Some(self.area.block_at(self.take_or_grow(1).ok()?, 0))
+    }
+
+    /// The last step of whoever does not need it any more: for models.
+    #[doc(hidden)]
+    pub fn give_page(&self, page: AreaPtr) {
+        self.area.page_of(page).inspect(|at| self.area.give_pages(*at, Page::taken(self.me)));
+    }
+
+    /// So many pages have been given back. Now and then half of what is free beyond what is kept
+    /// goes to the system: who wants it again soon does not find it gone all at once.
+    fn after_giving(&self, state: &mut State, pages: u32) {
+        state.given += u64::from(pages);
+        let inner = &*self.area.inner;
+        if self.area.is_elastic() && state.given > (inner.keep / 2).max(1 << inner.chunk_shift) {
+            state.given = 0;
+            self.area.retire_all(self.me, |free| inner.keep.max((inner.keep + free) / 2));
         }
     }
 
@@ -395,6 +514,7 @@ impl Heap {
                     return Err(FreeError::DoubleFree(ptr.to_bits()));
                 }
                 self.area.give_pages(page, taken);
+                self.after_giving(&mut state, word.distance());
             }
         }
         Ok(())
@@ -474,7 +594,7 @@ impl Drop for Heap {
                 }
             }
         }
-        leave_row(self.row(), self.member.id());
+        leave_row(self.row(), Claim(self.member.id().to_bits().into()));
     }
 }
 

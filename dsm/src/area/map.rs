@@ -1,7 +1,7 @@
 //! The page map: whose pages are, by one compare-and-swap each.
 use super::error::FreeError;
 use super::ptr::AreaPtr;
-use super::shared::{Kind, Owner, Page};
+use super::shared::{Chunk, Kind, Owner, Page};
 use super::{Area, Shape};
 use shm_core::sync::Ordering;
 
@@ -26,9 +26,10 @@ pub(super) enum Place {
 impl Area {
     #[inline]
     pub(super) fn page(&self, page: u32) -> Option<Page> {
+        let word = self.inner.map.get(page as usize)?;
         // Relaxed: who follows a pointer has it from its maker, after this word; who takes pages
         // goes by the compare-and-swap.
-        Some(Page(self.inner.map.get(page as usize)?.load(Ordering::Relaxed)))
+        Some(if self.is_mapped(page) { Page(word.load(Ordering::Relaxed)) } else { Page::FREE })
     }
 
     pub(super) fn pages(&self) -> u32 {
@@ -75,8 +76,16 @@ impl Area {
         among: std::ops::Range<u32>,
         lost: &mut u32,
     ) -> Option<u32> {
-        let (mut first, mut at) = (among.start, among.start);
+        let (mut first, mut at, mut end) = (among.start, among.start, among.start);
         while at < among.end && *lost < LOST_MAX {
+            if at >= end {
+                let there = self.next_in(at, Chunk::is_there);
+                if there > at {
+                    (first, at) = (there, there);
+                }
+                end = self.end_of_chunk(at);
+                continue;
+            }
             let is_free = self.page(at) == Some(Page::FREE);
             at += 1;
             if !is_free {
@@ -92,7 +101,7 @@ impl Area {
     }
 
     /// These very pages; or which of them was not to be had.
-    fn take(&self, me: Owner, first: u32, count: u32) -> Result<(), u32> {
+    pub(super) fn take(&self, me: Owner, first: u32, count: u32) -> Result<(), u32> {
         if !self.claim(first, Page::FREE, Page::taken(me)) {
             return Err(first);
         }
@@ -102,7 +111,12 @@ impl Area {
                 return Err(first + distance);
             }
         }
-        Ok(())
+        // Who has given the memory back had these pages before us: we see that it is gone.
+        let there = self.all_there(first..first + count);
+        if there.is_err() {
+            self.give_pages(first, Page::taken(me));
+        }
+        there
     }
 
     /// Frees pages that are TAKEN by us, or by one that is dead: the last tail first, so that a
@@ -124,14 +138,14 @@ impl Area {
     }
 
     pub(super) fn block_at(&self, page: u32, offset: u64) -> AreaPtr {
-        let at = self.inner.pages_at + u64::from(page) * self.inner.page + offset;
+        let at = self.inner.pages_at + (u64::from(page) << self.inner.page_shift) + offset;
         AreaPtr::new(self.inner.tag, at)
     }
 
     /// The page in which it points.
     pub(super) fn page_of(&self, ptr: AreaPtr) -> Option<u32> {
         let rel = ptr.offset(self.inner.tag)?.checked_sub(self.inner.pages_at)?;
-        u32::try_from(rel / self.inner.page).ok()
+        u32::try_from(rel >> self.inner.page_shift).ok()
     }
 
     /// The block that begins where `ptr` points.
@@ -139,7 +153,7 @@ impl Area {
         let not_of_area = FreeError::NotOfArea(ptr.to_bits());
         let offset = ptr.offset(self.inner.tag).ok_or(not_of_area)?;
         let rel = offset.checked_sub(self.inner.pages_at).ok_or(not_of_area)?;
-        let at = u32::try_from(rel / self.inner.page).map_err(|_| not_of_area)?;
+        let at = u32::try_from(rel >> self.inner.page_shift).map_err(|_| not_of_area)?;
         let mut word = self.page(at).ok_or(not_of_area)?;
         let mut page = at;
         if word.kind() == Kind::Tail {
@@ -147,7 +161,7 @@ impl Area {
             page = at.checked_sub(word.distance()).filter(|head| *head < at).ok_or(corrupt)?;
             word = self.page(page).ok_or(corrupt)?;
         }
-        let within = rel - u64::from(page) * self.inner.page;
+        let within = rel - (u64::from(page) << self.inner.page_shift);
         match word.kind() {
             Kind::Span | Kind::Idle => {
                 let shape = self.shape(word);

@@ -7,8 +7,8 @@
 //! free again, and every page is somebody's or free.
 //!
 //! ```text
-//!  offset   rows, 128 B each    page map, 8 B a page   descriptors, 128 B     pages, 8 KiB each
-//!  | head | heap 0 | heap 1 … | SPAN TAIL FREE RUN … | bits | – | – | – … | blocks … | … |
+//!  offset   rows, 128 B each     page map, 8 B a page   descriptors, 128 B     pages, 8 KiB each
+//!  | head | heap 0 … | chunks | SPAN TAIL FREE RUN … | bits | – | – | – … | blocks … | … |
 //! ```
 //!
 //! A *span* is one or a few pages of blocks of one size, and belongs to one heap; a *run* is one
@@ -58,13 +58,30 @@
 //! A process that is stopped keeps its spans, and in the middle of a free one block; others have
 //! all the other pages.
 //!
+//! # Chunks
+//!
+//! An area in a [domain](Area::create) has its greatest size from the beginning, as a file with a
+//! hole. Memory stands behind those *chunks* of its pages that are THERE, and is put there before
+//! the first page is handed out, so that a full file system is an error and no signal. An address
+//! is the base and an offset, whatever comes and goes. Whoever finds no pages claims a chunk that
+//! is GONE, puts memory behind it, and says so; whoever has all pages of one may give its memory
+//! back. Page map and descriptors of a chunk stay once they are there, so that they can be read at
+//! any time.
+//!
+//! | death of | leaves | repaired by |
+//! | --- | --- | --- |
+//! | who puts memory behind a chunk | COMING, by the dead one, with some memory | [`Area::reap`]: it is GONE, without |
+//! | who gives it back | GOING, by the dead one, who has its pages | the same |
+//!
 //! # Limits
 //!
 //! A peer that overwrites words of an area makes answers wrong: blocks may overlap or be lost. No
 //! call panics, hangs, or touches what is outside the area, except that a reaper sets a word of the
 //! mapping to 0 where that names the block of an intent.
 mod check;
+mod chunk;
 mod class;
+mod config;
 mod error;
 mod heap;
 mod map;
@@ -75,70 +92,32 @@ mod span;
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests;
 
-pub use check::{AreaStats, Fault, Report};
+pub use check::{AreaStats, ClassStats, Fault, Report};
+#[doc(hidden)]
+pub use chunk::Memory;
+pub use config::{AllocOptions, AreaConfig, BLOCK_MAX};
 pub use error::{AllocError, AreaError, FreeError};
 pub use heap::Heap;
 pub use ptr::AreaPtr;
 pub use reap::Reaped;
 
-use class::{ALIGN_MAX, Classes, PAGE, Shape};
+use crate::handle::SegmentHandle;
+use class::{ALIGN_MAX, Classes, Shape};
 use map::Place;
 use ptr::{REACH, Tag};
 use shared::{Descriptor, FINGERPRINT, Head, MAGIC, ROWS_MAX, Row};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::participants::Member;
 use shm_core::sync::{AtomicU64, Ordering};
 use std::hash::{BuildHasher, RandomState};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// How large an area is, and for how many threads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AreaConfig {
-    pages: u64,
-    heaps: u32,
-    page_bytes: u32,
-    tag: Option<u64>,
-}
-
-impl AreaConfig {
-    /// With room for blocks of `bytes` in all (pages of 8 KiB), for 64 heaps.
-    pub const fn new(bytes: u64) -> AreaConfig {
-        let pages = bytes.div_ceil(PAGE as u64);
-        AreaConfig { pages, heaps: 64, page_bytes: PAGE, tag: None }
-    }
-
-    /// For so many threads at once, of all processes: 1 to 4096.
-    #[must_use]
-    pub const fn heaps(self, heaps: u32) -> AreaConfig {
-        AreaConfig { heaps, ..self }
-    }
-
-    /// For models: `pages` of `page_bytes`, and always the same pointers.
-    #[doc(hidden)]
-    #[must_use]
-    pub const fn tiny(pages: u64, page_bytes: u32, heaps: u32) -> AreaConfig {
-        AreaConfig { pages, heaps, page_bytes, tag: Some(7) }
-    }
-
-    fn check(&self) -> Result<(), AreaError> {
-        let (heaps, page) = (u64::from(self.heaps), u64::from(self.page_bytes));
-        if !(1..=ROWS_MAX).contains(&heaps) {
-            return Err(AreaError::Config { what: "heaps", value: heaps });
-        }
-        if !(1..u64::from(u32::MAX)).contains(&self.pages) {
-            return Err(AreaError::Config { what: "pages", value: self.pages });
-        }
-        if !page.is_power_of_two() || !(64..=u64::from(PAGE)).contains(&page) {
-            return Err(AreaError::Config { what: "page size", value: page });
-        }
-        Ok(())
-    }
-}
-
 /// Where the parts are, in the mapping.
 #[derive(Clone, Copy)]
 struct Plan {
     rows: u64,
+    chunks: u64,
     map: u64,
     descriptors: u64,
     pages: u64,
@@ -150,14 +129,15 @@ impl Plan {
     const fn new(config: &AreaConfig, offset: u64) -> Plan {
         let page = config.page_bytes as u64;
         let rows = offset.saturating_add(size_of::<Head>() as u64);
-        let map = rows.saturating_add(config.heaps as u64 * size_of::<Row>() as u64);
+        let chunks = rows.saturating_add(config.heaps as u64 * size_of::<Row>() as u64);
+        let map = chunks.saturating_add(config.chunks() * size_of::<AtomicU64>() as u64);
         let words = config.pages.saturating_mul(size_of::<AtomicU64>() as u64);
         let descriptors = round_up(map.saturating_add(words), align_of::<Descriptor>() as u64);
         let lines = config.pages.saturating_mul(size_of::<Descriptor>() as u64);
         let align = if page < ALIGN_MAX { page } else { ALIGN_MAX };
         let pages = round_up(descriptors.saturating_add(lines), align);
         let end = pages.saturating_add(config.pages.saturating_mul(page));
-        Plan { rows, map, descriptors, pages, end }
+        Plan { rows, chunks, map, descriptors, pages, end }
     }
 }
 
@@ -211,15 +191,38 @@ struct Inner {
     mapping: Arc<Mapping>,
     head: Mapped<Head>,
     rows: MappedSlice<Row>,
+    /// None where all memory is there for good.
+    chunks: MappedSlice<AtomicU64>,
     map: MappedSlice<AtomicU64>,
     descriptors: MappedSlice<Descriptor>,
     /// Private copies, checked once.
     base: NonNull<u8>,
+    map_at: u64,
+    descriptors_at: u64,
     pages_at: u64,
     end: u64,
     page: u64,
+    page_shift: u32,
+    chunk_shift: u32,
+    keep: u64,
     tag: Tag,
     classes: Classes,
+    memory: Option<Arc<dyn Memory>>,
+    census: Option<Arc<Member>>,
+    handle: Option<SegmentHandle>,
+}
+
+/// What an area in a domain has beside its mapping.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct Support {
+    /// What is behind the mapping, where that comes and goes.
+    pub memory: Option<Arc<dyn Memory>>,
+    /// This process, among those who use the area: then the dead are known, and reaped whenever
+    /// there is no room.
+    pub census: Option<Arc<Member>>,
+    /// The segment in which it lies.
+    pub handle: Option<SegmentHandle>,
 }
 
 // SAFETY: `base` is the mapping's, which is kept; access goes through `Region` or is the caller's.
@@ -234,7 +237,12 @@ impl Area {
         Plan::new(config, 0).end.saturating_add(ALIGN_MAX)
     }
 
-    /// Makes an empty area at `offset` of `mapping`, a multiple of 128.
+    /// Bytes at the beginning that an area needs before it has a single page.
+    pub(crate) const fn bytes_fixed(config: &AreaConfig) -> u64 {
+        Plan::new(config, 0).map
+    }
+
+    /// Makes an empty area at `offset` of `mapping`, a multiple of 128, with all of its pages.
     ///
     /// # Errors
     /// [`AreaError`]. The mapping is as it was, or has a part of the area in it.
@@ -249,50 +257,82 @@ impl Area {
         offset: u64,
         config: &AreaConfig,
     ) -> Result<Area, AreaError> {
+        // SAFETY: the caller's promise.
+        unsafe { Area::create_over(mapping, offset, &config.fixed(), Support::default()) }
+    }
+
+    /// As [`create_in_place`](Area::create_in_place); where the memory comes and goes, all bytes
+    /// are zero, and memory stands behind the first [`bytes_fixed`](Area::bytes_fixed).
+    #[doc(hidden)]
+    pub unsafe fn create_over(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        config: &AreaConfig,
+        support: Support,
+    ) -> Result<Area, AreaError> {
         config.check()?;
         let plan = Plan::new(config, offset);
         mapping.region().sub(offset, plan.end.saturating_sub(offset))?;
-        let (rows, pages) = (u64::from(config.heaps), config.pages);
-        for row in 0..rows {
+        let place = |at: u64, index: u64| {
+            let at = at + index * size_of::<AtomicU64>() as u64;
+            // SAFETY: the caller's promise.
+            unsafe { Mapped::place(mapping, at, AtomicU64::new(0)) }
+        };
+        for row in 0..u64::from(config.heaps) {
             let at = plan.rows + row * size_of::<Row>() as u64;
             // SAFETY: the caller's promise.
             unsafe { Mapped::place(mapping, at, Row::new()) }?;
         }
-        for page in 0..pages {
-            let at = plan.map + page * size_of::<AtomicU64>() as u64;
-            // SAFETY: the caller's promise.
-            unsafe { Mapped::place(mapping, at, AtomicU64::new(0)) }?;
+        for chunk in 0..config.chunks() {
+            place(plan.chunks, chunk)?;
+        }
+        let is_zero = config.chunks() > 0 && !cfg!(any(shm_loom, shm_explore));
+        for page in (0..config.pages).filter(|_| !is_zero) {
+            place(plan.map, page)?;
             let at = plan.descriptors + page * size_of::<Descriptor>() as u64;
             // SAFETY: the caller's promise.
             unsafe { Mapped::place(mapping, at, Descriptor::new()) }?;
         }
-        let tag = Tag::of(config.tag.unwrap_or_else(|| RandomState::new().hash_one(pages)));
-        let head = Head::new(pages, rows, u64::from(config.page_bytes), tag.to_word());
+        let tag = Tag::of(config.tag.unwrap_or_else(|| RandomState::new().hash_one(config.pages)));
         // SAFETY: the caller's promise.
-        unsafe { Mapped::place(mapping, offset, head) }?;
-        Area::attach_in_place(mapping, offset)
+        unsafe { Mapped::place(mapping, offset, Head::new(config, tag.to_word())) }?;
+        let area = Area::attach_over(mapping, offset, support)?;
+        area.begin(config.initial)?;
+        Ok(area)
     }
 
-    /// The area at `offset` of `mapping`.
+    /// The area at `offset` of `mapping`. One whose memory comes and goes gets no more of it here.
     ///
     /// # Errors
     /// [`AreaError`] where there is none.
     pub fn attach_in_place(mapping: &Arc<Mapping>, offset: u64) -> Result<Area, AreaError> {
+        Area::attach_over(mapping, offset, Support::default())
+    }
+
+    #[doc(hidden)]
+    pub fn attach_over(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        support: Support,
+    ) -> Result<Area, AreaError> {
         let head = Mapped::<Head>::new(mapping, offset)?;
         // Relaxed, all: written before the area was published.
-        let [magic, layout, pages, rows, page, tag] =
-            [&head.magic, &head.layout, &head.pages, &head.rows, &head.page_bytes, &head.tag]
-                .map(|word| word.load(Ordering::Relaxed));
+        let [magic, layout, pages, rows, page, tag, chunk, keep] = [
+            &head.magic,
+            &head.layout,
+            &head.pages,
+            &head.rows,
+            &head.page_bytes,
+            &head.tag,
+            &head.chunk_pages,
+            &head.keep,
+        ]
+        .map(|word| word.load(Ordering::Relaxed));
         let tag = Tag::from_word(tag).ok_or(AreaError::NotArea)?;
         if magic != MAGIC || layout != FINGERPRINT {
             return Err(AreaError::NotArea);
         }
-        let config = AreaConfig {
-            pages,
-            heaps: u32::try_from(rows).unwrap_or(u32::MAX),
-            page_bytes: u32::try_from(page).unwrap_or(u32::MAX),
-            tag: None,
-        };
+        let config = AreaConfig::found(pages, rows, page, chunk);
         config.check()?;
         let plan = Plan::new(&config, offset);
         mapping.region().sub(offset, plan.end.saturating_sub(offset))?;
@@ -304,20 +344,29 @@ impl Area {
                 mapping: mapping.clone(),
                 head,
                 rows: MappedSlice::new(mapping, plan.rows, rows)?,
+                chunks: MappedSlice::new(mapping, plan.chunks, config.chunks())?,
                 map: MappedSlice::new(mapping, plan.map, pages)?,
                 descriptors: MappedSlice::new(mapping, plan.descriptors, pages)?,
                 base: mapping.region().base(),
+                map_at: plan.map,
+                descriptors_at: plan.descriptors,
                 pages_at: plan.pages,
                 end: plan.end,
                 page,
+                page_shift: config.page_bytes.trailing_zeros(),
+                chunk_shift: if chunk == 0 { 0 } else { chunk.trailing_zeros() },
+                keep,
                 tag,
                 classes: Classes::new(config.page_bytes),
+                memory: support.memory,
+                census: support.census,
+                handle: support.handle,
             }),
         })
     }
 
-    /// Where a block is. Tag and range are checked and no shared word is read: that there is a
-    /// block, and of what size, the caller knows. At least 8 bytes lie there.
+    /// Where a block is. Tag and range are checked, and where memory comes and goes that there is
+    /// some: that there is a block, and of what size, the caller knows. At least 8 bytes lie there.
     ///
     /// # Errors
     /// [`FreeError::NotOfArea`], [`FreeError::NotABlock`] where it is not at a multiple of 8.
@@ -342,8 +391,28 @@ impl Area {
         if !offset.is_multiple_of(8) {
             return Err(FreeError::NotABlock(ptr.to_bits()));
         }
+        if !self.is_there(((offset - inner.pages_at) >> inner.page_shift) as u32) {
+            return Err(not_of_area);
+        }
         // SAFETY: inside the mapping, which `attach_in_place` has checked.
         Ok(unsafe { inner.base.add(offset as usize) })
+    }
+
+    /// Where a block of ours lies.
+    #[inline]
+    fn address(&self, block: AreaPtr) -> NonNull<u8> {
+        // SAFETY: inside the mapping, as `Plan` has laid it out.
+        unsafe { self.inner.base.add((block.to_bits() & (REACH - 1)) as usize) }
+    }
+
+    /// A word of the area in which its users may name a block that leads to all others; 0 at first.
+    pub fn root(&self) -> &AtomicU64 {
+        &self.inner.head.root
+    }
+
+    /// By what others attach to it; `None` for one in place.
+    pub fn handle(&self) -> Option<SegmentHandle> {
+        self.inner.handle
     }
 
     /// The mapping in which it lies, and in which the destinations of blocks lie.

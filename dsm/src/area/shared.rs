@@ -1,4 +1,5 @@
 //! The words of an area.
+use super::AreaConfig;
 use super::ptr::{AreaPtr, MARKS};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::AtomicU64;
@@ -7,14 +8,17 @@ use shm_core::{Reserved, shm_sync};
 
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"shmkarea");
 
-/// The head of an area; the heaps' rows follow, then the page map, then the descriptors, then the
-/// pages.
+/// The head of an area; the heaps' rows follow, then the chunk words, the page map, the
+/// descriptors, and the pages.
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
-/// | `magic`, `layout`, `pages`, `rows`, `page_bytes`, `tag` | the creator, before the place is published | all, once, at attach | checked there, private from then on |
+/// | `magic`, `layout`, `pages`, `rows`, `page_bytes`, `tag`, `chunk_pages`, `keep` | the creator, before the place is published | all, once, at attach | checked there, private from then on |
 /// | `given_up` | who has left spans without an owner: one more | whoever looks for such spans | nothing: whether it is worth looking |
 /// | `hint` | who has taken pages, or given some back | whoever looks for pages: where to begin | nothing: it may be anything |
+/// | `limit` | the creator; anyone | who puts memory behind a chunk | nothing: the next to do so goes by it |
+/// | `growths` | who has claimed a chunk: one more | the same | AcqRel on itself: of two who claim, the second sees both claims |
+/// | `root` | whoever uses the area: a destination of theirs | the same, and reapers | the users' affair |
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct Head {
@@ -24,17 +28,21 @@ pub(super) struct Head {
     pub(super) rows: AtomicU64,
     pub(super) page_bytes: AtomicU64,
     pub(super) tag: AtomicU64,
-    reserved: Reserved<2>,
+    pub(super) chunk_pages: AtomicU64,
+    pub(super) keep: AtomicU64,
     pub(super) given_up: AtomicU64,
     pub(super) hint: AtomicU64,
-    spare: Reserved<6>,
+    pub(super) limit: AtomicU64,
+    pub(super) growths: AtomicU64,
+    pub(super) root: AtomicU64,
+    spare: Reserved<3>,
 }
 
 /// A heap: one thread of a participant.
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
-/// | `owner` | by compare-and-swap from 0: who takes the row; 0: the same, or its reaper, at the end | all | Release / Acquire on itself: `intent` |
+/// | `owner` | by compare-and-swap from 0: who takes the row; from a dead owner: its reaper, who adds its own name; 0: either, at the end | all | Release / Acquire on itself: `intent` |
 /// | `intent` | the owner, or its reaper | who collects blocks that others freed; reapers | FREE: by the `freed` bit that is set after it; the next value: Release / Acquire on itself, the same bit |
 /// | `destination` | the owner, before `intent` | its reaper | the proof of its death |
 #[derive(Debug)]
@@ -75,7 +83,22 @@ const _: () = {
     assert!(offset_of!(Descriptor, freed) == 64);
 };
 
-shm_sync!(Head { magic, layout, pages, rows, page_bytes, tag, reserved, given_up, hint, spare });
+shm_sync!(Head {
+    magic,
+    layout,
+    pages,
+    rows,
+    page_bytes,
+    tag,
+    chunk_pages,
+    keep,
+    given_up,
+    hint,
+    limit,
+    growths,
+    root,
+    spare,
+});
 shm_sync!(Row { owner, intent, destination, reserved });
 shm_sync!(Descriptor { allocated, freed });
 
@@ -88,10 +111,14 @@ pub(super) const FINGERPRINT: u64 = shm_core::layout::combine(&[
         rows: AtomicU64,
         page_bytes: AtomicU64,
         tag: AtomicU64,
-        reserved: Reserved<2>,
+        chunk_pages: AtomicU64,
+        keep: AtomicU64,
         given_up: AtomicU64,
         hint: AtomicU64,
-        spare: Reserved<6>,
+        limit: AtomicU64,
+        growths: AtomicU64,
+        root: AtomicU64,
+        spare: Reserved<3>,
     }),
     shm_core::fingerprint!(Row {
         owner: AtomicU64,
@@ -103,17 +130,21 @@ pub(super) const FINGERPRINT: u64 = shm_core::layout::combine(&[
 ]);
 
 impl Head {
-    pub(super) fn new(pages: u64, rows: u64, page_bytes: u64, tag: u64) -> Head {
+    pub(super) fn new(config: &AreaConfig, tag: u64) -> Head {
         Head {
             magic: AtomicU64::new(MAGIC),
             layout: AtomicU64::new(FINGERPRINT),
-            pages: AtomicU64::new(pages),
-            rows: AtomicU64::new(rows),
-            page_bytes: AtomicU64::new(page_bytes),
+            pages: AtomicU64::new(config.pages),
+            rows: AtomicU64::new(config.heaps.into()),
+            page_bytes: AtomicU64::new(config.page_bytes.into()),
             tag: AtomicU64::new(tag),
-            reserved: Reserved::new(),
+            chunk_pages: AtomicU64::new(config.chunk_pages.into()),
+            keep: AtomicU64::new(config.keep),
             given_up: AtomicU64::new(1),
             hint: AtomicU64::new(0),
+            limit: AtomicU64::new(config.limit),
+            growths: AtomicU64::new(0),
+            root: AtomicU64::new(0),
             spare: Reserved::new(),
         }
     }
@@ -224,8 +255,108 @@ impl Owner {
         Owner((row as u64) << 32 | u64::from(who.to_bits()))
     }
 
-    pub(super) fn participant(self) -> u32 {
-        self.0 as u32
+    pub(super) fn row(self) -> usize {
+        (self.0 >> 32) as usize
+    }
+}
+
+/// Whose a row is, and who cleans up after it: reaper 32 bits | owner 32, `ParticipantId`s.
+///
+/// | from | to | by whom | a death leaves |
+/// | --- | --- | --- | --- |
+/// | 0 | owner | who takes a heap | its row |
+/// | owner, or owner and a reaper that is dead | owner, reaper | who has the owner's death proven | the row, with its name |
+/// | owner | 0 | the owner | |
+/// | owner, reaper | 0 | the reaper | |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Claim(pub(super) u64);
+
+impl Claim {
+    pub(super) fn owner(self) -> Option<ParticipantId> {
+        ParticipantId::from_bits(self.0 as u32)
+    }
+
+    pub(super) fn reaper(self) -> Option<ParticipantId> {
+        ParticipantId::from_bits((self.0 >> 32) as u32)
+    }
+
+    pub(super) fn reaped_by(self, me: ParticipantId) -> Claim {
+        Claim(u64::from(self.0 as u32) | u64::from(me.to_bits()) << 32)
+    }
+}
+
+/// What stands behind a chunk, which is so many pages: kind 4 bits | mapped 1 | – 15 | row 12 |
+/// participant 32.
+///
+/// *Mapped*: there is memory behind the chunk's part of the page map and of the descriptors, and
+/// there always will be. Only of a chunk that is THERE a page may be used, by who has taken the
+/// page and seen so then; and who makes it GOING has taken all of its pages.
+///
+/// | from | to | by whom | a death leaves |
+/// | --- | --- | --- | --- |
+/// | GONE | COMING(me) | who finds no pages | COMING(dead), with some memory: its reaper takes that away |
+/// | COMING(me) | THERE, mapped | the same, with memory behind all of it | |
+/// | COMING(me) | GONE | the same, without | |
+/// | THERE | GOING(me) | who has all of its pages | GOING(dead): its reaper goes on |
+/// | GOING(me) | GONE | the same, when the memory is given back, and the pages are free | |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Chunk(pub(super) u64);
+
+/// What stands behind a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Gone,
+    Coming,
+    There,
+    Going,
+    /// What nobody has written.
+    Nonsense,
+}
+
+impl Chunk {
+    const MAPPED: u64 = 1 << 59;
+
+    pub(super) fn there() -> Chunk {
+        Chunk(2 << 60 | Chunk::MAPPED)
+    }
+
+    /// The same memory behind page map and descriptors.
+    pub(super) fn gone(self) -> Chunk {
+        Chunk(self.0 & Chunk::MAPPED)
+    }
+
+    pub(super) fn coming(self, owner: Owner) -> Chunk {
+        Chunk(1 << 60 | self.0 & Chunk::MAPPED | owner.0)
+    }
+
+    pub(super) fn going(owner: Owner) -> Chunk {
+        Chunk(3 << 60 | Chunk::MAPPED | owner.0)
+    }
+
+    #[inline]
+    pub(super) fn stage(self) -> Stage {
+        match self.0 >> 60 {
+            0 => Stage::Gone,
+            1 => Stage::Coming,
+            2 => Stage::There,
+            3 => Stage::Going,
+            _ => Stage::Nonsense,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_there(self) -> bool {
+        self.0 >> 60 == 2
+    }
+
+    #[inline]
+    pub(super) fn is_mapped(self) -> bool {
+        self.0 & Chunk::MAPPED != 0
+    }
+
+    /// Who is at it, of a chunk that is coming or going.
+    pub(super) fn owner(self) -> Owner {
+        Owner(self.0 & ((1 << Owner::BITS) - 1))
     }
 }
 

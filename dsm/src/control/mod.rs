@@ -127,6 +127,8 @@ struct Views {
 /// In a slot's size: the segment can grow, and that is the most it can have, its head included.
 /// (No object is so large that it needs this bit.)
 pub(crate) const GROWABLE: u64 = 1 << 63;
+/// The same: its object has a hole, and whoever uses it knows where there is memory.
+pub(crate) const SPARSE: u64 = 1 << 62;
 
 /// One segment, as somebody saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,7 +136,8 @@ pub(crate) const GROWABLE: u64 = 1 << 63;
 pub struct SegmentInfo {
     /// Its name in the domain.
     pub handle: SegmentHandle,
-    /// Its size in bytes; of one that can grow, that of its object, which has a hole.
+    /// Its size in bytes; of one that can grow, and of an area's, that of its object, which has a
+    /// hole.
     pub size: u64,
     /// Whether it can grow.
     pub growable: bool,
@@ -385,7 +388,7 @@ impl Control {
         let size = slot.size.load(Ordering::Relaxed);
         (word.is_alive() && word.generation() != 0).then(|| SegmentInfo {
             handle: SegmentHandle::new(index as u32, word.generation()),
-            size: size & !(GROWABLE | READY),
+            size: size & !(GROWABLE | READY | SPARSE),
             growable: size & GROWABLE != 0,
             pinned: word.is_pinned(),
             attached: self.attached(index).collect(),

@@ -28,7 +28,7 @@ use shm_core::sync::Ordering;
 use std::sync::Arc;
 
 /// In a slot's size: the segment lies in the slot's page of the control segment.
-pub(crate) const READY: u64 = 1 << 62;
+pub(crate) const READY: u64 = 1 << 61;
 /// Pages that get their memory together. In the models, where each slot counts, two.
 pub(crate) const CHUNK: u32 = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 16 };
 /// As many as there are bits for chunks.

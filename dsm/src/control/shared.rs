@@ -27,7 +27,7 @@ pub(crate) struct Head {
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
 /// | `state` | see [`Word`](super::word::Word); every change is one AcqRel compare-and-swap | all | itself |
-/// | `size` | the creator, while `creating`, once it has made the object; who frees the slot (0) | who attached: bit 63 says that it can grow, bit 62 that it lies in the slot's own page; who removes the object: 0 says that its creator may not have made one | `state` |
+/// | `size` | the creator, while `creating`, once it has made the object; who frees the slot (0) | who attached: bit 63 says that it can grow, bit 62 that it has a hole, bit 61 that it lies in the slot's own page; who removes the object: 0 says that its creator may not have made one | `state` |
 ///
 /// Its attachments stand behind the slots of its piece: `words` consecutive `AtomicU64` a slot, one
 /// bit a participant.

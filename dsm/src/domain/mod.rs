@@ -131,6 +131,16 @@ impl Domain {
         self.presence.create(size, options)
     }
 
+    /// See [`Presence::create_sparse`].
+    pub(crate) fn create_sparse(&self, size: u64, len: u64) -> Result<Segment, CreateError> {
+        self.presence.create_sparse(size, len)
+    }
+
+    /// Where its segments are.
+    pub(crate) fn place(&self) -> &crate::backend::Place {
+        &self.presence.system.place
+    }
+
     /// Attaches to a segment by its handle alone; `None` where it is gone.
     ///
     /// # Errors

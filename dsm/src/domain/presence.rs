@@ -5,7 +5,7 @@ use super::names::Ticket;
 use super::shared::{Parts, Sizes};
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd, pages};
-use crate::control::{Actor, Control, GROWABLE, Objects, PinError, READY};
+use crate::control::{Actor, Control, GROWABLE, Objects, PinError, READY, SPARSE};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
 use crate::segment::elastic::{self, Elastic, Peers};
@@ -92,14 +92,17 @@ enum Kind {
     Growable,
     /// A page of the control segment.
     Ready,
+    /// An object with a hole, which is its user's affair.
+    Sparse,
 }
 
 impl Kind {
     fn of(size_word: u64) -> Kind {
-        match (size_word & READY != 0, size_word & GROWABLE != 0) {
-            (true, _) => Kind::Ready,
-            (false, true) => Kind::Growable,
-            (false, false) => Kind::Fixed,
+        match size_word {
+            _ if size_word & READY != 0 => Kind::Ready,
+            _ if size_word & GROWABLE != 0 => Kind::Growable,
+            _ if size_word & SPARSE != 0 => Kind::Sparse,
+            _ => Kind::Fixed,
         }
     }
 
@@ -109,6 +112,7 @@ impl Kind {
             Kind::Fixed => len,
             Kind::Growable => len | GROWABLE,
             Kind::Ready => len | READY,
+            Kind::Sparse => len | SPARSE,
         }
     }
 
@@ -119,7 +123,7 @@ impl Kind {
         mapping: &Arc<Mapping>,
         size_word: u64,
     ) -> Result<(), AttachError> {
-        let (len, expected) = (mapping.len() as u64, size_word & !GROWABLE);
+        let (len, expected) = (mapping.len() as u64, size_word & !(GROWABLE | SPARSE));
         if len < expected {
             return Err(AttachError::Truncated { handle, len, expected });
         }
@@ -239,16 +243,35 @@ impl Presence {
         {
             return Ok(segment);
         }
+        let segment = self.create_as(|name, made| self.make(name, size, options, made))?;
+        segment.set_up(options.huge_pages, options.prefault);
+        Ok(segment)
+    }
+
+    /// A segment of `len` bytes with memory behind the first `size`, and a hole. What is zero and
+    /// there its users have to know; nobody makes it there unasked.
+    pub(super) fn create_sparse(
+        self: &Arc<Self>,
+        size: u64,
+        len: u64,
+    ) -> Result<Segment, CreateError> {
+        self.create_as(|name, _| {
+            let object = backend::create_sparse(&self.system.place, name, size, len)?;
+            Ok((object, Kind::Sparse))
+        })
+    }
+
+    fn create_as(
+        self: &Arc<Self>,
+        make: impl Fn(&str, &dyn Fn(u64)) -> Result<(Object, Kind), BackendError>,
+    ) -> Result<Segment, CreateError> {
+        self.member.check_fork()?;
         for _ in 0..NAMES_MAX {
             let handle = self.claim()?;
             let name = self.system.segment_name(handle);
             let made = |size| self.actor().made(handle, size);
-            match self.make(&name, size, options, made) {
-                Ok((object, kind)) => {
-                    let segment = self.publish(handle, object, kind)?;
-                    segment.set_up(options.huge_pages, options.prefault);
-                    return Ok(segment);
-                }
+            match make(&name, &made) {
+                Ok((object, kind)) => return self.publish(handle, object, kind),
                 // A System V key is a hash, which another name may share.
                 Err(BackendError::AlreadyExists { .. }) => self.abandon(handle),
                 Err(error) => {
@@ -446,8 +469,11 @@ impl Presence {
         drop(mine);
         match self.open(handle, size) {
             Ok(object) => {
-                let segment = self.hold(handle, object, Kind::of(size));
-                segment.set_up(self.huge_pages, self.prefault);
+                let kind = Kind::of(size);
+                let segment = self.hold(handle, object, kind);
+                if kind != Kind::Sparse {
+                    segment.set_up(self.huge_pages, self.prefault);
+                }
                 Ok(Some(segment))
             }
             Err(error) => {
@@ -485,7 +511,7 @@ impl Presence {
         let kind = Kind::of(size);
         let opened = match kind {
             Kind::Ready => self.open_page_read_only(handle),
-            Kind::Fixed | Kind::Growable => self.open_read_only(handle, size),
+            Kind::Fixed | Kind::Growable | Kind::Sparse => self.open_read_only(handle, size),
         };
         match opened {
             Ok(object) => Ok(Some(self.hold_read_only(handle, &object, kind))),
@@ -540,7 +566,7 @@ impl Presence {
     ) -> ReadOnlySegment {
         let range = match kind {
             Kind::Ready => self.system.page_range(handle),
-            Kind::Fixed | Kind::Growable => 0..object.mapping().len() as u64,
+            Kind::Fixed | Kind::Growable | Kind::Sparse => 0..object.mapping().len() as u64,
         };
         let mapping = self.attached(handle, object.mapping().clone(), range);
         let mut held = Held::nothing_yet(handle);
