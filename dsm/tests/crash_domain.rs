@@ -95,7 +95,18 @@ impl World {
     }
 
     fn accompanied(backend: Backend) -> World {
+        World::new(backend).with_survivor()
+    }
+
+    /// Whose segments all lie in pages of the control segment.
+    fn ready(backend: Backend) -> World {
         let mut world = World::new(backend);
+        (world.config.segments_max, world.config.ready_max) = (Some(16), 16);
+        world.with_survivor()
+    }
+
+    fn with_survivor(self) -> World {
+        let mut world = self;
         let domain = Domain::open(world.config.clone()).unwrap();
         let common = domain.create_segment(BYTES).unwrap();
         let pinned = domain.create_segment(BYTES).unwrap();
@@ -142,8 +153,14 @@ impl World {
             domain.unpin(segment.handle).map_err(|error| error.to_string())?;
         }
         let mut made = Vec::new();
-        for _ in domain.segments().len()..4 {
-            made.push(domain.create_segment(BYTES).map_err(|error| format!("not all: {error}"))?);
+        for _ in domain.segments().len()..self.config.segments_max.unwrap() as usize {
+            let segment =
+                domain.create_segment(BYTES).map_err(|error| format!("not all: {error}"))?;
+            let words = segment.region().share_slice::<AtomicU64>(0, BYTES / 8);
+            if words.unwrap().iter().any(|word| word.load(Ordering::Relaxed) != 0) {
+                return Err(format!("a new segment is not zero: {}", segment.handle()));
+            }
+            made.push(segment);
         }
         drop((made, self.common.take()));
         domain.destroy().map_err(|error| error.to_string())?;
@@ -352,6 +369,15 @@ fn use_segments(backend: Backend) -> Case {
     }
 }
 
+/// As before, in pages of the control segment.
+fn use_ready(backend: Backend) -> Case {
+    Case {
+        name: "ready: create, pin, detach, attach, unpin",
+        world: World::ready,
+        ..use_segments(backend)
+    }
+}
+
 /// What a dead one has pinned can be attached to, with all that it wrote before.
 fn holds_whole(domain: &Domain, handle: SegmentHandle) -> Result<(), String> {
     let segment = domain.attach(handle).map_err(|error| error.to_string())?;
@@ -474,6 +500,12 @@ fn the_second_to_open_may_die_anywhere() {
 fn who_uses_segments_may_die_anywhere() {
     on_each(&[Posix, Sysv], &NAMED, use_segments);
     on_each_forked(&[Posix], &NAMED, use_segments);
+}
+
+#[test]
+fn who_uses_ready_segments_may_die_anywhere() {
+    on_each(&[Posix], &ALL[..3], use_ready);
+    on_each_forked(&[Posix], &[Posix], use_ready);
 }
 
 #[test]

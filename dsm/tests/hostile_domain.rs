@@ -41,7 +41,6 @@ impl Bench {
             participants_max: 4,
             segments_max: Some(4),
             open_timeout: OPEN_TIMEOUT,
-            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         Bench { config, _unique: unique, _directory: directory }

@@ -9,6 +9,7 @@ use shm_testkit::child::{self, Child, Setup};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,6 @@ impl Bench {
         let config = DomainConfig {
             backend: Some(backend),
             directory: Some(directory.path().to_owned()),
-            ready_max: 0,
             ..DomainConfig::new(unique.name())
         };
         Bench { unique, config, _directory: directory }
@@ -77,7 +77,6 @@ fn config_of(args: &[String]) -> DomainConfig {
     DomainConfig {
         backend: Some(args[1].parse().unwrap()),
         directory: Some(args[2].clone().into()),
-        ready_max: 0,
         ..DomainConfig::new(&args[0])
     }
 }
@@ -341,6 +340,93 @@ fn a_segment_is_handed_over_by_socket(bench: &mut Bench) {
 }
 
 /// Comes and goes race with each other and with kills: the domain is made and removed all the time.
+/// A new one is zero, whatever was in the page before. When there are no more, objects are made.
+fn a_ready_segment_takes_no_object(bench: &mut Bench) {
+    bench.config.ready_max = 16;
+    let domain = bench.open();
+    let place = Place { directory: bench.config.directory.clone().unwrap(), ..place_of(bench) };
+    let objects = || backend::list(&place, &format!("shm.{}.", bench.config.name)).unwrap().len();
+    let before = objects();
+    for round in 0..3 {
+        let segments: Vec<_> = (0..16).map(|_| domain.create_segment(1).unwrap()).collect();
+        assert_eq!(objects(), before, "{round}");
+        for segment in &segments {
+            assert_eq!(segment.len(), 4096);
+            let words = segment.region().share_slice::<AtomicU64>(0, 512).unwrap();
+            assert!(words.iter().all(|word| word.swap(7, Ordering::Relaxed) == 0), "{round}");
+            segment.check().unwrap();
+        }
+        let object = domain.create_segment(1).unwrap();
+        assert_eq!(
+            objects() > before,
+            matches!(place.backend, Backend::Posix | Backend::Mmap),
+            "{round}"
+        );
+        drop(object);
+        assert_eq!(objects(), before);
+    }
+}
+
+fn a_ready_segment_is_shared_as_any(bench: &mut Bench) {
+    let domain = bench.open();
+    let segment = domain.create_segment(4096).unwrap();
+    let handle = segment.handle();
+    let mut child = bench.spawn_in(&domain, "attaches", &[&handle.to_string()]);
+    assert_eq!(child.hear(LIMIT), "attached");
+    assert_eq!(word(segment.mapping()).load(Ordering::Relaxed), 1);
+    assert!(matches!(domain.attach(handle), Err(AttachError::AlreadyAttached(_))));
+    assert!(domain.find_mapping(handle).is_some());
+    drop(segment);
+    let again = domain.attach(handle).unwrap().expect("the child is attached");
+    assert_eq!(word(again.mapping()).load(Ordering::Relaxed), 1);
+    drop(again);
+    let seen = domain.attach_read_only(handle).unwrap().expect("the child is attached");
+    assert_eq!((seen.len(), seen.view().load_u64(0)), (4096, Ok(1)));
+    drop(seen);
+    kill(child);
+    domain.reap();
+    assert!(domain.attach(handle).unwrap().is_none(), "the last one's death ends it");
+    let (mine, theirs) = UnixStream::pair().unwrap();
+    let pinned = domain.create_segment(4096).unwrap();
+    pinned.pin().unwrap();
+    domain.send(&mine, pinned.handle()).unwrap();
+    assert_eq!(domain.receive(&theirs).unwrap(), pinned.handle());
+    domain.unpin(pinned.handle()).unwrap();
+}
+
+/// What was not used between two calls of `reap`, but for 16 pages.
+fn ready_memory_is_given_back(bench: &mut Bench) {
+    bench.config.ready_max = 64;
+    let domain = bench.open();
+    let control = bench.config.directory.as_ref().unwrap();
+    let control = control.join(format!("shm.{}.control", bench.config.name));
+    let bytes = || std::fs::metadata(&control).map_or(0, |file| file.blocks() * 512);
+    let few = bytes();
+    let mut segments: Vec<_> = (0..64).map(|_| domain.create_segment(1).unwrap()).collect();
+    let many = bytes();
+    domain.reap();
+    drop(segments.split_off(20));
+    domain.reap();
+    domain.reap();
+    assert!(segments.iter().all(|segment| segment.check().is_ok()));
+    if place_of(bench).backend == Backend::Mmap {
+        assert_eq!(many - few, 64 * 4096);
+        assert_eq!(many - bytes(), 32 * 4096, "two of four chunks are given back");
+    }
+    segments.extend((0..44).map(|_| domain.create_segment(1).unwrap()));
+    let slots: std::collections::BTreeSet<_> =
+        segments.iter().map(|segment| segment.handle().to_bits()).collect();
+    assert_eq!(slots.len(), 64);
+    for segment in segments {
+        let words = segment.region().share_slice::<AtomicU64>(0, 512).unwrap();
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+    }
+}
+
+fn place_of(bench: &Bench) -> Place {
+    Place::new(bench.config.backend.unwrap())
+}
+
 fn a_storm_leaves_nothing(bench: &mut Bench) {
     if !bench.is_named() {
         return;
@@ -367,7 +453,7 @@ fn a_storm_leaves_nothing(bench: &mut Bench) {
 type Scenario = (&'static str, fn(&mut Bench));
 
 fn everything(backend: Backend) {
-    let scenarios: [Scenario; 11] = [
+    let scenarios: [Scenario; 14] = [
         ("attach", a_child_attaches_by_handle_alone),
         ("attacher", a_killed_attacher_is_detached),
         ("creator", a_killed_creator_leaves_its_segment_to_the_others),
@@ -378,6 +464,9 @@ fn everything(backend: Backend) {
         ("full", a_dead_ones_slot_is_found_before_full),
         ("grow", more_segments_than_the_table_began_with),
         ("socket", a_segment_is_handed_over_by_socket),
+        ("ready", a_ready_segment_takes_no_object),
+        ("ready_shared", a_ready_segment_is_shared_as_any),
+        ("ready_back", ready_memory_is_given_back),
         ("storm", a_storm_leaves_nothing),
     ];
     for (name, scenario) in scenarios {

@@ -1,7 +1,7 @@
 //! What is chosen when a domain is opened.
 use super::error::OpenError;
 use super::shared::Sizes;
-use crate::backend::{Backend, HugePages, Place, Rights};
+use crate::backend::{Backend, HugePages, Place, Rights, pages};
 use crate::control::Control;
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
@@ -109,7 +109,9 @@ impl DomainConfig {
     /// Of a domain that this makes.
     pub(super) fn sizes(&self, nonce: u64) -> Sizes {
         let (participants, segments) = (self.participants_max, self.segments());
-        let ready = Control::ready_of(segments, self.ready_max);
+        // Their memory comes and goes, which not every system can.
+        let asked = if pages::can_populate() { self.ready_max } else { 0 };
+        let ready = Control::ready_of(segments, asked);
         Sizes { nonce, participants, segments, ready }
     }
 

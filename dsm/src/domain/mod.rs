@@ -103,7 +103,8 @@ impl Domain {
     }
 
     /// Creates a segment of `size` bytes, rounded up to whole pages, zero; this process is
-    /// attached.
+    /// attached. One of up to a page lies in the domain's own memory, as long as there is room
+    /// ([`DomainConfig::ready_max`]): it takes no call of the system.
     ///
     /// # Errors
     /// [`CreateError`]. Nothing is left behind.

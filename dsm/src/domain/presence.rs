@@ -4,7 +4,7 @@ use super::error::{AttachError, CreateError, OpenError};
 use super::names::Ticket;
 use super::shared::{Parts, Sizes};
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd, pages};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
 use crate::control::{Actor, Control, GROWABLE, Objects, PinError, READY, SPARSE};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
@@ -166,9 +166,9 @@ impl Presence {
         let name = || config.name.clone();
         let Parts { sizes, control, registry, table, pages } =
             Sizes::read(&config.name, object.mapping())?;
-        let (place, nonce, sparse) = (object.place().clone(), sizes.nonce, pages::can_populate());
+        let (place, nonce) = (object.place().clone(), sizes.nonce);
         let domain = name();
-        let system = System { place, domain, nonce, object, control, registry, pages, sparse };
+        let system = System { place, domain, nonce, object, control, registry, pages };
         // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
             return Ok(Arrival::Closed(system));
@@ -698,12 +698,21 @@ impl Presence {
         self.lock().descriptors.entry(handle).or_insert(fd);
     }
 
-    /// A copy of the descriptor of a memfd segment, if we have it.
+    /// A copy of the descriptor of a memfd segment, if we have it. That of a ready one is the control
+    /// segment's.
     pub(super) fn descriptor(
         &self,
         handle: SegmentHandle,
     ) -> Result<Option<OwnedFd>, BackendError> {
-        let copy = self.lock().descriptors.get(&handle).map(OwnedFd::try_clone).transpose();
+        let mine = self.lock();
+        let copy = match mine.descriptors.get(&handle) {
+            Some(fd) => Some(fd.try_clone()),
+            None if self.control().is_ready(handle) => {
+                self.system.object.fd().map(|fd| fd.try_clone_to_owned())
+            }
+            None => None,
+        };
+        let copy = copy.transpose();
         let name = handle.to_string();
         copy.map_err(|source| BackendError::Os { call: "fcntl", name, source })
     }

@@ -26,9 +26,6 @@ pub(super) struct System {
     pub(super) registry: Registry,
     /// Where in the control segment the pages of ready segments begin.
     pub(super) pages: u64,
-    /// Whether the control segment has holes that are filled and made; if not, all its memory is
-    /// there.
-    pub(super) sparse: bool,
 }
 
 impl System {
@@ -164,14 +161,14 @@ impl Objects for System {
 
     fn fill(&self, chunk: u32) -> bool {
         let (from, to) = self.chunk(chunk);
-        !self.sparse || pages::touch_range(self.object.mapping(), from, to).is_ok()
+        pages::touch_range(self.object.mapping(), from, to).is_ok()
     }
 
     fn empty(&self, chunk: u32) -> bool {
         let (from, to) = self.chunk(chunk);
         let range = self.object.mapping().region().range(from, to - from);
         let punch = |base: NonNull<u8>| pages::punch(base.as_ptr(), to - from, &self.place).is_ok();
-        self.sparse && range.is_ok_and(punch)
+        range.is_ok_and(punch)
     }
 
     /// Whatever the table still lists first, so that the control segment, which says where they
