@@ -64,7 +64,10 @@ pub mod domain;
 // Areas in a domain: they have a segment of their own, grow and shrink.
 mod areas;
 
-// Segments by name: made once in the domain, whoever dies at it.
+// `SharedHash`: a hash with all that it stands on, in one segment of a domain.
+mod shared_hash;
+
+// Segments, areas and hashes by name: made once in the domain, whoever dies at it.
 mod named;
 
 pub use areas::OpenAreaError;
@@ -75,5 +78,6 @@ pub use domain::{
 };
 pub use growth::GrowError;
 pub use handle::{ParseHandleError, SegmentHandle};
-pub use named::{EntryInfo, Named, NamedError, NamedSpec, RemoveError};
+pub use named::{AreaSpec, EntryInfo, Named, NamedArea, NamedError, NamedSpec, RemoveError};
 pub use segment::{CallbackId, CheckError, ReadOnlySegment, Segment, SegmentOptions};
+pub use shared_hash::{HashHandle, HashSpec, SharedHash};

@@ -1,11 +1,16 @@
-//! Segments by name: made once in the domain, whoever dies at it.
+//! Segments, areas and hashes by name: made once in the domain, whoever dies at it.
+use crate::area::{Area, AreaConfig, AreaError};
+use crate::areas::{OpenAreaError, attach_area, make_area, make_segment};
 use crate::control::PinError;
 use crate::domain::{AttachError, CreateError, Domain};
 use crate::handle::SegmentHandle;
+use crate::hash::HashError;
 use crate::registry::{Claim, Entry, Found, Hand, Kind, Name, NameError, Step};
 use crate::segment::Segment;
+use crate::shared_hash::{HashSpec, OpenHashError, SharedHash};
 use shm_core::participants::{Outcome, ParticipantId};
 use shm_core::process::{Forked, Liveness, ProcessId};
+use std::convert::Infallible;
 use std::time::Instant;
 
 /// How often we may come too late, or be woken in vain, before we give up.
@@ -29,6 +34,33 @@ pub struct NamedSpec {
 pub struct Named {
     /// The segment, initialised, attached.
     pub segment: Segment,
+    /// Whether it was there: the caller has not initialised it.
+    pub found: bool,
+}
+
+/// What somebody wants of an area under a name.
+#[derive(Clone, Copy, Debug)]
+pub struct AreaSpec {
+    /// What it is made for; all who ask for the name want the same greatest size.
+    pub config: AreaConfig,
+    /// As in [`NamedSpec`].
+    pub fingerprint: u64,
+    /// As in [`NamedSpec`].
+    pub deadline: Option<Instant>,
+}
+
+impl AreaSpec {
+    /// For an area like this.
+    pub fn new(config: AreaConfig) -> AreaSpec {
+        AreaSpec { config, fingerprint: 0, deadline: None }
+    }
+}
+
+/// An area that was asked for by name.
+#[derive(Debug)]
+pub struct NamedArea {
+    /// The area, initialised.
+    pub area: Area,
     /// Whether it was there: the caller has not initialised it.
     pub found: bool,
 }
@@ -60,8 +92,8 @@ pub enum NamedError<E> {
     /// It is no name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A segment of no bytes.
-    #[error("a segment has at least one byte")]
+    /// Of no bytes.
+    #[error("what is named has at least one byte")]
     SizeZero,
     /// It was made with another size.
     #[error(
@@ -88,13 +120,15 @@ pub enum NamedError<E> {
         /// The caller's.
         asked: u64,
     },
-    /// It leads to something else than a segment.
-    #[error("`{name}` is no segment, but {found:?}")]
+    /// It leads to something else than what was asked for.
+    #[error("`{name}` leads to {found:?}, and not to {asked:?}")]
     Kind {
         /// The name.
         name: Name,
         /// What it leads to.
         found: Kind,
+        /// What the caller asked for.
+        asked: Kind,
     },
     /// Somebody was still making it at the deadline.
     #[error("`{name}` is being made by process {maker:?}, which was not done by the deadline")]
@@ -122,6 +156,12 @@ pub enum NamedError<E> {
     /// The segment could not be pinned.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// The area could not be made, or what is there is none.
+    #[error(transparent)]
+    Area(#[from] AreaError),
+    /// The hash could not be made, or what is there is none.
+    #[error(transparent)]
+    Hash(#[from] HashError),
     /// Somebody overwrites the control segment.
     #[error("the control segment is corrupt: the row of `{0}`")]
     Corrupt(Name),
@@ -140,6 +180,25 @@ pub enum RemoveError {
     /// In a forked child.
     #[error(transparent)]
     Forked(#[from] Forked),
+}
+
+impl<E> From<OpenAreaError> for NamedError<E> {
+    fn from(error: OpenAreaError) -> NamedError<E> {
+        match error {
+            OpenAreaError::Area(error) => error.into(),
+            OpenAreaError::Create(error) => error.into(),
+            OpenAreaError::Attach(error) => error.into(),
+        }
+    }
+}
+
+impl<E> From<OpenHashError> for NamedError<E> {
+    fn from(error: OpenHashError) -> NamedError<E> {
+        match error {
+            OpenHashError::Area(error) => error.into(),
+            OpenHashError::Hash(error) => error.into(),
+        }
+    }
 }
 
 impl Domain {
@@ -178,20 +237,121 @@ impl Domain {
         spec: &NamedSpec,
         init: impl FnOnce(&Segment) -> Result<(), E>,
     ) -> Result<Named, NamedError<E>> {
-        self.member().check_fork()?;
-        let name = Name::new(name)?;
         let NamedSpec { size, fingerprint, deadline } = *spec;
-        if size == 0 {
+        let wanted = Entry { name: Name::new(name)?, kind: Kind::Segment, size, fingerprint };
+        let make = |_: &Domain| {
+            let segment = self.create_segment(size)?;
+            init(&segment).map_err(NamedError::Init)?;
+            Ok((segment, ()))
+        };
+        let (segment, made) = self.named_with(&wanted, deadline, make)?;
+        Ok(Named { segment, found: made.is_none() })
+    }
+
+    /// The area of this name: as [`named_segment`](Domain::named_segment), with an [`Area`] in it.
+    /// `init` may make blocks, of which the area's [root](Area::root) names the first.
+    ///
+    /// ```
+    /// use dsm::area::AreaConfig;
+    /// use dsm::{AreaSpec, Domain, DomainConfig};
+    /// # let name = format!("doc-named-area-{}", std::process::id());
+    /// let domain = Domain::open(DomainConfig::new(&name))?;
+    /// let spec = AreaSpec::new(AreaConfig::new(1 << 30));
+    /// let named = domain.named_area("strings", &spec, |area| {
+    ///     let heap = area.heap(domain.member())?;
+    ///     heap.alloc_to(area.root(), 4096, |_| ())?;
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// });
+    /// # let named = named.map_err(|error| error.to_string())?;
+    /// assert!(!named.found && named.area.stats().blocks == 1);
+    /// domain.remove_named("strings")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NamedError`]. Where it is of `init`'s making, nothing is left behind.
+    ///
+    /// # If a process dies here
+    /// The next one to ask for the name begins anew.
+    pub fn named_area<E>(
+        &self,
+        name: &str,
+        spec: &AreaSpec,
+        init: impl FnOnce(&Area) -> Result<(), E>,
+    ) -> Result<NamedArea, NamedError<E>> {
+        let AreaSpec { config, fingerprint, deadline } = *spec;
+        let size = config.max_bytes();
+        let wanted = Entry { name: Name::new(name)?, kind: Kind::Area, size, fingerprint };
+        let make = |domain: &Domain| {
+            let (segment, config) = make_segment(domain, 0, &config)?;
+            // SAFETY: nobody else knows of the segment.
+            let area = unsafe { make_area(domain, &segment, 0, &config) }?;
+            init(&area).map_err(NamedError::Init)?;
+            Ok((segment, area))
+        };
+        let (segment, made) = self.named_with(&wanted, deadline, make)?;
+        let found = made.is_none();
+        let area = made.map_or_else(|| attach_area(self, &segment, 0), Ok)?;
+        Ok(NamedArea { area, found })
+    }
+
+    /// The hash of this name: where there is none, it is made, by one process in the whole domain.
+    /// All that it stands on comes with it, and a process that has it already gets another clone.
+    /// It stays when nobody is attached, until somebody [removes](Domain::remove_named) the name.
+    ///
+    /// ```
+    /// use dsm::hash::Size;
+    /// use dsm::{Domain, DomainConfig, HashSpec};
+    /// # let name = format!("doc-named-hash-{}", std::process::id());
+    /// let domain = Domain::open(DomainConfig::new(&name))?;
+    /// let spec = HashSpec::new(Size::Fixed(4), Size::UpTo(100));
+    /// let games = domain.named_hash("games", &spec)?;
+    ///
+    /// let mut hash = games.join()?; // each thread its own
+    /// hash.upsert(b"king", b"pawn to e4")?;
+    /// let found = hash.find(b"king")?.expect("it is there");
+    /// assert_eq!(found.to_vec(), b"pawn to e4");
+    /// # drop(found);
+    /// # domain.remove_named("games")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`NamedError`]. Nothing is left behind.
+    ///
+    /// # If a process dies here
+    /// The next one to ask for the name begins anew.
+    pub fn named_hash(
+        &self,
+        name: &str,
+        spec: &HashSpec,
+    ) -> Result<SharedHash, NamedError<Infallible>> {
+        let (size, fingerprint) = (spec.max_bytes, spec.fingerprint());
+        let wanted = Entry { name: Name::new(name)?, kind: Kind::Hash, size, fingerprint };
+        let make = |domain: &Domain| Ok(SharedHash::make(domain, spec)?);
+        let (segment, made) = self.named_with(&wanted, spec.deadline, make)?;
+        Ok(made.map_or_else(|| SharedHash::attach(self, &segment, spec), Ok)?)
+    }
+
+    /// What a name leads to, and what its maker has made besides, if that was us.
+    fn named_with<E, T>(
+        &self,
+        wanted: &Entry,
+        deadline: Option<Instant>,
+        make: impl FnOnce(&Domain) -> Result<(Segment, T), NamedError<E>>,
+    ) -> Result<(Segment, Option<T>), NamedError<E>> {
+        self.member().check_fork()?;
+        let name = wanted.name;
+        if wanted.size == 0 {
             return Err(NamedError::SizeZero);
         }
-        let wanted = Entry { name, kind: Kind::Segment, size, fingerprint };
         let mut has_reaped = false;
         for _ in 0..ROUNDS_MAX {
-            match self.with_hand(|hand| self.registry().step(hand, &wanted)) {
+            match self.with_hand(|hand| self.registry().step(hand, wanted)) {
                 Step::Ready(found) => {
-                    check(&found.entry, &wanted)?;
+                    check(&found.entry, wanted)?;
                     if let Some(segment) = self.attach_named(&found)? {
-                        return Ok(Named { segment, found: true });
+                        return Ok((segment, None));
                     }
                     // Somebody took its pin away, and it went: the name leads nowhere.
                     self.with_hand(|hand| self.registry().remove_found(hand, &found));
@@ -202,7 +362,14 @@ impl Domain {
                         return Err(NamedError::NotReady { name, maker });
                     }
                 }
-                Step::Mine(claim) => return self.make_named(claim, &wanted, init),
+                Step::Mine(claim) => {
+                    let making = Making { domain: self, claim: Some(claim) };
+                    let (segment, made) = make(self)?;
+                    if !making.publish(&segment)? {
+                        return Err(NamedError::Corrupt(name));
+                    }
+                    return Ok((segment, Some(made)));
+                }
                 Step::Full if !has_reaped => {
                     self.reap();
                     has_reaped = true;
@@ -277,21 +444,6 @@ impl Domain {
     fn attach_named(&self, found: &Found) -> Result<Option<Segment>, AttachError> {
         found.handle.map_or(Ok(None), |handle| self.attach_or_find(handle))
     }
-
-    fn make_named<E>(
-        &self,
-        claim: Claim,
-        wanted: &Entry,
-        init: impl FnOnce(&Segment) -> Result<(), E>,
-    ) -> Result<Named, NamedError<E>> {
-        let making = Making { domain: self, claim: Some(claim) };
-        let segment = self.create_segment(wanted.size)?;
-        init(&segment).map_err(NamedError::Init)?;
-        if !making.publish(&segment)? {
-            return Err(NamedError::Corrupt(wanted.name));
-        }
-        Ok(Named { segment, found: false })
-    }
 }
 
 /// A name that is being made. Where that fails, or panics, the name is given back.
@@ -331,7 +483,7 @@ impl Drop for Making<'_> {
 fn check<E>(there: &Entry, wanted: &Entry) -> Result<(), NamedError<E>> {
     let name = wanted.name;
     if there.kind != wanted.kind {
-        return Err(NamedError::Kind { name, found: there.kind });
+        return Err(NamedError::Kind { name, found: there.kind, asked: wanted.kind });
     }
     if there.size != wanted.size {
         return Err(NamedError::Size { name, found: there.size, asked: wanted.size });

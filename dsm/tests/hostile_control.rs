@@ -13,6 +13,8 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SEGMENTS: u32 = 3;
+/// So many that the table has a second piece.
+const SEGMENTS_IN_TWO_PIECES: u32 = 67;
 const PARTICIPANTS: u32 = 128;
 const GENERATION: u32 = 5;
 /// In the first word of a set and in the last place of its last one.
@@ -37,8 +39,8 @@ impl Objects for System {
     }
 }
 
-fn bytes() -> usize {
-    Control::bytes_for(SEGMENTS, PARTICIPANTS) as usize
+fn bytes(segments: u32) -> usize {
+    Control::bytes_for(segments, PARTICIPANTS) as usize
 }
 
 fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
@@ -55,15 +57,25 @@ fn participant(place: u32) -> ParticipantId {
     ParticipantId::from_bits(place << 22 | 1).unwrap()
 }
 
-/// What the table holds in the course of its life.
-fn images() -> Vec<Vec<u8>> {
-    let (block, mapping) = guarded(&vec![0; bytes()], 0);
+/// What a table for so many segments holds in the course of its life. The first piece is full of
+/// pinned ones where there is a second.
+fn images(segments: u32) -> Vec<Vec<u8>> {
+    let (block, mapping) = guarded(&vec![0; bytes(segments)], 0);
     // SAFETY: nobody else has the mapping.
     let control =
-        unsafe { Control::create(&mapping, 0, SEGMENTS, PARTICIPANTS, GENERATION) }.unwrap();
+        unsafe { Control::create(&mapping, 0, segments, PARTICIPANTS, GENERATION) }.unwrap();
     let (system, mut images) = (System::default(), vec![block.outside().read()]);
     let [one, other] = PLACES.map(|place| control.actor(participant(place), &system));
     assert!(one.enter() && other.enter());
+    for _ in SEGMENTS..segments {
+        let handle = one.claim().unwrap();
+        assert!(one.publish(handle, 4096));
+        control.pin(handle).unwrap();
+    }
+    if segments == SEGMENTS_IN_TWO_PIECES {
+        assert!(one.claim().is_none());
+        control.grow_to_the_end();
+    }
     let handle = one.claim().unwrap();
     images.push(block.outside().read()); // creating
     one.publish(handle, 4096);
@@ -102,25 +114,35 @@ fn liar(seed: u64, images: &[Vec<u8>]) -> Liar {
 /// Handles that may exist, and others.
 fn handles(control: &Control) -> Vec<SegmentHandle> {
     let mut handles = control.leftovers();
-    let texts = ["5000000", "5000001", "6000000", "5000003", "5ffffff", "1fffffffffffff"];
+    let texts = [
+        "5000000",
+        "5000001",
+        "6000000",
+        "5000003",
+        "5000040",
+        "5000043",
+        "5ffffff",
+        "1fffffffffffff",
+    ];
     handles.extend(texts.map(|text| text.parse::<SegmentHandle>().unwrap()));
     handles
 }
 
-fn look(trials: &Trials, seed: u64, control: &Control) {
+fn look(trials: &Trials, seed: u64, control: &Control, room: u32) {
     trials.call(seed, "is_open", || control.is_open());
     trials.call(seed, "present", || control.present());
     let segments = trials.call(seed, "segments", || control.segments()).unwrap_or_default();
-    let sane = segments.len() <= SEGMENTS as usize
+    let sane = segments.len() <= room as usize
         && segments.iter().all(|s| s.attached.iter().all(|slot| *slot < PARTICIPANTS));
     trials.check(seed, "segments", sane, "lists what there is no room for");
     let left = trials.call(seed, "leftovers", || control.leftovers()).unwrap_or_default();
-    trials.check(seed, "leftovers", left.len() <= SEGMENTS as usize, "lists too many");
+    trials.check(seed, "leftovers", left.len() <= room as usize, "lists too many");
 }
 
 /// Every verb of a participant, on every handle.
 fn act(trials: &Trials, seed: u64, control: &Control, actor: &Actor<'_, System>) {
     trials.call(seed, "enter", || actor.enter());
+    trials.call(seed, "grow", || control.grow());
     let claimed = trials.call(seed, "claim", || actor.claim()).flatten();
     if let Some(handle) = claimed {
         trials.call(seed, "publish", || actor.publish(handle, 4096));
@@ -137,10 +159,10 @@ fn act(trials: &Trials, seed: u64, control: &Control, actor: &Actor<'_, System>)
     trials.call(seed, "retry", || actor.retry(|_| true));
 }
 
-fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>) {
-    let attach = || Control::attach(mapping, 0, SEGMENTS, PARTICIPANTS).unwrap();
+fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, segments: u32) {
+    let attach = || Control::attach(mapping, 0, segments, PARTICIPANTS).unwrap();
     let Some(control) = trials.call(seed, "attach to the table", attach) else { return };
-    look(trials, seed, &control);
+    look(trials, seed, &control, segments);
     let system = System::default();
     let actors = PLACES.map(|place| control.actor(participant(place), &system));
     for actor in &actors {
@@ -173,27 +195,37 @@ fn bits_of_nobody_keep_nothing() {
     assert!(control.close_if_empty());
 }
 
-#[test]
-fn a_table_of_lies_is_used() {
-    let (trials, images) = (Trials::new("control, before", LIMIT), images());
-    for seed in trials.seeds(1200) {
+fn lies_before(name: &'static str, segments: u32, seeds: u64) {
+    let (trials, images) = (Trials::new(name, LIMIT), images(segments));
+    for seed in trials.seeds(seeds) {
         let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
         trials.tell(&block.outside(), &mut liar(seed, &images), seed % 6);
-        use_it(&trials, seed, &mapping);
+        use_it(&trials, seed, &mapping, segments);
+        trials.check(seed, "table", block.is_intact(), "wrote beside the table");
+    }
+    trials.finish();
+}
+
+fn lies_meanwhile(name: &'static str, segments: u32, seeds: u64, uses: u64) {
+    let (trials, images) = (Trials::new(name, LIMIT), images(segments));
+    for seed in trials.seeds(seeds) {
+        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
+        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
+        scribbler.meanwhile(uses, || use_it(&trials, seed, &mapping, segments));
+        trials.add(scribbler.stop());
         trials.check(seed, "table", block.is_intact(), "wrote beside the table");
     }
     trials.finish();
 }
 
 #[test]
+fn a_table_of_lies_is_used() {
+    lies_before("control, before", SEGMENTS, 1200);
+    lies_before("control, two pieces, before", SEGMENTS_IN_TWO_PIECES, 300);
+}
+
+#[test]
 fn a_table_that_changes_all_the_time_is_used() {
-    let (trials, images) = (Trials::new("control, meanwhile", LIMIT), images());
-    for seed in trials.seeds(60) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        scribbler.meanwhile(400, || use_it(&trials, seed, &mapping));
-        trials.add(scribbler.stop());
-        trials.check(seed, "table", block.is_intact(), "wrote beside the table");
-    }
-    trials.finish();
+    lies_meanwhile("control, meanwhile", SEGMENTS, 60, 400);
+    lies_meanwhile("control, two pieces, meanwhile", SEGMENTS_IN_TWO_PIECES, 20, 100);
 }

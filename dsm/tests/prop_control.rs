@@ -12,6 +12,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 const SLOTS: u32 = 3;
+/// Slots of the first piece, where there is another.
+const PIECE: u32 = 64;
+/// Has the slots that are not looked at: then those that are lie in two pieces.
+const FILLER: u32 = 99 << 22 | 1;
 /// One place in each word of a set, and one more.
 const PLACES: [u32; 3] = [0, 65, 127];
 
@@ -70,7 +74,8 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// The table, the model of it, and the handles that both gave out.
 struct Both {
-    control: Control,
+    /// The table as each of the three has it: what a process knows of its pieces is its own.
+    controls: [Control; 3],
     system: System,
     model: Segments,
     handles: Vec<(SegmentHandle, Handle)>,
@@ -79,14 +84,26 @@ struct Both {
 }
 
 impl Both {
-    fn new() -> Both {
-        let mapping = Mapping::heap(Control::bytes_for(SLOTS, 128) as usize);
+    /// Room for [`SLOTS`] segments, and for `more` that are there already.
+    fn new(more: u32) -> Both {
+        let slots = SLOTS + more;
+        let mapping = Mapping::heap(Control::bytes_for(slots, 128) as usize);
         // SAFETY: nobody else has the mapping.
-        let control = unsafe { Control::create(&mapping, 0, SLOTS, 128, 5) }.unwrap();
-        let (system, model) = (System::default(), Segments::new(SLOTS as usize));
-        let somebody = ParticipantId::from_bits(99 << 22 | 1).unwrap();
-        assert!(control.actor(somebody, &system).enter());
-        Both { control, system, model, handles: Vec::new(), lives: [1; 3] }
+        let control = unsafe { Control::create(&mapping, 0, slots, 128, 5) }.unwrap();
+        let (system, mut model) = (System::default(), Segments::new(slots as usize));
+        let filler = ParticipantId::from_bits(FILLER).unwrap();
+        assert!(control.actor(filler, &system).enter());
+        let mut handles = Vec::new();
+        for _ in 0..more {
+            let (handle, plain) = (control.actor(filler, &system).claim(), model.create(FILLER));
+            let (handle, plain) = (handle.unwrap(), plain.unwrap());
+            system.0.borrow_mut().insert(handle);
+            assert!(control.actor(filler, &system).publish(handle, u64::from(plain.generation)));
+            handles.push((handle, plain));
+        }
+        let attach = || Control::attach(&mapping, 0, slots, 128).unwrap();
+        let controls = std::array::from_fn(|_| attach());
+        Both { controls, system, model, handles, lives: [1; 3] }
     }
 
     fn id(&self, who: usize) -> ParticipantId {
@@ -94,7 +111,7 @@ impl Both {
     }
 
     fn actor(&self, who: usize) -> Actor<'_, System> {
-        self.control.actor(self.id(who), &self.system)
+        self.controls[who].actor(self.id(who), &self.system)
     }
 
     fn modelled(&self, who: usize) -> u32 {
@@ -133,7 +150,7 @@ impl Both {
             Op::Pin { nth } => {
                 let Some((handle, plain)) = self.handle(nth) else { return Ok(()) };
                 let expected = self.model.pin(plain).map_err(|why| pin_error(why, handle));
-                prop_assert_eq!(self.control.pin(handle), expected);
+                prop_assert_eq!(self.controls[nth % 3].pin(handle), expected);
             }
             Op::Unpin { who, nth } => {
                 let Some((handle, plain)) = self.handle(nth) else { return Ok(()) };
@@ -147,12 +164,15 @@ impl Both {
                 self.lives[who] += 1;
             }
         }
-        self.compare()
+        self.controls.iter().try_for_each(|control| self.compare(control))
     }
 
     fn create(&mut self, who: usize) -> Result<(), TestCaseError> {
         let expected = self.model.create(self.modelled(who));
-        let claimed = self.actor(who).claim();
+        let mut claimed = self.actor(who).claim();
+        while claimed.is_none() && self.controls[who].grow().unwrap() {
+            claimed = self.actor(who).claim();
+        }
         match (expected, claimed) {
             (Ok(plain), Some(handle)) => {
                 self.system.0.borrow_mut().insert(handle);
@@ -170,19 +190,15 @@ impl Both {
         }
     }
 
-    fn compare(&self) -> Result<(), TestCaseError> {
-        let seen = self.control.segments();
+    fn compare(&self, control: &Control) -> Result<(), TestCaseError> {
+        let seen = control.segments();
         prop_assert_eq!(seen.len(), self.model.alive().len());
         for info in seen {
             let known = self.handles.iter().find(|(handle, _)| *handle == info.handle);
             let (_, plain) = known.expect("one that was given out");
             let expected = self.model.attached(*plain);
-            let expected: Vec<u32> = PLACES
-                .iter()
-                .enumerate()
-                .filter(|(who, _)| expected.contains(&self.modelled(*who)))
-                .map(|(_, place)| *place)
-                .collect();
+            let mut expected: Vec<u32> = expected.iter().map(|who| who >> 22).collect();
+            expected.sort_unstable();
             prop_assert_eq!(&info.attached, &expected);
             prop_assert!(self.system.0.borrow().contains(&info.handle));
         }
@@ -210,18 +226,62 @@ impl Objects for Anything {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(
+        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 256 }
+    ))]
+
     #[test]
     fn agrees_with_the_model(ops in prop::collection::vec(op(), 0..80)) {
-        let mut both = Both::new();
+        let mut both = Both::new(0);
         for op in ops {
             both.step(op)?;
         }
     }
 
+    /// One of the three slots lies in the first piece, or two; the others in one that each learns
+    /// of for himself.
+    #[test]
+    fn agrees_with_the_model_over_two_pieces(
+        ops in prop::collection::vec(op(), 0..40),
+        left in 0..3u32,
+    ) {
+        let mut both = Both::new(PIECE - left);
+        for op in ops {
+            both.step(op)?;
+        }
+    }
+
+    /// As [`nonsense_does_no_harm`], in a table of two pieces, and in what it says of them.
+    #[test]
+    fn nonsense_in_two_pieces_does_no_harm(
+        words in prop::collection::vec((0..10_000u64, any::<u64>()), 1..60),
+        pieces: u64,
+    ) {
+        let slots = PIECE + SLOTS;
+        let mapping = Mapping::heap(Control::bytes_for(slots, 128) as usize);
+        // SAFETY: nobody else has the mapping.
+        unsafe { Control::create(&mapping, 0, slots, 128, 5) }.unwrap();
+        let store = |at: u64, word| {
+            Mapped::<AtomicU64>::new(&mapping, at).unwrap().store(word, Ordering::Relaxed);
+        };
+        words.iter().for_each(|(at, word)| store(at % (mapping.len() as u64 / 8) * 8, *word));
+        store(8, pieces);
+        let control = Control::attach(&mapping, 0, slots, 128).unwrap();
+        let [me, dead] = [0, 2].map(|bits| ParticipantId::from_bits(bits << 22 | 1).unwrap());
+        let actor = control.actor(me, &Anything);
+        prop_assert!(control.segments().len() <= slots as usize);
+        for handle in control.leftovers() {
+            let _ = (actor.attach(handle), control.pin(handle), actor.unpin(handle));
+            actor.detach(handle);
+        }
+        let _ = (actor.claim(), control.grow(), actor.claim());
+        control.actor(dead, &Anything).clean_up();
+    }
+
     /// A creator that dies before it shows its segment leaves a free slot and no object.
     #[test]
     fn a_segment_half_made_is_taken_back(made: bool, abandoned: bool) {
-        let both = Both::new();
+        let both = Both::new(0);
         let handle = both.actor(0).claim().unwrap();
         if made {
             both.system.0.borrow_mut().insert(handle);
@@ -232,7 +292,7 @@ proptest! {
                 forgiving.remove(handle);
                 both.actor(0).abandon(handle);
             }
-            false => both.control.actor(both.id(0), &forgiving).clean_up(),
+            false => both.controls[0].actor(both.id(0), &forgiving).clean_up(),
         }
         prop_assert!(both.system.0.borrow().is_empty());
         prop_assert!(!both.actor(0).publish(handle, 1), "it is no longer ours");

@@ -63,6 +63,13 @@ impl Area {
         self.inner.census.is_some() && self.reap_all() != Reaped::default()
     }
 
+    /// Whether a participant has a heap, or is not reaped.
+    pub(crate) fn has_rows_of(&self, who: ParticipantId) -> bool {
+        // Relaxed: who asks has joined, or has the proof of the death.
+        let owner = |row: &Row| Claim(row.owner.load(Ordering::Relaxed)).owner();
+        self.inner.rows.iter().any(|row| owner(row) == Some(who))
+    }
+
     fn reap_where(&self, is_meant: impl Fn(ParticipantId) -> bool) -> Reaped {
         let Some(member) = self.inner.census.as_deref() else { return Reaped::default() };
         if member.check_fork().is_err() {

@@ -60,11 +60,17 @@ pub use names::{NameState, Names};
 /// there.
 pub struct Domain {
     presence: Arc<Presence>,
+    hashes: crate::shared_hash::Here,
 }
 
 impl Domain {
     fn new(presence: Presence) -> Domain {
-        Domain { presence: Arc::new(presence) }
+        Domain { presence: Arc::new(presence), hashes: Default::default() }
+    }
+
+    /// The hashes that this process has.
+    pub(crate) fn hashes(&self) -> &crate::shared_hash::Here {
+        &self.hashes
     }
 
     /// Comes into the domain; makes it if it is not there. With `memfd`, always makes one, which

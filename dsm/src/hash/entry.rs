@@ -24,7 +24,7 @@ pub const SIZE_MAX: u32 = 1 << 28;
 const VARIES: u64 = 1 << 32;
 
 impl Size {
-    pub(super) fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         match self {
             Size::Fixed(bytes) => u64::from(bytes),
             Size::UpTo(bytes) => VARIES | u64::from(bytes),

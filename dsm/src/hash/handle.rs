@@ -163,7 +163,7 @@ impl<G: Ground> Hash<G> {
     }
 
     /// What `attach` checks.
-    fn look(ground: G, name: u64, config: &HashConfig) -> Result<Core<G>, HashError> {
+    pub(super) fn look(ground: G, name: u64, config: &HashConfig) -> Result<Core<G>, HashError> {
         config.check()?;
         ground.check_fork()?;
         if name == 0 {
@@ -382,7 +382,7 @@ impl<G: Ground> Core<G> {
     }
 
     /// See [`Hash::reap`].
-    fn reap(&self, dead: u32) -> Result<u32, HashError> {
+    pub(super) fn reap(&self, dead: u32) -> Result<u32, HashError> {
         let mut rows = 0;
         for index in 0..self.rows {
             let own = self.row(index)?;

@@ -35,8 +35,8 @@ mod entry;
 mod find;
 #[doc(hidden)]
 pub mod ground;
+mod guest;
 mod handle;
-#[cfg(not(any(shm_loom, shm_explore)))]
 mod member;
 mod migrate;
 mod row;
@@ -46,8 +46,8 @@ mod walk;
 mod word;
 
 pub use entry::{SIZE_MAX, Size};
+pub(crate) use guest::Guest;
 pub use handle::{Hash, HashConfig, Ref};
-#[cfg(not(any(shm_loom, shm_explore)))]
 pub use member::{MemberGround, MemberShield};
 pub use walk::{HashReport, Walk};
 

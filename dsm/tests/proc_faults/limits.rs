@@ -7,13 +7,14 @@ use dsm::{Domain, Segment};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::fault::{Footprint, Limit, NotRun, forbid, limit, mount_empty, trial, unlimited};
 use shm_testkit::unique::TempDir;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 on_each_backend! {
     descriptors_run_out, the_address_space_runs_out, files_may_not_grow, no_thread_is_to_be_had,
-    the_file_system_is_full, calls_are_forbidden,
+    the_file_system_is_full, the_table_finds_no_room, calls_are_forbidden,
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -186,6 +187,55 @@ fn fill_up(scene: &Scene) {
     drop(segments.pop());
     fill(&domain.create_segment(SIZE).expect("room for one"));
     eprintln!("{} segments, then {error}", segments.len() + 1);
+}
+
+/// Segments that a table of 65,536 for four has memory for at first.
+const PIECE: usize = 1024;
+
+/// The first piece is full, and then the file system: the table cannot grow, and
+/// says so; all that was there goes on, and with room again it grows.
+fn the_table_finds_no_room(args: &[String]) {
+    let backend = backend(args);
+    let directory = match backend {
+        Backend::Posix => Path::new(backend::POSIX_DIRECTORY).to_owned(),
+        Backend::Mmap => std::env::temp_dir(),
+        _ => return,
+    };
+    let ended = trial(PATIENCE, || {
+        if let Err(not_run) = mount_empty("tmpfs", &directory, 0, "size=16m") {
+            return eprintln!("{not_run}");
+        }
+        let mut scene = Scene::new(backend);
+        scene.config.segments_max = Some(65_536);
+        let domain = scene.open();
+        let before = Footprint::now();
+        // Without a mapping or descriptor.
+        let pinned = || domain.create_segment(1).map(|segment| segment.pin().unwrap());
+        (0..PIECE).for_each(|_| pinned().expect("room in the first piece"));
+        let ballast = directory.join("ballast");
+        let mut file = std::fs::File::create(&ballast).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+        drop(file);
+        for _ in 0..2 {
+            let error = pinned().unwrap_err().to_string();
+            assert!(error.contains("no room for") || error.contains("or space"), "{error}");
+            eprintln!("refused: {error}");
+        }
+        before.assert_same();
+        domain.check().unwrap();
+        let segments = domain.segments();
+        assert_eq!(segments.len(), PIECE);
+        // There is no room for an object, but a slot that was given back can be had.
+        domain.unpin(segments[7].handle).unwrap();
+        pinned().expect("the room of the one before");
+        std::fs::remove_file(&ballast).unwrap();
+        (0..PIECE).for_each(|_| pinned().expect("room in the second piece"));
+        assert_eq!(domain.segments().len(), 2 * PIECE);
+        domain.destroy().unwrap();
+        scene.unique.assert_nothing_left(Duration::ZERO);
+    });
+    eprint!("{backend}: {}", ended.stderr);
+    assert!(ended.is_success(), "{:?}", ended.failure());
 }
 
 /// What sandboxes are known to forbid, or older kernels not to have.

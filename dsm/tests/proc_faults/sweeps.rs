@@ -2,7 +2,7 @@
 use crate::on_each_backend;
 use crate::scene::{Holds, Operation, SIZE, Scene, inherit};
 use dsm::backend::{Backend, HugePages};
-use dsm::{Domain, SegmentOptions};
+use dsm::{Domain, DomainConfig, SegmentOptions};
 use shm_testkit::fault::Footprint;
 use std::convert::Infallible;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -10,9 +10,9 @@ use std::os::unix::net::UnixStream;
 
 on_each_backend! {
     opening, opening_for_a_group, opening_what_is_there, coming_in_by_the_environment,
-    taking_over_from_the_dead, creating, creating_with_huge_pages, attaching, attaching_to_read,
-    growing, detaching, destroying_by_detaching, pinning, unpinning, reaping, leaving,
-    leaving_as_the_last, destroying, handing_over, being_handed_over,
+    taking_over_from_the_dead, creating, creating_in_a_new_piece, creating_with_huge_pages,
+    attaching, attaching_to_read, growing, detaching, destroying_by_detaching, pinning, unpinning,
+    reaping, leaving, leaving_as_the_last, destroying, handing_over, being_handed_over,
 }
 
 fn backend(args: &[String]) -> Backend {
@@ -111,6 +111,22 @@ fn creating(args: &[String]) {
         name: "create_segment",
         holds: Holds::Same,
         prepare: |scene: &Scene| scene.open(),
+        perform: |_: &Scene, domain: &mut Domain| domain.create_segment(SIZE),
+    };
+    operation.survives(backend(args));
+}
+
+/// The first piece of the table is full.
+fn creating_in_a_new_piece(args: &[String]) {
+    let operation = Operation {
+        name: "create_segment where the table grows",
+        holds: Holds::Same,
+        prepare: |scene: &Scene| {
+            let config = DomainConfig { segments_max: Some(66), ..scene.config.clone() };
+            let domain = Domain::open(config).unwrap();
+            (0..64).for_each(|_| domain.create_segment(1).unwrap().pin().unwrap());
+            domain
+        },
         perform: |_: &Scene, domain: &mut Domain| domain.create_segment(SIZE),
     };
     operation.survives(backend(args));

@@ -174,6 +174,13 @@ impl Hazards {
         self.groups_a_seat
     }
 
+    /// Whose a seat's row is, living or dead; `None` where it is nobody's.
+    pub fn holder(&self, seat: u32) -> Option<ParticipantId> {
+        // Relaxed: the proof of a death orders what the dead one did.
+        let holder = self.holders.get(seat as usize)?.load(Ordering::Relaxed);
+        ParticipantId::from_bits(holder as u32)
+    }
+
     /// What scanners do.
     pub fn fencing(&self) -> Fencing {
         self.fencing
