@@ -197,8 +197,8 @@ impl Segment {
     }
 
     /// How much of it is mapped in this process now, and in what pages: what came of
-    /// [`SegmentOptions::huge_pages`] and [`SegmentOptions::prefault`]. Reads `/proc/self/smaps`. (Of
-    /// one in the domain's own memory it tells what is mapped of all that.)
+    /// [`SegmentOptions::huge_pages`] and [`SegmentOptions::prefault`]. Reads `/proc/self/smaps`.
+    /// (Of one in the domain's own memory it tells what is mapped of all that.)
     ///
     /// ```
     /// use dsm::backend::HugePages;

@@ -150,6 +150,7 @@ impl<O: Objects> Actor<'_, O> {
         if all {
             head.filled.fetch_and(!bit, Ordering::Relaxed);
             if !self.objects.empty(chunk) {
+                // Pairs with the Acquire in `fill`: it is there still.
                 head.filled.fetch_or(bit, Ordering::Release);
             }
         }

@@ -46,8 +46,8 @@ pub struct DomainConfig {
     /// Room for so many segments at a time, at most 1,048,576. `None`: 65,536. Their table takes
     /// memory as it grows.
     pub segments_max: Option<u32>,
-    /// Segments of up to a page (4 KiB) that are made without a call of the system, in memory of the
-    /// domain itself: at most so many at a time, and at most 1024. They take memory as they are
+    /// Segments of up to a page (4 KiB) that are made without a call of the system, in memory of
+    /// the domain itself: at most so many at a time, and at most 1024. They take memory as they are
     /// needed, 16 pages at a time, and what was not used between two calls of
     /// [`Domain::reap`](crate::Domain::reap) is given back.
     pub ready_max: u32,

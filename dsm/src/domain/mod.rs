@@ -1,7 +1,7 @@
 //! The processes that share one control segment, and the segments they share.
 //!
 //! ```text
-//!  shm.NAME.control           header | settings | segment table | names | participants
+//!  shm.NAME.control           header | settings | participants | names | segment table | pages
 //!  shm.NAME.NONCE.HANDLE      a segment, as its creator fills it
 //! ```
 //!
@@ -27,6 +27,7 @@
 //! ([`Domain::is_named`], [`Domain::names`]) and are kept from splitting in two (`names.rs`).
 mod config;
 mod error;
+mod held;
 mod inherit;
 mod names;
 mod open;

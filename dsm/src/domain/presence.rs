@@ -1,23 +1,22 @@
 //! This process in a domain: its seat, what it is attached to, and its leaving.
 use super::config::DomainConfig;
 use super::error::{AttachError, CreateError, OpenError};
+use super::held::{Held, Kind, Mine};
 use super::names::Ticket;
 use super::shared::{Parts, Sizes};
 use super::system::System;
 use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
-use crate::control::{Actor, Control, GROWABLE, Objects, PinError, READY, SPARSE};
+use crate::control::{Actor, Control, Objects, PinError};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
 use crate::segment::elastic::{self, Elastic, Peers};
-use crate::segment::{Attachment, Kept, ReadOnlySegment, Segment, SegmentOptions};
+use crate::segment::{Kept, ReadOnlySegment, Segment, SegmentOptions};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, ParticipantId, Table};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Names to try for a new segment, should some be taken.
 const NAMES_MAX: u32 = 16;
@@ -38,105 +37,6 @@ pub(super) struct Presence {
     settled: Condvar,
     /// Gone before we leave: the name then may lead elsewhere.
     pub(super) ticket: Mutex<Option<Ticket>>,
-}
-
-/// What this process has of the domain.
-#[derive(Default)]
-struct Mine {
-    /// By slot: there from before our bit is set until after it is cleared.
-    held: HashMap<u32, Held, BySlot>,
-    /// The only way to a memfd; kept for as long as the segment is alive, attached here or not.
-    descriptors: BTreeMap<SegmentHandle, OwnedFd>,
-    /// Threads that wait until something is mapped or unmapped.
-    waiting: u32,
-}
-
-/// Slots are small numbers that this process and its peers give out: nothing to guard against.
-type BySlot = BuildHasherDefault<SlotHasher>;
-
-#[derive(Default)]
-struct SlotHasher(u64);
-
-impl Hasher for SlotHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    fn write_u32(&mut self, slot: u32) {
-        // Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
-        self.0 = (self.0 ^ u64::from(slot)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-#[derive(Clone)]
-struct Held {
-    handle: SegmentHandle,
-    /// Both dangle while it is being mapped or unmapped.
-    mapping: Weak<Mapping>,
-    attachment: Weak<Attachment>,
-    /// In place of both, where it is attached read-only: nothing leads from it to a [`Segment`].
-    read_only: Weak<Mapping>,
-    kind: Kind,
-}
-
-/// What a segment's memory is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// An object of one size.
-    Fixed,
-    /// An object with a head and a hole.
-    Growable,
-    /// A page of the control segment.
-    Ready,
-    /// An object with a hole, which is its user's affair.
-    Sparse,
-}
-
-impl Kind {
-    fn of(size_word: u64) -> Kind {
-        match size_word {
-            _ if size_word & READY != 0 => Kind::Ready,
-            _ if size_word & GROWABLE != 0 => Kind::Growable,
-            _ if size_word & SPARSE != 0 => Kind::Sparse,
-            _ => Kind::Fixed,
-        }
-    }
-
-    /// What a slot says of an object of `len` bytes.
-    fn note(self, len: u64) -> u64 {
-        match self {
-            Kind::Fixed => len,
-            Kind::Growable => len | GROWABLE,
-            Kind::Ready => len | READY,
-            Kind::Sparse => len | SPARSE,
-        }
-    }
-
-    /// Whether `mapping` is what the slot says.
-    fn check(
-        self,
-        handle: SegmentHandle,
-        mapping: &Arc<Mapping>,
-        size_word: u64,
-    ) -> Result<(), AttachError> {
-        let (len, expected) = (mapping.len() as u64, size_word & !(GROWABLE | SPARSE));
-        if len < expected {
-            return Err(AttachError::Truncated { handle, len, expected });
-        }
-        let is_made = || self.growth(mapping).is_some_and(|growth| growth.is_made());
-        let is_sane = self != Kind::Growable || is_made();
-        if is_sane { Ok(()) } else { Err(AttachError::Corrupt(handle)) }
-    }
-
-    fn growth(self, mapping: &Arc<Mapping>) -> Option<Growth> {
-        let pages_max = elastic::pages_max(mapping);
-        let is_possible = self == Kind::Growable && pages_max > 0;
-        is_possible.then(|| Growth::attach(mapping, 0, pages_max).ok()).flatten()
-    }
 }
 
 impl Peers for Presence {
@@ -298,7 +198,8 @@ impl Presence {
         Some(self.hold_ready(&mut mine, handle, page))
     }
 
-    /// As `hold`, a page of the control segment; without waiting, so without letting go of the lock.
+    /// As `hold`, a page of the control segment; without waiting, so without letting go of the
+    /// lock.
     fn hold_ready(
         self: &Arc<Self>,
         mine: &mut Mine,
@@ -698,8 +599,8 @@ impl Presence {
         self.lock().descriptors.entry(handle).or_insert(fd);
     }
 
-    /// A copy of the descriptor of a memfd segment, if we have it. That of a ready one is the control
-    /// segment's.
+    /// A copy of the descriptor of a memfd segment, if we have it. That of a ready one is the
+    /// control segment's.
     pub(super) fn descriptor(
         &self,
         handle: SegmentHandle,
@@ -722,20 +623,6 @@ impl Presence {
         let mut mine = self.lock();
         mine.sweep(self.control());
         mine.descriptors.iter().map(|(handle, fd)| Ok((*handle, fd.try_clone()?))).collect()
-    }
-}
-
-impl Held {
-    fn nothing_yet(handle: SegmentHandle) -> Held {
-        let kind = Kind::Fixed;
-        Held { handle, mapping: Weak::new(), attachment: Weak::new(), read_only: Weak::new(), kind }
-    }
-}
-
-impl Mine {
-    /// Closes descriptors of segments that are gone: their memory goes with the last.
-    fn sweep(&mut self, control: &Control) {
-        self.descriptors.retain(|handle, _| control.is_alive(*handle));
     }
 }
 
