@@ -138,6 +138,10 @@ pub struct RwLock {
 }
 
 impl RwLock {
+    /// Of the layout, to be [combined](crate::layout::combine) with those of what lies around it.
+    #[cfg(not(shm_loom))]
+    pub const FINGERPRINT: u64 = shared::FINGERPRINT;
+
     /// Bytes of a lock for a table of so many seats.
     pub const fn bytes_for(seats: u32) -> u64 {
         size_of::<Head>() as u64 + seats as u64 * size_of::<Row>() as u64

@@ -30,6 +30,21 @@ pub(super) struct Head {
 
 shm_sync!(Head { magic, seats, drained, writer, freed, spare, reserved });
 
+/// Of the layout, to be [combined](crate::layout::combine) with those of what lies around it.
+#[cfg(not(shm_loom))]
+pub(super) const FINGERPRINT: u64 = crate::layout::combine(&[
+    crate::fingerprint!(Head {
+        magic: AtomicU64,
+        seats: AtomicU32,
+        drained: EventCount,
+        writer: AtomicU64,
+        freed: EventCount,
+        spare: AtomicU32,
+        reserved: Reserved<12>,
+    }),
+    crate::fingerprint!(Row { holders: AtomicU64, reserved: Reserved<15> }),
+]);
+
 /// One seat's shared holders.
 ///
 /// | field | written by | read by | ordered by |
