@@ -37,6 +37,7 @@ pub(super) enum Growth {
 }
 
 impl Area {
+    #[inline]
     fn chunk_of(&self, page: u32) -> usize {
         (page >> self.inner.chunk_shift) as usize
     }
@@ -53,6 +54,7 @@ impl Area {
         if self.is_elastic() { self.pages_of(self.chunk_of(page)).end } else { self.pages() }
     }
 
+    #[inline]
     pub(super) fn chunk(&self, chunk: usize) -> Chunk {
         // Pairs with the Release in `step`: the memory is there.
         self.inner

@@ -110,6 +110,7 @@ impl Classes {
     }
 
     /// The same for blocks at multiples of `align`.
+    #[inline]
     pub(super) fn of_layout(&self, size: u64, align: u64) -> Option<usize> {
         let from = self.of_size(size)?;
         (from..self.used).find(|class| u64::from(self.shapes[*class].align) >= align)

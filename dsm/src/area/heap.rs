@@ -6,6 +6,7 @@ use super::error::{AllocError, AreaError, FreeError};
 use super::reap::leave_row;
 use super::shared::{Claim, Intent, Kind, Owner, Page, Row};
 use super::{Area, AreaPtr, Place};
+use shm_core::mapping::Mapped;
 use shm_core::participants::Member;
 use shm_core::sync::in_program_order;
 use shm_core::sync::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ const COLLECTED_MAX: usize = 8;
 pub struct Heap {
     area: Area,
     member: Arc<Member>,
-    row: usize,
+    row: Mapped<Row>,
     me: Owner,
     state: RefCell<State>,
 }
@@ -82,6 +83,8 @@ impl Area {
             given: 0,
         };
         let me = Owner::new(member.id(), row);
+        let at = self.inner.rows_at + (row * size_of::<Row>()) as u64;
+        let row = Mapped::new(&self.inner.mapping, at)?;
         let (area, member) = (self.clone(), member.clone());
         Ok(Heap { area, member, row, me, state: RefCell::new(state) })
     }
@@ -105,8 +108,9 @@ impl Heap {
         &self.area
     }
 
+    #[inline]
     fn row(&self) -> &Row {
-        &self.area.inner.rows[self.row]
+        &self.row
     }
 
     /// Allocates a block of `size` bytes, at a multiple of 8, has it initialised, and stores its
@@ -121,6 +125,7 @@ impl Heap {
     ///
     /// # If a process dies here
     /// `to` names the block, or it is 0 and the reaper has freed the block.
+    #[inline]
     pub fn alloc_to(
         &self,
         to: &AtomicU64,
@@ -137,6 +142,7 @@ impl Heap {
     ///
     /// # If a process dies here
     /// As there.
+    #[inline]
     pub fn alloc_aligned_to(
         &self,
         to: &AtomicU64,
@@ -203,12 +209,13 @@ impl Heap {
             return Err(AllocError::ZeroSize);
         }
         let inner = &*self.area.inner;
-        if !align.is_power_of_two()
-            || Layout::from_size_align(size as usize, align as usize).is_err()
-        {
+        let is_usual = align == 8;
+        if !is_usual && Layout::from_size_align(size as usize, align as usize).is_err() {
             return Err(AllocError::Alignment(align));
         }
-        let block = match inner.classes.of_layout(size, align) {
+        let classes = &inner.classes;
+        let class = if is_usual { classes.of_size(size) } else { classes.of_layout(size, align) };
+        let block = match class {
             Some(class) => self.begin_block(state, class, at),
             None if align > ALIGN_MAX.min(inner.page) => return Err(AllocError::Alignment(align)),
             None => {
@@ -227,11 +234,13 @@ impl Heap {
         })
     }
 
+    #[inline]
     fn offset_of(&self, word: &AtomicU64) -> Result<u64, shm_core::BadPtr> {
         self.area.inner.mapping.region().offset_of(NonNull::from(word))
     }
 
     /// Says what is about to be done.
+    #[inline]
     fn intend(&self, intent: Intent, destination: u64) {
         // Relaxed: the reaper's, by the proof of the death.
         self.row().destination.store(destination, Ordering::Relaxed);
@@ -241,6 +250,7 @@ impl Heap {
     }
 
     /// A block of a span of ours, with the intent to link it.
+    #[inline]
     fn begin_block(&self, state: &mut State, class: usize, at: u64) -> Result<AreaPtr, Growth> {
         let shape = self.area.inner.classes.shape(class).ok_or(Growth::Full)?;
         // Each round has one span less that is ready, or finds one that has a free block; so the
@@ -455,6 +465,7 @@ impl Heap {
     ///
     /// # If a process dies here
     /// `from` names the block, or it is 0 and the reaper has freed the block.
+    #[inline]
     pub fn free_from(&self, from: &AtomicU64) -> Result<(), FreeError> {
         self.member.check_fork()?;
         let at = self.offset_of(from).map_err(FreeError::Destination)?;
@@ -471,11 +482,13 @@ impl Heap {
     /// # If a process dies here
     /// The reaper frees the block, if the call had begun. See also
     /// [`free_from`](Heap::free_from).
+    #[inline]
     pub fn free(&self, ptr: AreaPtr) -> Result<(), FreeError> {
         self.member.check_fork()?;
         self.free_named(ptr, None)
     }
 
+    #[inline]
     fn free_named(&self, ptr: AreaPtr, from: Option<(&AtomicU64, u64)>) -> Result<(), FreeError> {
         let mut state = self.state.try_borrow_mut().map_err(|_| FreeError::Busy)?;
         let place = self.area.locate(ptr)?;
@@ -521,6 +534,7 @@ impl Heap {
     }
 
     /// The span has a free block; if it has no other, and we have two more such spans, it is free.
+    #[inline]
     fn after_own_free(&self, state: &mut State, page: u32, class: usize) {
         // A liar's class is not that under which we have it.
         let Some(mine) = state.classes.get(class) else { return };
@@ -540,6 +554,7 @@ impl State {
     }
 
     /// Puts it last, to be allocated from, unless it stands somewhere.
+    #[inline]
     fn ready(&mut self, page: u32, class: usize) {
         let flags = &mut self.flags[page as usize];
         if *flags & READY == 0 {

@@ -32,6 +32,7 @@ impl Area {
         Some(if self.is_mapped(page) { Page(word.load(Ordering::Relaxed)) } else { Page::FREE })
     }
 
+    #[inline]
     pub(super) fn pages(&self) -> u32 {
         self.inner.map.len() as u32
     }
@@ -137,6 +138,7 @@ impl Area {
         }
     }
 
+    #[inline]
     pub(super) fn block_at(&self, page: u32, offset: u64) -> AreaPtr {
         let at = self.inner.pages_at + (u64::from(page) << self.inner.page_shift) + offset;
         AreaPtr::new(self.inner.tag, at)
@@ -149,6 +151,7 @@ impl Area {
     }
 
     /// The block that begins where `ptr` points.
+    #[inline]
     pub(super) fn locate(&self, ptr: AreaPtr) -> Result<Place, FreeError> {
         let not_of_area = FreeError::NotOfArea(ptr.to_bits());
         let offset = ptr.offset(self.inner.tag).ok_or(not_of_area)?;
@@ -177,6 +180,7 @@ impl Area {
     }
 
     /// How a span with this page word is laid out.
+    #[inline]
     pub(super) fn shape(&self, word: Page) -> Option<&Shape> {
         self.inner.classes.shape(word.class())
     }

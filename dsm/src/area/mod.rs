@@ -197,6 +197,7 @@ struct Inner {
     descriptors: MappedSlice<Descriptor>,
     /// Private copies, checked once.
     base: NonNull<u8>,
+    rows_at: u64,
     map_at: u64,
     descriptors_at: u64,
     pages_at: u64,
@@ -348,6 +349,7 @@ impl Area {
                 map: MappedSlice::new(mapping, plan.map, pages)?,
                 descriptors: MappedSlice::new(mapping, plan.descriptors, pages)?,
                 base: mapping.region().base(),
+                rows_at: plan.rows,
                 map_at: plan.map,
                 descriptors_at: plan.descriptors,
                 pages_at: plan.pages,

@@ -160,11 +160,13 @@ impl Row {
         }
     }
 
+    #[inline]
     pub(super) fn intent(&self) -> Intent {
         // Pairs with the Release in `set`: the bit that was set under the intent before this one.
         Intent(self.intent.load(Ordering::Acquire))
     }
 
+    #[inline]
     pub(super) fn set(&self, intent: Intent) {
         // Pairs with the Acquire in `intent`: the bit that a reaper has set (again) before it ends
         // the intent of a dead one, and the row's next user.
@@ -188,10 +190,12 @@ impl Intent {
     const LINK: u64 = 1;
     const FREE: u64 = 2;
 
+    #[inline]
     pub(super) fn link(block: AreaPtr) -> Intent {
         Intent(block.to_bits() & !MARKS | Intent::LINK)
     }
 
+    #[inline]
     pub(super) fn free(block: AreaPtr) -> Intent {
         Intent(block.to_bits() & !MARKS | Intent::FREE)
     }
@@ -364,10 +368,12 @@ impl Page {
     pub(super) const FREE: Page = Page(0);
     const CLASS_SHIFT: u32 = Owner::BITS;
 
+    #[inline]
     pub(super) fn taken(owner: Owner) -> Page {
         Page(1 << 60 | owner.0)
     }
 
+    #[inline]
     pub(super) fn span(owner: Owner, class: usize) -> Page {
         Page(2 << 60 | (class as u64) << Page::CLASS_SHIFT | owner.0)
     }

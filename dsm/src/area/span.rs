@@ -53,6 +53,7 @@ impl Descriptor {
     }
 
     /// By anybody but the owner: whether it was not marked before.
+    #[inline]
     pub(super) fn mark_freed(&self, index: u32) -> bool {
         let (at, bit) = bit_of(index);
         // Pairs with the Acquire in `collect`: the last use of the block, and the intent.
