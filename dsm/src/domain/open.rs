@@ -90,7 +90,7 @@ pub(super) fn enter_existing(
 
 fn arrive(object: Object, config: &DomainConfig) -> Result<Option<Presence>, OpenError> {
     match Presence::arrive(object, config)? {
-        Arrival::In(presence) => Ok(Some(presence)),
+        Arrival::In(presence) => Ok(Some(*presence)),
         Arrival::Closed(system) => {
             match system.try_remove_domain() {
                 // Another user's, where only he can remove it: no use in trying again.

@@ -55,9 +55,9 @@ impl Peers for Presence {
 
 /// What came of an attempt to be present.
 pub(super) enum Arrival {
-    In(Presence),
+    In(Box<Presence>),
     /// The last one out has closed it, and may have died before he removed it.
-    Closed(System),
+    Closed(Box<System>),
 }
 
 impl Presence {
@@ -71,7 +71,7 @@ impl Presence {
         let system = System { place, domain, nonce, object, control, registry, pages };
         // Before joining, which may be refused (no seat, another namespace): it would stay.
         if !system.control.is_open() {
-            return Ok(Arrival::Closed(system));
+            return Ok(Arrival::Closed(Box::new(system)));
         }
         let options = JoinOptions { waiting: config.waiting };
         let member = table.join_with(options, |dead| system.clean_up(dead)).map_err(|source| {
@@ -82,7 +82,7 @@ impl Presence {
             OpenError::Join { name: name(), source }
         })?;
         if !system.control.actor(member.id(), &system).enter() {
-            return Ok(Arrival::Closed(system));
+            return Ok(Arrival::Closed(Box::new(system)));
         }
         let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
@@ -101,7 +101,7 @@ impl Presence {
             ticket,
         };
         presence.reap();
-        Ok(Arrival::In(presence))
+        Ok(Arrival::In(Box::new(presence)))
     }
 
     /// What this process chose for all of its segments.
