@@ -146,8 +146,8 @@ pub(crate) struct Inner {
     reaping: Mutex<()>,
 }
 
-/// A [`SharedHash`] in the hands of one thread, which is a [`Hash`]. It may wander to another
-/// thread.
+/// A [`SharedHash`] in the hands of one thread, which is a [`Hash`](crate::hash::Hash). It may
+/// wander to another thread.
 pub struct HashHandle {
     hash: Hash<MemberGround>,
     shared: SharedHash,
