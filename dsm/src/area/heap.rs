@@ -16,9 +16,13 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bits of `State::flags`.
-const OWN: u8 = 1;
-const READY: u8 = 2;
+/// Of a page of a span of ours, in `State::pages`: distance to the span's first page 3 bits | class
+/// 6 | ready 1 | own 1. 0: not ours.
+const OWN: u16 = 1;
+const READY: u16 = 2;
+const CLASS_SHIFT: u32 = 2;
+const DISTANCE_SHIFT: u32 = 8;
+const _: () = assert!(CLASSES <= 1 << (DISTANCE_SHIFT - CLASS_SHIFT));
 
 /// How often to look for pages that others are about to have, a millisecond each.
 const ROUNDS_MAX: u32 = if cfg!(any(shm_loom, shm_explore)) { 3 } else { 50 };
@@ -42,8 +46,9 @@ pub struct Heap {
 /// What the heap knows of its own spans, in private.
 #[derive(Debug)]
 struct State {
-    /// For each page whether it begins a span of ours, and whether that is in `ready`.
-    flags: Vec<u8>,
+    /// For each page whether it is one of a span of ours; of its first one, whether that is in
+    /// `ready`.
+    pages: Vec<u16>,
     classes: Vec<Class>,
     /// Pages given back since memory was last given back to the system unasked.
     given: u64,
@@ -78,7 +83,7 @@ impl Area {
         });
         let row = row.ok_or(AreaError::HeapsTaken { heaps: rows })?;
         let state = State {
-            flags: vec![0; self.pages() as usize],
+            pages: vec![0; self.pages() as usize],
             classes: vec![Class::default(); CLASSES],
             given: 0,
         };
@@ -263,7 +268,7 @@ impl Heap {
             let descriptor = self.area.descriptor(page);
             let Some(index) = descriptor.find(shape) else {
                 state.classes[class].ready.pop();
-                state.flags[page as usize] &= !READY;
+                state.pages[page as usize] &= !READY;
                 continue;
             };
             let block = self.area.block_at(page, shape.offset(index));
@@ -329,7 +334,7 @@ impl Heap {
                 self.area.descriptor(page).clear(shape);
                 in_program_order();
                 self.area.write(page, Page::span(self.me, class));
-                state.own(page, class);
+                state.own(page, class, shape.pages);
                 state.ready(page, class);
                 Ok(())
             }
@@ -366,7 +371,8 @@ impl Heap {
             if word != Page::idle(class) || !self.area.adopt(at, word, self.me) {
                 continue;
             }
-            state.own(at, class);
+            let Some(shape) = self.area.inner.classes.shape(class) else { break };
+            state.own(at, class, shape.pages);
             self.area.collect(at, class);
             if self.area.has_room(at, class) {
                 state.ready(at, class);
@@ -406,10 +412,10 @@ impl Heap {
 
     /// An empty span of ours.
     fn give_back(&self, state: &mut State, page: u32, class: usize) {
-        state.forget(page, class);
+        let Some(shape) = self.area.inner.classes.shape(class) else { return };
+        state.forget(page, class, shape.pages);
         self.area.give_span(page, Page::span(self.me, class), self.me);
-        let shape = self.area.inner.classes.shape(class);
-        self.after_giving(state, shape.map_or(0, |shape| shape.pages));
+        self.after_giving(state, shape.pages);
     }
 
     /// Gives back the pages that hold no blocks, this heap's and those of heaps that are gone, and
@@ -491,34 +497,70 @@ impl Heap {
     #[inline]
     fn free_named(&self, ptr: AreaPtr, from: Option<(&AtomicU64, u64)>) -> Result<(), FreeError> {
         let mut state = self.state.try_borrow_mut().map_err(|_| FreeError::Busy)?;
-        let place = self.area.locate(ptr)?;
-        if let Place::Block { page, index, .. } = place
-            && !self.area.descriptor(page).is_allocated(index)
-        {
+        let Some((page, class, index)) = self.own_block(&state, ptr)? else {
+            return self.free_other(&mut state, ptr, from);
+        };
+        let descriptor = self.area.descriptor(page);
+        if !descriptor.is_allocated(index) {
             return Err(FreeError::DoubleFree(ptr.to_bits()));
         }
+        self.begin_free(ptr, from);
+        descriptor.set_allocated(index, false);
+        in_program_order();
+        self.row().set(Intent::NONE);
+        self.after_own_free(&mut state, page, class);
+        Ok(())
+    }
+
+    /// The span, its class and the block's number there, where the span is ours.
+    #[inline]
+    fn own_block(
+        &self,
+        state: &State,
+        ptr: AreaPtr,
+    ) -> Result<Option<(u32, usize, u32)>, FreeError> {
+        let inner = &*self.area.inner;
+        let Some(offset) = ptr.offset(inner.tag) else { return Ok(None) };
+        let Some(rel) = offset.checked_sub(inner.pages_at) else { return Ok(None) };
+        let at = u32::try_from(rel >> inner.page_shift).unwrap_or(u32::MAX);
+        let Some((page, class)) = state.span_of(at) else { return Ok(None) };
+        let Some(shape) = inner.classes.shape(class) else { return Ok(None) };
+        match shape.index(rel - (u64::from(page) << inner.page_shift)) {
+            Some(index) => Ok(Some((page, class, index))),
+            None => Err(FreeError::NotABlock(ptr.to_bits())),
+        }
+    }
+
+    /// From here on the block is free, whoever dies.
+    #[inline]
+    fn begin_free(&self, ptr: AreaPtr, from: Option<(&AtomicU64, u64)>) {
         self.intend(Intent::free(ptr), from.map_or(0, |(_, at)| at | 1));
         if let Some((from, _)) = from {
             // Relaxed: there is nothing behind 0.
             from.store(0, Ordering::Relaxed);
             in_program_order();
         }
-        match place {
-            Place::Block { page, word, index } => {
-                let is_own = state.flags[page as usize] & OWN != 0;
+    }
+
+    fn free_other(
+        &self,
+        state: &mut State,
+        ptr: AreaPtr,
+        from: Option<(&AtomicU64, u64)>,
+    ) -> Result<(), FreeError> {
+        match self.area.locate(ptr)? {
+            Place::Block { page, index, .. } => {
                 let descriptor = self.area.descriptor(page);
-                if is_own {
-                    descriptor.set_allocated(index, false);
-                } else {
-                    descriptor.mark_freed(index);
+                if !descriptor.is_allocated(index) {
+                    return Err(FreeError::DoubleFree(ptr.to_bits()));
                 }
+                self.begin_free(ptr, from);
+                descriptor.mark_freed(index);
                 in_program_order();
                 self.row().set(Intent::NONE);
-                if is_own {
-                    self.after_own_free(&mut state, page, word.class());
-                }
             }
             Place::Run { page, word } => {
+                self.begin_free(ptr, from);
                 let taken = Page::taken(self.me);
                 let is_mine = self.area.claim(page, word, taken);
                 in_program_order();
@@ -527,7 +569,7 @@ impl Heap {
                     return Err(FreeError::DoubleFree(ptr.to_bits()));
                 }
                 self.area.give_pages(page, taken);
-                self.after_giving(&mut state, word.distance());
+                self.after_giving(state, word.distance());
             }
         }
         Ok(())
@@ -536,7 +578,6 @@ impl Heap {
     /// The span has a free block; if it has no other, and we have two more such spans, it is free.
     #[inline]
     fn after_own_free(&self, state: &mut State, page: u32, class: usize) {
-        // A liar's class is not that under which we have it.
         let Some(mine) = state.classes.get(class) else { return };
         let is_spare = mine.ready.len() > 2 && self.area.has_no_block(page, class);
         if is_spare && mine.own.contains(&page) {
@@ -548,23 +589,34 @@ impl Heap {
 }
 
 impl State {
-    fn own(&mut self, page: u32, class: usize) {
-        self.flags[page as usize] = OWN;
-        self.classes[class].own.push(page);
+    fn own(&mut self, first: u32, class: usize, pages: u32) {
+        for distance in 0..pages {
+            let own = (distance as u16) << DISTANCE_SHIFT | (class as u16) << CLASS_SHIFT | OWN;
+            self.pages[(first + distance) as usize] = own;
+        }
+        self.classes[class].own.push(first);
+    }
+
+    /// The first page and the class of the span of ours that this page is of.
+    #[inline]
+    fn span_of(&self, page: u32) -> Option<(u32, usize)> {
+        let own = *self.pages.get(page as usize)?;
+        let class = usize::from(own >> CLASS_SHIFT) % (1 << (DISTANCE_SHIFT - CLASS_SHIFT));
+        (own & OWN != 0).then(|| (page - u32::from(own >> DISTANCE_SHIFT), class))
     }
 
     /// Puts it last, to be allocated from, unless it stands somewhere.
     #[inline]
     fn ready(&mut self, page: u32, class: usize) {
-        let flags = &mut self.flags[page as usize];
-        if *flags & READY == 0 {
-            *flags |= READY;
+        let first = &mut self.pages[page as usize];
+        if *first & READY == 0 {
+            *first |= READY;
             self.classes[class].ready.push(page);
         }
     }
 
-    fn forget(&mut self, page: u32, class: usize) {
-        self.flags[page as usize] = 0;
+    fn forget(&mut self, page: u32, class: usize, pages: u32) {
+        self.pages[page as usize..(page + pages) as usize].fill(0);
         self.classes[class].own.retain(|own| *own != page);
         self.classes[class].ready.retain(|ready| *ready != page);
     }
