@@ -5,7 +5,8 @@
 //! A worker writes down what it is about to change and what it has changed, by a call of the
 //! system, in a file that outlives it: `about`, the call, `done`. Its keys are its own.
 //!
-//! It takes 2 s (`ci/soak.sh`: 30); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it longer.
+//! It takes 2 s (`ci/soak.sh`: 30); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
+//! longer.
 #![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::area::{AllocOptions, Area, AreaConfig, AreaPtr};
 use dsm::backend::Backend;
