@@ -11,6 +11,7 @@ use shm_core::sync::{AtomicU32, Ordering::Relaxed};
 use shm_testkit::model::thread::spawn;
 use shm_testkit::model::{self, Life, UnsafeCell};
 use std::sync::Arc;
+use std::time::Instant;
 
 const BARRIER_AT: u64 = 2048;
 
@@ -195,6 +196,30 @@ fn one_looks_on() {
     end(world);
 }
 
+/// One has timed out in a phase that the other one has ended since. It leaves, while the other one
+/// waits for it in the next.
+fn one_leaves_late([waits, leaves]: [Life; 2]) {
+    let world = world::<2>(2, 2);
+    let [mut mine, mut late] = [0, 1].map(|at| {
+        become_process(at as u32 + 1);
+        world.barrier.join(&world.members[at]).unwrap()
+    });
+    assert_eq!(late.arrive_and_wait_until(Instant::now()), Err(BarrierError::TimedOut));
+    become_process(1);
+    assert_eq!(mine.arrive_and_wait(), Ok(true));
+    let with = world.clone();
+    let thread = spawn(move || {
+        with.lives(1, &leaves, || {
+            late.leave().unwrap();
+            End::Told
+        })
+    });
+    world.lives(0, &waits, || world.comes(&mut mine, 0, &[]));
+    thread.join().unwrap();
+    std::mem::forget(mine);
+    end(world);
+}
+
 /// Both leave. One of them at most is told that it was the last, and if nobody dies one is.
 fn both_leave(stays: bool) -> impl Fn([Life; 2]) + Send + Sync + Copy + 'static {
     move |[one, other]| {
@@ -260,6 +285,7 @@ fn who_joins_may_die_anywhere() {
 #[test]
 fn who_leaves_may_die_anywhere() {
     let bound = model::preemption_bound();
+    println!("barrier, one leaves late: {:?}", model::every_death_of(bound - 1, one_leaves_late));
     for stays in [false, true] {
         println!("barrier, both leave: {:?}", model::every_death_of(bound, both_leave(stays)));
     }

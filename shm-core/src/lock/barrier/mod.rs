@@ -275,8 +275,7 @@ impl Barrier {
 
     fn turn(&self) -> Turn {
         // Pairs with the Release in `advance`: what all did before the phase ended; and with that
-        // in
-        // `join`: the row.
+        // in `join`: the row.
         Turn::from_bits(self.head.turn.load(Ordering::Acquire))
     }
 
@@ -394,14 +393,11 @@ impl Barrier {
         advanced
     }
 
-    /// Ends the phase `phase` if all parties have arrived; for who does not wait for it. Who sleeps
+    /// Ends the phase if all parties have arrived; for who has left, be it a phase late. Who sleeps
     /// for one who leaves looks for whom it waits now.
-    fn advance_if_complete(&self, phase: u32) -> Result<(), BarrierError> {
+    fn advance_if_complete(&self) -> Result<(), BarrierError> {
         for _ in 0..ROUNDS_MAX {
             let turn = self.turn();
-            if turn.phase() != phase {
-                return Ok(());
-            }
             match self.look(turn)? {
                 Missing::Nobody if self.advance(turn) => return Ok(()),
                 Missing::Nobody => (),

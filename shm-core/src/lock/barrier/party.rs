@@ -84,7 +84,7 @@ impl Party {
                 }
                 Ok(self.barrier.is_elected(self.me.id(), self.phase))
             }
-            _ => self.barrier.advance_if_complete(self.phase).map(|()| false),
+            _ => self.barrier.advance_if_complete().map(|()| false),
         }
     }
 
@@ -105,13 +105,17 @@ impl Party {
         self.becomes(leaving)?;
         // Pairs with itself, in the others who leave so: our row before theirs.
         announced();
-        let is_last = !self.has_company() && self.barrier.is_elected(self.me.id(), self.phase);
+        let mut is_last = !self.has_company();
+        if is_last {
+            // First: the death of one that is elected is told in the next phase, that of one who
+            // leaves is not.
+            self.becomes(Word::arrived(self.me.id(), self.phase))?;
+            is_last = self.barrier.is_elected(self.me.id(), self.phase);
+        }
         if !is_last {
             self.go()?;
-            return self.barrier.advance_if_complete(self.phase).map(|()| false);
+            return self.barrier.advance_if_complete().map(|()| false);
         }
-        self.becomes(Word::arrived(self.me.id(), self.phase))?;
-        self.barrier.advance_if_complete(self.phase)?;
         // One that has joined meanwhile is waited for, as ever.
         self.barrier.wait_for_end(&self.me, self.phase, None)?;
         self.phase = self.phase.wrapping_add(1);
@@ -128,7 +132,7 @@ impl Party {
     pub fn leave(mut self) -> Result<(), BarrierError> {
         self.me.check_fork()?;
         self.go()?;
-        self.barrier.advance_if_complete(self.phase)
+        self.barrier.advance_if_complete()
     }
 
     fn arrive(&mut self) -> Result<(), BarrierError> {
@@ -200,7 +204,7 @@ impl Drop for Party {
             && self.go().is_ok()
         {
             // What is corrupt the others see for themselves.
-            let _ = self.barrier.advance_if_complete(self.phase);
+            let _ = self.barrier.advance_if_complete();
         }
     }
 }
