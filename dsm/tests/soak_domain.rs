@@ -296,7 +296,7 @@ impl Work<'_> {
     fn key(&mut self) {
         // By turns more is inserted or deleted, so that the table grows and shrinks.
         self.turns += 1;
-        let grows = self.turns / 5000 % 2 == 0;
+        let grows = (self.turns / 5000).is_multiple_of(2);
         let operation = match self.random.below(8) {
             0..2 => INSERT,
             2..4 => UPSERT,
