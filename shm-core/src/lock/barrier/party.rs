@@ -105,12 +105,17 @@ impl Party {
         self.becomes(leaving)?;
         // Pairs with itself, in the others who leave so: our row before theirs.
         announced();
-        let is_last = !self.has_company() && self.barrier.is_elected(self.me.id(), self.phase);
+        let mut is_last = !self.has_company();
+        if is_last {
+            // First: the death of one that is elected is told in the next phase, that of one who
+            // leaves is not.
+            self.becomes(Word::arrived(self.me.id(), self.phase))?;
+            is_last = self.barrier.is_elected(self.me.id(), self.phase);
+        }
         if !is_last {
             self.go()?;
             return self.barrier.advance_if_complete().map(|()| false);
         }
-        self.becomes(Word::arrived(self.me.id(), self.phase))?;
         // One that has joined meanwhile is waited for, as ever.
         self.barrier.wait_for_end(&self.me, self.phase, None)?;
         self.phase = self.phase.wrapping_add(1);
