@@ -7,13 +7,11 @@
 //! | [`rwlock`] | many who read, or one who writes | `LWLock` |
 //! | [`latch`] | "there is something to do" | `Latch` |
 //! | [`condvar`] | what a mutex guards has changed | `ConditionVariable` |
-//! | [`barrier`] | all have come | `Barrier` |
 //!
 //! All of them sleep as everything here does: a short spin, then one `futex_waitv` on the lock's
 //! event *and* on the life word of the one waited for, so that its death wakes who sleeps, at once.
 //! A process that is stopped, not dead, holds up those who wait for it, until their deadlines, and
 //! nobody else.
-pub mod barrier;
 pub mod condvar;
 pub mod latch;
 pub mod mutex;
