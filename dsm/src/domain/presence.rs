@@ -156,7 +156,7 @@ impl Presence {
         len: u64,
     ) -> Result<Segment, CreateError> {
         self.create_as(|name, _| {
-            self.check_holes()?;
+            self.system.check_holes()?;
             let object = backend::create_sparse(&self.system.place, name, size, len)?;
             Ok((object, Kind::Sparse))
         })
@@ -237,7 +237,7 @@ impl Presence {
         if size == 0 || size > max || max.div_ceil(page) >= u64::from(u32::MAX) {
             return Err(BackendError::BadSize { size });
         }
-        self.check_holes()?;
+        self.system.check_holes()?;
         let object = backend::create_sparse(place, name, size + page, max + page)?;
         let pages = size.div_ceil(page) as u32;
         let mapping = object.mapping();
@@ -245,18 +245,6 @@ impl Presence {
         let head = unsafe { Growth::create(mapping, 0, pages, elastic::pages_max(mapping)) };
         head.map_err(|_| BackendError::BadSize { size })?;
         Ok((object, Kind::Growable))
-    }
-
-    /// Whether segments here can have holes that are filled and made.
-    fn check_holes(&self) -> Result<(), BackendError> {
-        let backend = self.system.place.backend;
-        if backend.has_holes() || backend == Backend::None {
-            return Ok(());
-        }
-        Err(BackendError::Unsupported {
-            backend,
-            reason: "its segments have one size for good: use posix, mmap or memfd to grow",
-        })
     }
 
     fn claim(&self) -> Result<SegmentHandle, CreateError> {

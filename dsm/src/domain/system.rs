@@ -97,6 +97,18 @@ impl System {
         }
     }
 
+    /// Whether segments here can have holes that are filled and made.
+    pub(super) fn check_holes(&self) -> Result<(), BackendError> {
+        let backend = self.place.backend;
+        if backend.has_holes() || backend == Backend::None {
+            return Ok(());
+        }
+        Err(BackendError::Unsupported {
+            backend,
+            reason: "its segments have one size for good: use posix, mmap or memfd to grow",
+        })
+    }
+
     /// The page of a ready segment's slot; `None` for a slot that has none.
     pub(super) fn page(&self, handle: SegmentHandle) -> Option<NonNull<u8>> {
         let Range { start, end } = self.page_range(handle);
