@@ -3,7 +3,7 @@
 # The code is optimised, as what ships, with its assertions.
 #
 # ci/crash.sh [--write] [crash_NAME...]: all crash tests, or those, at up to SHM_KILL_POINTS points
-# of an operation: all the states that a death can leave, and others. SHM_DEEP=1 leaves out no death
+# of an operation: states that a death can leave, and others. SHM_DEEP=1 leaves out no death
 # that leaves something new, and --write puts its figures into docs/crash-model.md.
 # SHM_CRASH_LOG, if set, is where the figures go, one line a run.
 set -euo pipefail
@@ -27,7 +27,7 @@ log=${SHM_CRASH_LOG:-$(mktemp)}
 [ -n "${SHM_CRASH_LOG:-}" ] || trap 'rm -f "$log"' EXIT
 : >"$log"
 log=$(realpath "$log")
-export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-400}
+export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-200}
 cargo test --profile crash "${crates[@]}" "${tests[@]}" --no-run
 printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 bash -c '
     said=$(cargo test --quiet --profile crash -p "$0" --test "$1" 2>&1) && status=0 || status=1
