@@ -1,7 +1,7 @@
 //! What is chosen when a domain is opened.
 use super::error::OpenError;
 use super::shared::Sizes;
-use crate::backend::{Backend, HugePages, Place, Rights, pages};
+use crate::backend::{Backend, HugePages, Place, Rights};
 use crate::control::Control;
 use shm_core::participants::{SLOTS_MAX, Waiting};
 use std::path::PathBuf;
@@ -106,12 +106,10 @@ impl DomainConfig {
         self.segments_max.unwrap_or(SEGMENTS_DEFAULT)
     }
 
-    /// Of a domain that this makes.
-    pub(super) fn sizes(&self, nonce: u64) -> Sizes {
+    /// Of a domain that this makes; `sparse`: its memory can come and go.
+    pub(super) fn sizes(&self, nonce: u64, sparse: bool) -> Sizes {
         let (participants, segments) = (self.participants_max, self.segments());
-        // Their memory comes and goes, which not every system can.
-        let asked = if pages::can_populate() { self.ready_max } else { 0 };
-        let ready = Control::ready_of(segments, asked);
+        let ready = Control::ready_of(segments, if sparse { self.ready_max } else { 0 });
         Sizes { nonce, participants, segments, ready }
     }
 

@@ -20,14 +20,14 @@ pub(super) fn open(config: &DomainConfig) -> Result<Presence, OpenError> {
     config.check()?;
     let place = config.place()?;
     let opener = this_process(config)?;
+    let sparse = pages::can_populate();
     for round in 0..ROUNDS_MAX {
         // The first may find it closed. A slow one waits for a remover, who may be stopped.
         if round > 1 && Instant::now() >= opener.deadline {
             break;
         }
         let nonce = RandomState::new().build_hasher().finish();
-        let sizes = config.sizes(nonce);
-        let sparse = pages::can_populate();
+        let sizes = config.sizes(nonce, sparse);
         let Some(object) = find_or_make(&place, config, &sizes, sparse)? else { continue };
         refuse_to_split(&place, config, Some(object.identity()))?;
         let opened = fill_and_open(&object, config, &opener, sizes.within(object.len()), sparse)?;
