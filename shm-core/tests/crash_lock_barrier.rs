@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::{shared, words_from};
+use crash_common::{Makes, shared, words_from};
 use shm_core::lock::barrier::{Barrier, BarrierError, Party};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
@@ -208,50 +208,21 @@ fn one_may_die_asleep() {
     Run::new(&scenario).asleep().passes();
 }
 
-/// The maker of a barrier that nobody has been told of.
-struct Makes;
-
-fn barrier(mapping: &Arc<Mapping>) -> Barrier {
-    // SAFETY: nobody has been told of the place.
-    unsafe { Barrier::create(mapping, AT, SEATS, 0) }.unwrap()
-}
-
-impl Scenario for Makes {
-    type World = Arc<Mapping>;
-    type Doomed = ();
-
-    fn name(&self) -> String {
-        "barrier, create".to_owned()
-    }
-
-    fn operations(&self) -> &'static [&'static str] {
-        &["shm_core::lock::barrier::Barrier::create"]
-    }
-
-    fn world(&self) -> Arc<Mapping> {
-        shared(4096).1
-    }
-
-    fn prepare(&self, _: &Arc<Mapping>, _: &Notes) {}
-
-    fn operate(&self, mapping: &Arc<Mapping>, (): &mut (), notes: &Notes) {
-        barrier(mapping);
-        notes.count(DONE);
-    }
-
-    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
-        words_from(mapping, AT)
-    }
-
-    fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
-        let made = notes.get(DONE) == 1;
-        let barrier = if made { Barrier::attach(&mapping, AT).unwrap() } else { barrier(&mapping) };
-        let is_new = barrier.phase() == 0 && barrier.parties().is_empty();
-        if is_new { Ok(()) } else { Err(format!("it is not new: {barrier:?}")) }
-    }
-}
-
 #[test]
 fn its_maker_may_die_anywhere() {
-    Run::new(&Makes).kill().passes();
+    let maker = Makes {
+        name: "barrier, create",
+        operations: &["shm_core::lock::barrier::Barrier::create"],
+        at: AT,
+        make: |mapping| {
+            // SAFETY: nobody has been told of the place.
+            unsafe { Barrier::create(mapping, AT, SEATS, 0) }.unwrap();
+        },
+        check: |mapping| {
+            let barrier = Barrier::attach(mapping, AT).map_err(|error| error.to_string())?;
+            let is_new = barrier.phase() == 0 && barrier.parties().is_empty();
+            if is_new { Ok(()) } else { Err(format!("it is not new: {barrier:?}")) }
+        },
+    };
+    maker.may_die_anywhere();
 }

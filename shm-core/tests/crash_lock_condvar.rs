@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::{shared, without, words_from};
+use crash_common::{Makes, shared, without, words_from};
 use shm_core::lock::condvar::{Condvar, Woke};
 use shm_core::lock::mutex::{LockError, Mutex, MutexGuard};
 use shm_core::mapping::Mapping;
@@ -185,45 +185,14 @@ fn one_may_die_asleep() {
     Run::new(&scenario).asleep().passes();
 }
 
-/// The maker of a condition variable that nobody has been told of.
-struct Makes;
-
-impl Scenario for Makes {
-    type World = Arc<Mapping>;
-    type Doomed = ();
-
-    fn name(&self) -> String {
-        "condvar, create".to_owned()
-    }
-
-    fn operations(&self) -> &'static [&'static str] {
-        &["shm_core::lock::condvar::Condvar::create"]
-    }
-
-    fn world(&self) -> Arc<Mapping> {
-        shared(4096).1
-    }
-
-    fn prepare(&self, _: &Arc<Mapping>, _: &Notes) {}
-
-    fn operate(&self, mapping: &Arc<Mapping>, (): &mut (), notes: &Notes) {
-        condvar(mapping);
-        notes.count(DONE);
-    }
-
-    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
-        words_from(mapping, AT)
-    }
-
-    fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
-        if notes.get(DONE) == 0 {
-            condvar(&mapping);
-        }
-        Condvar::attach(&mapping, AT).map(drop).map_err(|error| error.to_string())
-    }
-}
-
 #[test]
 fn its_maker_may_die_anywhere() {
-    Run::new(&Makes).kill().passes();
+    let maker = Makes {
+        name: "condvar, create",
+        operations: &["shm_core::lock::condvar::Condvar::create"],
+        at: AT,
+        make: |mapping| drop(condvar(mapping)),
+        check: |mapping| Condvar::attach(mapping, AT).map(drop).map_err(|error| error.to_string()),
+    };
+    maker.may_die_anywhere();
 }

@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::{shared, words_from};
+use crash_common::{Makes, shared, words_from};
 use shm_core::lock::latch::{Latch, WaitError};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
@@ -146,44 +146,17 @@ fn one_may_die_asleep() {
     Run::new(&scenario).asleep().passes();
 }
 
-/// The maker of a latch that nobody has been told of.
-struct Makes;
-
-impl Scenario for Makes {
-    type World = Arc<Mapping>;
-    type Doomed = ();
-
-    fn name(&self) -> String {
-        "latch, create".to_owned()
-    }
-
-    fn operations(&self) -> &'static [&'static str] {
-        &["shm_core::lock::latch::Latch::create"]
-    }
-
-    fn world(&self) -> Arc<Mapping> {
-        shared(4096).1
-    }
-
-    fn prepare(&self, _: &Arc<Mapping>, _: &Notes) {}
-
-    fn operate(&self, mapping: &Arc<Mapping>, (): &mut (), notes: &Notes) {
-        latch(mapping);
-        notes.count(SET);
-    }
-
-    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
-        words_from(mapping, AT)
-    }
-
-    fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
-        let made = notes.get(SET) == 1;
-        let latch = if made { Latch::attach(&mapping, AT).unwrap() } else { latch(&mapping) };
-        if latch.is_set() { Err("it is set from the beginning".to_owned()) } else { Ok(()) }
-    }
-}
-
 #[test]
 fn its_maker_may_die_anywhere() {
-    Run::new(&Makes).kill().passes();
+    let maker = Makes {
+        name: "latch, create",
+        operations: &["shm_core::lock::latch::Latch::create"],
+        at: AT,
+        make: |mapping| drop(latch(mapping)),
+        check: |mapping| {
+            let latch = Latch::attach(mapping, AT).map_err(|error| error.to_string())?;
+            if latch.is_set() { Err("it is set from the beginning".to_owned()) } else { Ok(()) }
+        },
+    };
+    maker.may_die_anywhere();
 }

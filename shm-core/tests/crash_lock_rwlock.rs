@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod crash_common;
 
-use crash_common::{shared, words_from};
+use crash_common::{Makes, shared, words_from};
 use shm_core::lock::rwlock::{LockError, ReadGuard, RwLock, WriteGuard};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId, Table};
@@ -318,50 +318,23 @@ fn one_may_die_asleep() {
     Run::new(&scenario).asleep().passes();
 }
 
-/// The maker of a lock that nobody has been told of.
-struct Makes;
-
-impl Scenario for Makes {
-    type World = Arc<Mapping>;
-    type Doomed = ();
-
-    fn name(&self) -> String {
-        "rwlock, create".to_owned()
-    }
-
-    fn operations(&self) -> &'static [&'static str] {
-        &["shm_core::lock::rwlock::RwLock::create"]
-    }
-
-    fn world(&self) -> Arc<Mapping> {
-        shared(4096).1
-    }
-
-    fn prepare(&self, _: &Arc<Mapping>, _: &Notes) {}
-
-    fn operate(&self, mapping: &Arc<Mapping>, (): &mut (), notes: &Notes) {
-        // SAFETY: nobody has been told of the place.
-        unsafe { RwLock::create(mapping, AT, SLOTS) }.unwrap();
-        notes.set(CHANGED, 1);
-    }
-
-    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
-        words_from(mapping, AT)
-    }
-
-    fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
-        // SAFETY: nobody has been told of the place.
-        let again = || unsafe { RwLock::create(&mapping, AT, SLOTS) };
-        let lock = if notes.get(CHANGED) == 1 { RwLock::attach(&mapping, AT) } else { again() };
-        // SAFETY: nobody else has the mapping.
-        let table = unsafe { Table::create(&mapping, 0, 1) }.unwrap();
-        let me = table.join().unwrap();
-        let lock = lock.map_err(|error| error.to_string())?;
-        lock.write(&me).map(drop).map_err(|error| error.to_string())
-    }
-}
-
 #[test]
 fn its_maker_may_die_anywhere() {
-    Run::new(&Makes).kill().passes();
+    let maker = Makes {
+        name: "rwlock, create",
+        operations: &["shm_core::lock::rwlock::RwLock::create"],
+        at: AT,
+        make: |mapping| {
+            // SAFETY: nobody has been told of the place.
+            unsafe { RwLock::create(mapping, AT, SLOTS) }.unwrap();
+        },
+        check: |mapping| {
+            let lock = RwLock::attach(mapping, AT).map_err(|error| error.to_string())?;
+            // SAFETY: nobody else has the mapping.
+            let table = unsafe { Table::create(mapping, 0, 1) }.unwrap();
+            let me = table.join().unwrap();
+            lock.write(&me).map(drop).map_err(|error| error.to_string())
+        },
+    };
+    maker.may_die_anywhere();
 }

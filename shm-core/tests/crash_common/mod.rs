@@ -3,7 +3,7 @@
 
 use shm_core::mapping::Mapping;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::killpoint::{Heap, SharedMemory};
+use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario, SharedMemory};
 use std::sync::Arc;
 
 #[global_allocator]
@@ -32,4 +32,58 @@ pub(crate) fn without(mut bytes: Vec<u8>, ranges: &[std::ops::Range<usize>]) -> 
         bytes[range.clone()].fill(0);
     }
     bytes
+}
+
+/// The maker of something that nobody has been told of: who owns the memory makes it again.
+pub(crate) struct Makes {
+    pub(crate) name: &'static str,
+    pub(crate) operations: &'static [&'static str],
+    /// Where it is made.
+    pub(crate) at: u64,
+    pub(crate) make: fn(&Arc<Mapping>),
+    /// Whether what stands there, made before the death or after it, is new.
+    pub(crate) check: fn(&Arc<Mapping>) -> Result<(), String>,
+}
+
+impl Makes {
+    const MADE: usize = 0;
+
+    pub(crate) fn may_die_anywhere(&self) {
+        Run::new(self).kill().passes();
+    }
+}
+
+impl Scenario for Makes {
+    type World = Arc<Mapping>;
+    type Doomed = ();
+
+    fn name(&self) -> String {
+        self.name.to_owned()
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        self.operations
+    }
+
+    fn world(&self) -> Arc<Mapping> {
+        shared(4096).1
+    }
+
+    fn prepare(&self, _: &Arc<Mapping>, _: &Notes) {}
+
+    fn operate(&self, mapping: &Arc<Mapping>, (): &mut (), notes: &Notes) {
+        (self.make)(mapping);
+        notes.set(Makes::MADE, 1);
+    }
+
+    fn image(&self, mapping: &Arc<Mapping>) -> Vec<u8> {
+        words_from(mapping, self.at)
+    }
+
+    fn check(&self, mapping: Arc<Mapping>, notes: &Notes, _: End) -> Result<(), String> {
+        if notes.get(Makes::MADE) == 0 {
+            (self.make)(&mapping);
+        }
+        (self.check)(&mapping)
+    }
 }
