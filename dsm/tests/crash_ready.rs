@@ -88,9 +88,9 @@ impl World {
     }
 
     fn view(&self) -> View {
-        let control = Control::attach(&self.mapping, 0, SEGMENTS, PARTICIPANTS).unwrap();
+        let control = Control::attach_ready(&self.mapping, 0, SEGMENTS, PARTICIPANTS, READY);
         let present = MappedSlice::new(&self.mapping, World::at(), 2).unwrap();
-        View { control: control.with_ready(READY), present }
+        View { control: control.unwrap(), present }
     }
 
     /// Every page can be had, each once.

@@ -289,6 +289,21 @@ impl Control {
         segments: u32,
         participants: u32,
     ) -> Result<Control, BadPtr> {
+        Control::attach_ready(mapping, offset, segments, participants, 0)
+    }
+
+    /// As [`attach`](Control::attach), where the first slots have a page each: `ready` of them, or
+    /// as many as [can have](Control::ready_of).
+    ///
+    /// # Errors
+    /// As in `attach`.
+    pub fn attach_ready(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        segments: u32,
+        participants: u32,
+        ready: u32,
+    ) -> Result<Control, BadPtr> {
         let shape = Shape::at(offset, segments, participants);
         let domain = shape.map(mapping, shape.domain(), 1)?;
         let pieces = (0..shape.pieces())
@@ -302,7 +317,7 @@ impl Control {
             pieces,
             shift: shape.shift,
             segments: segments as usize,
-            ready: 0,
+            ready: Control::ready_of(segments, ready),
             words: shape.words as usize,
             places: participants,
             reached: AtomicUsize::new(1),

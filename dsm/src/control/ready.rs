@@ -25,7 +25,6 @@ use super::shared::Slot;
 use super::{Control, Objects, Shape};
 use crate::handle::SegmentHandle;
 use shm_core::sync::Ordering;
-use std::sync::Arc;
 
 /// In a slot's size: the segment lies in the slot's page of the control segment.
 pub(crate) const READY: u64 = 1 << 61;
@@ -42,16 +41,6 @@ impl Control {
         let is_model = cfg!(any(shm_loom, shm_explore));
         let in_first_piece = Shape::at(0, segments, 1).slots_in(0) as u32;
         asked.min(if is_model { segments } else { in_first_piece }).min(READY_MAX) / CHUNK * CHUNK
-    }
-
-    /// The table, not shared with anybody yet, whose first `slots` slots are to have a page each
-    /// ([`ready_of`](Self::ready_of)).
-    pub fn with_ready(mut self, slots: u32) -> Control {
-        let ready = Control::ready_of(self.table.segments as u32, slots);
-        if let Some(views) = Arc::get_mut(&mut self.table) {
-            views.ready = ready;
-        }
-        self
     }
 
     /// How many slots have a page.

@@ -193,10 +193,11 @@ impl Sizes {
         }
         let sizes = Sizes { nonce, participants, segments, ready: ready as u32 };
         let offsets = place(&sizes)?;
-        let control = Control::attach(mapping, offsets.control, segments, participants);
-        let control = control.map_err(out)?.with_ready(sizes.ready);
-        let ready = ready * page_size();
-        mapping.region().range(offsets.ready, ready).map_err(out)?;
+        let (at, ready) = (offsets.control, sizes.ready);
+        let control = Control::attach_ready(mapping, at, segments, participants, ready);
+        let control = control.map_err(out)?;
+        let pages = u64::from(ready) * page_size();
+        mapping.region().range(offsets.ready, pages).map_err(out)?;
         let registry = Registry::attach(mapping, offsets.registry, names(segments));
         let registry = registry.map_err(out)?;
         let table = Table::attach(mapping, offsets.table);

@@ -57,13 +57,14 @@ impl World {
         let at = Control::bytes_for(SEGMENTS, PARTICIPANTS).next_multiple_of(64);
         let mapping = Mapping::heap(at as usize + size_of::<System>());
         // SAFETY: nobody else has the mapping yet.
-        let control = unsafe { Control::create(&mapping, 0, SEGMENTS, PARTICIPANTS, 1) }.unwrap();
+        unsafe { Control::create(&mapping, 0, SEGMENTS, PARTICIPANTS, 1) }.unwrap();
+        let control = Control::attach_ready(&mapping, 0, SEGMENTS, PARTICIPANTS, SEGMENTS).unwrap();
         control.grow_to_the_end();
         let word = || AtomicU64::new(0);
         let system = System { memory: word(), pages: [word(), word()] };
         // SAFETY: nobody else has the mapping yet; the table ends before.
         let system = unsafe { Mapped::place(&mapping, at, system) }.unwrap();
-        let world = World { control: control.with_ready(SEGMENTS), system, mapping };
+        let world = World { control, system, mapping };
         assert!(world.actor(outsider).enter());
         world
     }
