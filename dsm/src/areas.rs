@@ -2,6 +2,7 @@
 use crate::area::{Area, AreaConfig, AreaError, Memory, Support};
 use crate::backend::{BackendError, Place, pages};
 use crate::domain::{AttachError, CreateError, Domain};
+use crate::growth::page_size;
 use crate::handle::SegmentHandle;
 use crate::segment::Segment;
 use shm_core::mapping::Mapping;
@@ -160,29 +161,19 @@ struct Sparse {
     place: Place,
 }
 
-impl Sparse {
-    fn range(&self, bytes: Range<u64>) -> Option<(*mut u8, u64)> {
-        let len = bytes.end.checked_sub(bytes.start).filter(|len| *len > 0)?;
-        let base = self.mapping.region().range(bytes.start, len).ok()?;
-        Some((base.as_ptr(), len))
-    }
-}
-
 impl Memory for Sparse {
     fn populate(&self, bytes: Range<u64>) -> bool {
         let (page, all) = (page_size(), self.mapping.len() as u64);
         let start = bytes.start / page * page;
         let end = bytes.end.next_multiple_of(page).min(all);
-        let Some((base, len)) = self.range(start..end) else { return true };
-        let populated = pages::populate(base, len, &self.place);
+        let populated = pages::populate(&self.mapping, start..end, &self.place);
         populated.inspect_err(|error| tracing::warn!(%error, "an area cannot grow")).is_ok()
     }
 
     fn punch(&self, bytes: Range<u64>) -> bool {
         let page = page_size();
         let whole = bytes.start.next_multiple_of(page)..bytes.end / page * page;
-        let Some((base, len)) = self.range(whole) else { return true };
-        let punched = pages::punch(base, len, &self.place);
+        let punched = pages::punch(&self.mapping, whole, &self.place);
         punched.inspect_err(|error| tracing::warn!(%error, "an area cannot shrink")).is_ok()
     }
 }
@@ -191,8 +182,4 @@ impl fmt::Debug for Sparse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sparse").field("mapping", &self.mapping).finish_non_exhaustive()
     }
-}
-
-fn page_size() -> u64 {
-    rustix::param::page_size() as u64
 }

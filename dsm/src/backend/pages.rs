@@ -9,6 +9,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use shm_core::Region;
 use shm_core::mapping::Mapping;
 use std::fs;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex};
@@ -148,8 +149,20 @@ fn too_long(subject: Subject<'_>) -> BackendError {
     }
 }
 
+/// Where `bytes` of `mapping` are mapped, and how many; `None` for none, or for some outside.
+fn range_of(mapping: &Mapping, bytes: Range<u64>) -> Option<(*mut u8, u64)> {
+    let len = bytes.end.checked_sub(bytes.start).filter(|len| *len > 0)?;
+    let base = mapping.region().range(bytes.start, len).ok()?;
+    Some((base.as_ptr(), len))
+}
+
 /// Puts memory behind mapped pages of a file's hole.
-pub(crate) fn populate(base: *mut u8, len: u64, place: &Place) -> Result<(), BackendError> {
+pub(crate) fn populate(
+    mapping: &Mapping,
+    bytes: Range<u64>,
+    place: &Place,
+) -> Result<(), BackendError> {
+    let Some((base, len)) = range_of(mapping, bytes) else { return Ok(()) };
     let subject = Subject { name: "growable", location: &location(place) };
     match free_at(place) {
         // Refused before it takes all there is, from everybody, and then fails.
@@ -167,7 +180,12 @@ pub(crate) fn populate(base: *mut u8, len: u64, place: &Place) -> Result<(), Bac
 }
 
 /// Takes the memory away from mapped pages: they are a hole of the file again.
-pub(crate) fn punch(base: *mut u8, len: u64, place: &Place) -> Result<(), BackendError> {
+pub(crate) fn punch(
+    mapping: &Mapping,
+    bytes: Range<u64>,
+    place: &Place,
+) -> Result<(), BackendError> {
+    let Some((base, len)) = range_of(mapping, bytes) else { return Ok(()) };
     let punch = || {
         // SAFETY: inside a mapping that the caller holds, and that others share: they know.
         unsafe { madvise(base.cast(), len as usize, Advice::LinuxRemove) }

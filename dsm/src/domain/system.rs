@@ -123,11 +123,11 @@ impl System {
         start..start + page_size()
     }
 
-    /// Where the pages of a chunk begin and end.
-    fn chunk(&self, chunk: u32) -> (u64, u64) {
+    /// Where the pages of a chunk lie.
+    fn chunk(&self, chunk: u32) -> Range<u64> {
         let len = u64::from(CHUNK) * page_size();
         let begin = self.pages + u64::from(chunk) * len;
-        (begin, begin + len)
+        begin..begin + len
     }
 
     /// Whether the control segment's name leads to ours.
@@ -172,15 +172,12 @@ impl Objects for System {
     }
 
     fn fill(&self, chunk: u32) -> bool {
-        let (from, to) = self.chunk(chunk);
-        pages::touch_range(self.object.mapping(), from, to).is_ok()
+        let Range { start, end } = self.chunk(chunk);
+        pages::touch_range(self.object.mapping(), start, end).is_ok()
     }
 
     fn empty(&self, chunk: u32) -> bool {
-        let (from, to) = self.chunk(chunk);
-        let range = self.object.mapping().region().range(from, to - from);
-        let punch = |base: NonNull<u8>| pages::punch(base.as_ptr(), to - from, &self.place).is_ok();
-        range.is_ok_and(punch)
+        pages::punch(self.object.mapping(), self.chunk(chunk), &self.place).is_ok()
     }
 
     /// Whatever the table still lists first, so that the control segment, which says where they

@@ -196,26 +196,19 @@ pub(crate) struct Extent<'a> {
 }
 
 impl Extent<'_> {
-    fn range(&self, of: Range<u32>) -> Option<(*mut u8, u64)> {
-        let start = (u64::from(of.start) + 1) * page_size();
-        let len = u64::from(of.end.saturating_sub(of.start)) * page_size();
-        let base = self.whole.region().range(start, len).ok()?;
-        (len > 0).then_some((base.as_ptr(), len))
+    /// Where they lie in the mapping.
+    fn bytes(&self, of: Range<u32>) -> Range<u64> {
+        let at = |page: u32| (u64::from(page) + 1) * page_size();
+        at(of.start)..at(of.end)
     }
 }
 
 impl Pages for Extent<'_> {
     fn reserve(&self, of: Range<u32>) -> Result<(), BackendError> {
-        match self.range(of) {
-            Some((base, len)) => pages::populate(base, len, self.place),
-            None => Ok(()),
-        }
+        pages::populate(self.whole, self.bytes(of), self.place)
     }
 
     fn release(&self, of: Range<u32>) -> Result<(), BackendError> {
-        match self.range(of) {
-            Some((base, len)) => pages::punch(base, len, self.place),
-            None => Ok(()),
-        }
+        pages::punch(self.whole, self.bytes(of), self.place)
     }
 }
