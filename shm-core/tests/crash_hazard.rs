@@ -240,8 +240,10 @@ fn one_may_die_protecting() {
         name: "protect, let go",
         operations: &[
             "shm_core::hazard::Slot::protect",
+            "shm_core::hazard::Slot::protect_here",
             "shm_core::hazard::Slot::protect_word",
             "shm_core::hazard::Slot::clear",
+            "shm_core::hazard::Slot::clear_here",
             "shm_core::hazard::Slot::drop",
         ],
         prepare: with_a_group,

@@ -400,6 +400,21 @@ impl Area {
         Ok(unsafe { inner.base.add(offset as usize) })
     }
 
+    /// Where `len` bytes from `offset` on lie, of this area's pages.
+    #[inline(always)]
+    pub(crate) fn resolve_offset(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+        let inner = &*self.inner;
+        let room = inner.end.checked_sub(len)?;
+        if offset < inner.pages_at || offset > room {
+            return None;
+        }
+        if !self.is_there(((offset - inner.pages_at) >> inner.page_shift) as u32) {
+            return None;
+        }
+        // SAFETY: inside the mapping, which `attach_in_place` has checked.
+        Some(unsafe { inner.base.add(offset as usize) })
+    }
+
     /// Where a block of ours lies.
     #[inline]
     fn address(&self, block: AreaPtr) -> NonNull<u8> {

@@ -36,6 +36,13 @@ impl<'g, G: Ground> Shields<'g, G> {
         lazily(self.ground, &mut self.next)
     }
 
+    /// Nothing is announced any more, by who calls within one call on the hash.
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        self.entry.clear();
+        self.root.clear();
+    }
+
     pub(super) fn moving(&mut self) -> Result<&mut G::Shield<'g>, HashError> {
         lazily(self.ground, &mut self.moving)
     }
@@ -89,9 +96,11 @@ impl<G: Ground> Core<G> {
         Ok(Owned { index, row, retired })
     }
 
+    /// What one call on the hash announces by: nothing in a forked child, whose row it is not.
     #[inline(always)]
     pub(super) fn shields(&self) -> Result<Shields<'_, G>, HashError> {
         let ground = &self.ground;
+        ground.check_fork()?;
         let (root, entry) = (ground.shield()?, ground.shield()?);
         Ok(Shields { ground, root, entry, next: None, moving: None })
     }

@@ -81,15 +81,16 @@ impl<G: Ground> Core<G> {
     ) -> Result<Option<Entry<'g>>, Stop> {
         let Some(cells) = table.line(&self.ground, table.home(hash))? else { return Ok(None) };
         let mut same = 0u32;
-        for (at, cell) in cells[..LINE].iter().enumerate() {
+        for cell in &cells[..LINE] {
             // Nothing is done with it before it has been looked at again.
             let seen = Word::from_bits(cell.load(Ordering::Relaxed));
-            same |= u32::from(seen.is_settled_with(hash)) << at;
+            same = same << 1 | u32::from(seen.is_settled_with(hash));
         }
         if same == 0 {
             return Ok(None);
         }
-        let cell = &cells[same.trailing_zeros() as usize % LINE];
+        let first = same.leading_zeros() as usize + LINE - 32;
+        let cell = &cells[first % LINE];
         let seen = Word::from_bits(cell.load(Ordering::Relaxed));
         let is_still = || {
             // Pairs with the Releases of all who write cells: the entry.

@@ -224,11 +224,12 @@ impl<G: Ground> Hash<G> {
     #[inline]
     pub fn get(&mut self, key: &[u8], out: &mut [u8]) -> Result<Option<usize>, HashError> {
         let mut shields = self.core.shields()?;
-        let found = self.core.find(&mut shields, key)?;
-        Ok(found.map(|entry| {
+        let len = self.core.find(&mut shields, key)?.map(|entry| {
             entry.copy_value(out);
             entry.value_len()
-        }))
+        });
+        shields.clear();
+        Ok(len)
     }
 
     /// Gives `key` this value, unless it has one. Says whether it did.

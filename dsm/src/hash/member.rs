@@ -55,10 +55,8 @@ impl MemberGround {
     /// `count` units of `size` bytes, beginning with the word `at` of the block.
     #[inline(always)]
     fn address(&self, block: u64, at: u64, count: u64, size: u64) -> Option<NonNull<u8>> {
-        let bytes = count.checked_mul(size)?.checked_add(at.checked_mul(8)?)?;
-        let address = self.heap.area().resolve_len(self.ptr(block), bytes).ok()?;
-        // SAFETY: that many bytes and `at` words before them lie in the area.
-        Some(unsafe { address.add((at * 8) as usize) })
+        let offset = (block << MARK_BITS).checked_add(at.checked_mul(8)?)?;
+        self.heap.area().resolve_offset(offset, count.checked_mul(size)?)
     }
 }
 
@@ -69,14 +67,15 @@ impl Shield for MemberShield<'_> {
     #[inline(always)]
     fn protect(&mut self, block: u64, is_still: impl FnOnce() -> bool) -> Result<bool, Forked> {
         match NonZeroU64::new(block) {
-            Some(block) => self.0.protect(block, is_still),
+            // `Core::shields` has asked whether this is a forked child.
+            Some(block) => Ok(self.0.protect_here(block, is_still)),
             None => Ok(false),
         }
     }
 
     #[inline(always)]
     fn clear(&mut self) {
-        self.0.clear();
+        self.0.clear_here();
     }
 }
 
@@ -168,7 +167,7 @@ impl Ground for MemberGround {
 
     #[inline(always)]
     fn check_fork(&self) -> Result<(), Forked> {
-        self.member.check_fork()
+        self.protector.check_fork()
     }
 
     fn me(&self) -> u32 {

@@ -20,7 +20,8 @@ use super::ground::{Ground, Shield};
 use super::row::{At, Owned, Place, ROUNDS_MAX, Step, TABLE, Which};
 use super::table::{CHUNK_LINES, LINE, LINES_LOG2_MAX, Table, head_words};
 use super::word::Word;
-use shm_core::sync::{AtomicU64, Ordering};
+use shm_core::sync::{AtomicU64, Ordering, prefetch};
+use std::ops::Range;
 
 /// A table that is being left, the one that it is moved to, and by whom.
 #[derive(Clone, Copy)]
@@ -88,6 +89,7 @@ impl<G: Ground> Core<G> {
         hash: u64,
     ) -> Result<(), Stop> {
         let home = them.from.home(hash);
+        self.fetch_entries(&them.from, home..home + 1)?;
         for step in 0..them.from.lines() {
             let line = them.from.line_after(home, step);
             for cell in self.line_made(&them.from, line, &them.by)? {
@@ -125,6 +127,7 @@ impl<G: Ground> Core<G> {
         chunk: u64,
     ) -> Result<(), Stop> {
         let end = ((chunk + 1) * CHUNK_LINES).min(them.from.lines());
+        self.fetch_entries(&them.from, chunk * CHUNK_LINES..end)?;
         for line in chunk * CHUNK_LINES..end {
             for cell in self.line_made(&them.from, line, &them.by)? {
                 self.move_cell(shields, them, cell)?;
@@ -133,6 +136,26 @@ impl<G: Ground> Core<G> {
         let done = them.from.done(&self.ground)?;
         // Pairs with the Acquire in `first_left`: the cells of this chunk.
         done[(chunk / 64) as usize].fetch_or(1 << (chunk % 64), Ordering::Release);
+        Ok(())
+    }
+
+    /// Has the processor fetch the entries of `lines`, all at once: their keys say where they are to
+    /// go, and each would be waited for alone.
+    fn fetch_entries(&self, table: &Table<'_>, lines: Range<u64>) -> Result<(), HashError> {
+        // Models have no caches, and would look at each of these accesses.
+        if cfg!(any(shm_loom, shm_explore)) {
+            return Ok(());
+        }
+        for line in lines {
+            for cell in table.line(&self.ground, line)?.into_iter().flatten() {
+                let seen = Word::from_bits(cell.load(Ordering::Relaxed));
+                if seen.is_block() {
+                    // Nothing is read of what may be gone.
+                    let entry = self.ground.words(seen.value(), 0, 1).ok();
+                    entry.and_then(<[_]>::first).map(prefetch);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -152,7 +152,7 @@ impl Word {
     /// A block, neither frozen nor pending nor marked, under the tag of `hash`.
     #[inline(always)]
     pub(super) const fn is_settled_with(self, hash: u64) -> bool {
-        self.0 >> VALUE_BITS == BLOCK << TAG_BITS | hash & TAG_MASK
+        self.0.wrapping_sub(Word::block(0, hash).0) < VALUE_END
     }
 
     /// Whether it is the same block, whatever its flags.

@@ -240,6 +240,15 @@ impl Protector {
         Some(Slot::new(self, index))
     }
 
+    /// Whether this is the process that made it.
+    ///
+    /// # Errors
+    /// [`Forked`] in a forked child.
+    #[inline]
+    pub fn check_fork(&self) -> Result<(), Forked> {
+        self.guard.check()
+    }
+
     /// The row it is of.
     pub fn row(&self) -> HazardRow {
         HazardRow { row: self.row.clone() }

@@ -58,12 +58,23 @@ impl<'p> Slot<'p> {
         is_still: impl FnOnce() -> bool,
     ) -> Result<bool, Forked> {
         self.protector.guard.check()?;
+        Ok(self.protect_here(value, is_still))
+    }
+
+    /// As [`protect`](Slot::protect), for a caller who has asked since it was last handed control
+    /// whether it is a forked child ([`Protector::check_fork`]): nothing in between can fork this
+    /// thread. In a child it would announce in the parent's name.
+    ///
+    /// # If a process dies here
+    /// As in [`protect`](Slot::protect).
+    #[inline]
+    pub fn protect_here(&mut self, value: NonZeroU64, is_still: impl FnOnce() -> bool) -> bool {
         self.announce(value);
         let found = is_still();
         if !found {
-            self.clear();
+            self.clear_here();
         }
-        Ok(found)
+        found
     }
 
     /// Protects the thing that `word` names, and returns the word: `what` says which thing that is,
@@ -115,6 +126,17 @@ impl<'p> Slot<'p> {
     #[inline]
     pub fn clear(&mut self) {
         if self.value != 0 && self.protector.guard.check().is_ok() {
+            self.clear_here();
+        }
+    }
+
+    /// As [`clear`](Slot::clear), for who may call [`protect_here`](Slot::protect_here).
+    ///
+    /// # If a process dies here
+    /// As in [`clear`](Slot::clear).
+    #[inline]
+    pub fn clear_here(&mut self) {
+        if self.value != 0 {
             self.value = 0;
             // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the
             // announcement, before it is gone.

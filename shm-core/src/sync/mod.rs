@@ -25,3 +25,8 @@ pub use core::sync::atomic::Ordering;
 #[cfg(any(shm_loom, shm_explore))]
 #[inline]
 pub fn in_program_order() {}
+
+/// Of models: they have no caches.
+#[cfg(any(shm_loom, shm_explore))]
+#[inline]
+pub fn prefetch(_word: &AtomicU64) {}
