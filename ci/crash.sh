@@ -27,7 +27,7 @@ log=${SHM_CRASH_LOG:-$(mktemp)}
 [ -n "${SHM_CRASH_LOG:-}" ] || trap 'rm -f "$log"' EXIT
 : >"$log"
 log=$(realpath "$log")
-export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-200}
+export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-150}
 cargo test --profile crash "${crates[@]}" "${tests[@]}" --no-run
 printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 bash -c '
     said=$(cargo test --quiet --profile crash -p "$0" --test "$1" 2>&1) && status=0 || status=1

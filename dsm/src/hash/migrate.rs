@@ -139,8 +139,8 @@ impl<G: Ground> Core<G> {
         Ok(())
     }
 
-    /// Has the processor fetch the entries of `lines`, all at once: their keys say where they are to
-    /// go, and each would be waited for alone.
+    /// Has the processor fetch the entries of `lines`, all at once: their keys say where they are
+    /// to go, and each would be waited for alone.
     fn fetch_entries(&self, table: &Table<'_>, lines: Range<u64>) -> Result<(), HashError> {
         // Models have no caches, and would look at each of these accesses.
         if cfg!(any(shm_loom, shm_explore)) {
