@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::process::Forked;
+use shm_testkit::depth::cases;
 use std::sync::{Arc, LazyLock};
 
 /// Where the hint lies in a cursor.
@@ -58,7 +59,7 @@ fn write(mapping: &Mapping, at: u64, word: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     #[test]
     fn agrees_with_a_vector(count in 0..10u64, ops in proptest::collection::vec(op(), 0..60)) {

@@ -12,6 +12,7 @@ use dsm::backend::Backend::{Memfd, Mmap, Posix, Sysv};
 use dsm::backend::{self, Backend, Place};
 use dsm::{AttachError, CreateError, Domain, DomainConfig, Segment, SegmentHandle};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::is_deep;
 use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario, SharedMemory};
 use shm_testkit::unique::{TempDir, Unique, sysv_segments};
 use std::collections::BTreeSet;
@@ -274,10 +275,6 @@ fn on_each_forked(few: &[Backend], deep: &[Backend], case: impl Fn(Backend) -> C
         let run = Run::new(&case).points(POINTS).allow_missed(MISSED_MAX);
         in_own_table(*backend, || run.fork().passes());
     }
-}
-
-fn is_deep() -> bool {
-    std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1")
 }
 
 /// Where a death leaves something new there are fewer.

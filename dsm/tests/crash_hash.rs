@@ -9,6 +9,7 @@ mod model;
 use crash_common::{shared, words_from};
 use dsm::hash::Hash;
 use model::{END, Model, ModelGround};
+use shm_testkit::depth::is_deep;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -367,7 +368,7 @@ fn who_makes_it_cleans_up_or_takes_it_away_may_die_anywhere() {
 fn who_cleans_up_may_die_too() {
     Run::new(&changes()).nested().passes();
     // With every second death it takes hours; what it recovers is what it recovers above.
-    if std::env::var_os("SHM_DEEP").is_none() {
+    if !is_deep() {
         Run::new(&moves()).nested().passes();
     }
 }

@@ -7,6 +7,7 @@ use dsm::control::{Control, Objects};
 use dsm::{CreateError, Domain, DomainConfig, SegmentHandle};
 use shm_core::participants::ParticipantId;
 use shm_testkit::child::{self, Child};
+use shm_testkit::depth::is_deep;
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::collections::BTreeSet;
@@ -143,7 +144,7 @@ fn fills_a_domain(args: &[String]) {
 /// Memory of 256 MiB, and some seconds.
 #[test]
 fn two_processes_fill_a_domain_of_65536() {
-    if std::env::var("SHM_DEEP").as_deref() != Ok("1") {
+    if !is_deep() {
         return println!("not run: only with SHM_DEEP=1");
     }
     within(LIMIT, || {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -263,13 +264,8 @@ fn follow(mut world: World, ops: &[Op]) -> World {
     world
 }
 
-fn cases(cases: u32) -> ProptestConfig {
-    let is_deep = std::env::var_os("SHM_DEEP").is_some();
-    ProptestConfig { cases: if is_deep { 10_000 } else { cases }, ..ProptestConfig::default() }
-}
-
 proptest! {
-    #![proptest_config(cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn agrees_with_a_map(ops in prop::collection::vec(op(), 0..120)) {
@@ -281,7 +277,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(cases(96)))]
 
     #[test]
     fn agrees_with_a_map_while_it_grows_and_shrinks(ops in prop::collection::vec(op(), 0..120)) {

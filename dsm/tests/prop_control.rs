@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 use shm_testkit::plain::{Attached, Handle, Refused, Segments};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -226,9 +227,7 @@ impl Objects for Anything {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 256 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn agrees_with_the_model(ops in prop::collection::vec(op(), 0..80)) {

@@ -9,6 +9,7 @@ use growth_common::{Care, PAGES_MAX, World, id};
 use proptest::prelude::*;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -33,13 +34,8 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn cases() -> u32 {
-    let is_deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
-    if is_deep { 10_000 } else { 1000 }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1000)))]
 
     #[test]
     fn agrees_with_a_number(ops in prop::collection::vec(op(), 0..40)) {

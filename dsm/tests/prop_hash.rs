@@ -7,6 +7,7 @@ use dsm::hash::{Hash, HashConfig, HashError, Size, Walk};
 use hash_common::{Plain, PlainGround};
 use proptest::prelude::*;
 use shm_core::sync::AtomicU64;
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -168,13 +169,8 @@ fn run(ops: &[Op], varies: bool, lines_log2: u32) {
     assert_eq!(plain.used(), Vec::<u64>::new(), "leaked");
 }
 
-fn cases() -> ProptestConfig {
-    let deep = std::env::var_os("SHM_DEEP").is_some_and(|value| value == "1");
-    ProptestConfig::with_cases(if deep { 10_000 } else { 100 })
-}
-
 proptest! {
-    #![proptest_config(cases())]
+    #![proptest_config(ProptestConfig::with_cases(cases(100)))]
 
     #[test]
     fn agrees_with_a_map(

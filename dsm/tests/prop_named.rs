@@ -8,6 +8,7 @@ use dsm::registry::Kind;
 use dsm::{AreaSpec, Domain, DomainConfig, HashSpec, NamedError, NamedSpec, Segment, SharedHash};
 use proptest::prelude::*;
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 use shm_testkit::unique::{TempDir, Unique};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -191,10 +192,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: if std::env::var_os("SHM_DEEP").is_some() { 10_000 } else { 64 },
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
 
     #[test]
     fn agrees_with_a_map(ops in prop::collection::vec(op(), 0..60)) {

@@ -6,6 +6,7 @@ use dsm::registry::{Entry, Kind, Name, Registry, Step};
 use proptest::prelude::*;
 use registry_common::{Asked, World, entry};
 use shm_core::mapping::Mapping;
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 
 const NAMES: u32 = 3;
@@ -42,7 +43,7 @@ fn op() -> impl Strategy<Value = Op> {
 const TEXTS: [&str; 5] = ["a", "b", "a longer name than a word", "täglich", "12345678"];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1_000)))]
 
     #[test]
     fn agrees_with_a_map(ops in proptest::collection::vec(op(), 0..50)) {

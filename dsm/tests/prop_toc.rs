@@ -5,6 +5,7 @@ use dsm::toc::{CHUNK_ALIGN, Toc, TocError, TocPlan};
 use proptest::prelude::*;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 
 const MAGIC: u64 = 0x50;
@@ -37,6 +38,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn agrees_with_a_map(ops in prop::collection::vec(op(), 0..60)) {
         let mapping = Mapping::heap(LEN as usize);

@@ -16,6 +16,7 @@ use dsm::{SharedHash, hash::HashError};
 use shm_core::lock::mutex::{LockError, Mutex};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::child::{self, Child};
+use shm_testkit::depth::is_deep;
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,7 +275,7 @@ fn compare(said: &BTreeMap<u64, [u64; 2]>, found: &BTreeMap<u64, u64>) -> Vec<St
 
 fn seconds() -> u64 {
     let told = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let deep = if told("SHM_DEEP") == Some(1) { 600 } else { 2 };
+    let deep = if is_deep() { 600 } else { 2 };
     told("SHM_SOAK_SECONDS").unwrap_or(deep)
 }
 

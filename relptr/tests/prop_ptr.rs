@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
 use proptest::prelude::*;
 use relptr::{BadPtr, Region, RelPtr, RelPtr32, RelSlice, RelStr, TaggedRelPtr};
+use shm_testkit::depth::cases;
 
 const LEN: u64 = 128;
 type Memory = [u64; 16];
@@ -24,6 +25,8 @@ fn inside(region: Region<'_>, start: usize, bytes: usize) -> bool {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn no_pointer_escapes(word in bits()) {
         let memory = &mut [0; 16];

@@ -4,6 +4,7 @@ use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 use proptest::prelude::*;
 use relptr::{BadPtr, Region};
+use shm_testkit::depth::cases;
 
 #[derive(Clone, Copy)]
 #[repr(align(16))]
@@ -42,6 +43,8 @@ fn check_array<T>(region: Region<'_>, offset: u64, count: u64) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn arrays_agree_with_wide_arithmetic(
         shift in 0..16u64, len in 0..=240u64, offset in offset(), count in offset(),

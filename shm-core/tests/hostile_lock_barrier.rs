@@ -3,24 +3,16 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{LIMIT, guarded, soon};
+use hostile_common::{Victim, guarded, members, soon};
 use shm_core::lock::barrier::{Barrier, BarrierError};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
-use shm_testkit::liar::{Liar, Scribbler, Trials};
+use shm_core::participants::Member;
+use shm_testkit::liar::Trials;
 use std::sync::Arc;
 use std::time::Instant;
 
 const PARTIES: u32 = 3;
 const BYTES: usize = Barrier::bytes_for(PARTIES) as usize;
-
-/// Two members of a table that is honest.
-fn members() -> [Arc<Member>; 2] {
-    let mapping = Mapping::heap(Table::bytes_for(2) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
-    [table.join().unwrap(), table.join().unwrap()]
-}
 
 /// What a barrier holds in the course of its life.
 fn images([me, peer]: &[Arc<Member>; 2]) -> Vec<Vec<u8>> {
@@ -37,19 +29,6 @@ fn images([me, peer]: &[Arc<Member>; 2]) -> Vec<Vec<u8>> {
     assert_eq!(mine.arrive_and_wait(), Ok(true));
     images.push(block.outside().read());
     images
-}
-
-fn liar(seed: u64, images: &[Vec<u8>]) -> Liar {
-    let image = &images[seed as usize % images.len()];
-    Liar::new(seed, image).with_images(images).with_values(&[
-        0,
-        1,
-        2,
-        3,
-        1 << 32,
-        2 << 32,
-        u64::MAX,
-    ])
 }
 
 /// Every call there is, with a deadline where it sleeps; whether it could be attached.
@@ -81,35 +60,21 @@ fn use_it(
     true
 }
 
+fn with_victim(test: impl Fn(Victim<'_>)) {
+    let members = members();
+    let images = images(&members);
+    let values = vec![0, 1, 2, 3, 1 << 32, 2 << 32, u64::MAX];
+    let use_it =
+        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
+    test(Victim { images, values, use_it: &use_it });
+}
+
 #[test]
 fn a_barrier_of_lies_is_used_or_refused() {
-    let (trials, members) = (Trials::new("barrier, before", LIMIT), members());
-    let images = images(&members);
-    let mut attached = 0;
-    for seed in trials.seeds(500) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        trials.tell(&block.outside(), &mut liar(seed, &images), seed % 4);
-        attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        trials.check(seed, "barrier", block.is_intact(), "wrote beside the barrier");
-    }
-    assert!(attached > 100, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to("barrier, before", 500, 100));
 }
 
 #[test]
 fn a_barrier_that_changes_all_the_time_is_used_or_refused() {
-    let (trials, members) = (Trials::new("barrier, meanwhile", LIMIT), members());
-    let images = images(&members);
-    let mut attached = 0;
-    for seed in trials.seeds(40) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        scribbler.meanwhile(1000, || {
-            attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        });
-        trials.add(scribbler.stop());
-        trials.check(seed, "barrier", block.is_intact(), "wrote beside the barrier");
-    }
-    assert!(attached > 20, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to_meanwhile("barrier, meanwhile", 40, 20));
 }

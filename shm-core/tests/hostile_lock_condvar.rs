@@ -4,12 +4,12 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{LIMIT, guarded, soon};
+use hostile_common::{Victim, guarded, soon};
 use shm_core::lock::condvar::{Condvar, Woke};
 use shm_core::lock::mutex::Mutex;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_testkit::liar::{Liar, Scribbler, Trials};
+use shm_testkit::liar::Trials;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -45,11 +45,6 @@ fn images(honest: &Honest) -> Vec<Vec<u8>> {
     images
 }
 
-fn liar(seed: u64, images: &[Vec<u8>]) -> Liar {
-    let image = &images[seed as usize % images.len()];
-    Liar::new(seed, image).with_images(images).with_values(&[0, 1, 2, 3, 4, u64::MAX])
-}
-
 /// Every call there is, with a deadline where it sleeps; whether it could be attached.
 fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, honest: &Honest) -> bool {
     let attached = trials.call(seed, "attach", || Condvar::attach(mapping, 0));
@@ -70,35 +65,21 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, honest: &Honest) -
     true
 }
 
+fn with_victim(test: impl Fn(Victim<'_>)) {
+    let honest = honest();
+    let images = images(&honest);
+    let values = vec![0, 1, 2, 3, 4, u64::MAX];
+    let use_it =
+        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &honest);
+    test(Victim { images, values, use_it: &use_it });
+}
+
 #[test]
 fn a_condvar_of_lies_is_used_or_refused() {
-    let (trials, honest) = (Trials::new("condvar, before", LIMIT), honest());
-    let images = images(&honest);
-    let mut attached = 0;
-    for seed in trials.seeds(1000) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        trials.tell(&block.outside(), &mut liar(seed, &images), seed % 4);
-        attached += u32::from(use_it(&trials, seed, &mapping, &honest));
-        trials.check(seed, "condvar", block.is_intact(), "wrote beside the condition variable");
-    }
-    assert!(attached > 200, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to("condvar, before", 1000, 200));
 }
 
 #[test]
 fn a_condvar_that_changes_all_the_time_is_used_or_refused() {
-    let (trials, honest) = (Trials::new("condvar, meanwhile", LIMIT), honest());
-    let images = images(&honest);
-    let mut attached = 0;
-    for seed in trials.seeds(60) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        scribbler.meanwhile(1000, || {
-            attached += u32::from(use_it(&trials, seed, &mapping, &honest));
-        });
-        trials.add(scribbler.stop());
-        trials.check(seed, "condvar", block.is_intact(), "wrote beside the condition variable");
-    }
-    assert!(attached > 30, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to_meanwhile("condvar, meanwhile", 60, 30));
 }

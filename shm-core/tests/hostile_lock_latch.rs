@@ -3,23 +3,15 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{LIMIT, guarded, soon};
+use hostile_common::{Victim, guarded, members, soon};
 use shm_core::lock::latch::{Latch, WaitError};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
-use shm_testkit::liar::{Liar, Scribbler, Trials};
+use shm_core::participants::Member;
+use shm_testkit::liar::Trials;
 use std::sync::Arc;
 use std::time::Instant;
 
 const BYTES: usize = Latch::BYTES as usize;
-
-/// Two members of a table that is honest.
-fn members() -> [Arc<Member>; 2] {
-    let mapping = Mapping::heap(Table::bytes_for(2) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
-    [table.join().unwrap(), table.join().unwrap()]
-}
 
 /// What a latch holds in the course of its life.
 fn images(me: &Member) -> Vec<Vec<u8>> {
@@ -32,11 +24,6 @@ fn images(me: &Member) -> Vec<Vec<u8>> {
     latch.set();
     images.push(block.outside().read());
     images
-}
-
-fn liar(seed: u64, images: &[Vec<u8>]) -> Liar {
-    let image = &images[seed as usize % images.len()];
-    Liar::new(seed, image).with_images(images).with_values(&[0, 1, 2, 3, 4, u64::MAX, 1 << 32])
 }
 
 /// Every call there is, with a deadline where it sleeps; whether it could be attached.
@@ -61,35 +48,21 @@ fn use_it(
     true
 }
 
+fn with_victim(test: impl Fn(Victim<'_>)) {
+    let members = members();
+    let images = images(&members[0]);
+    let values = vec![0, 1, 2, 3, 4, u64::MAX, 1 << 32];
+    let use_it =
+        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
+    test(Victim { images, values, use_it: &use_it });
+}
+
 #[test]
 fn a_latch_of_lies_is_used_or_refused() {
-    let (trials, members) = (Trials::new("latch, before", LIMIT), members());
-    let images = images(&members[0]);
-    let mut attached = 0;
-    for seed in trials.seeds(1000) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        trials.tell(&block.outside(), &mut liar(seed, &images), seed % 4);
-        attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        trials.check(seed, "latch", block.is_intact(), "wrote beside the latch");
-    }
-    assert!(attached > 200, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to("latch, before", 1000, 200));
 }
 
 #[test]
 fn a_latch_that_changes_all_the_time_is_used_or_refused() {
-    let (trials, members) = (Trials::new("latch, meanwhile", LIMIT), members());
-    let images = images(&members[0]);
-    let mut attached = 0;
-    for seed in trials.seeds(60) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        scribbler.meanwhile(1000, || {
-            attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        });
-        trials.add(scribbler.stop());
-        trials.check(seed, "latch", block.is_intact(), "wrote beside the latch");
-    }
-    assert!(attached > 30, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to_meanwhile("latch, meanwhile", 60, 30));
 }

@@ -3,11 +3,11 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{LIMIT, guarded, soon};
+use hostile_common::{Victim, guarded, members, soon};
 use shm_core::lock::rwlock::{LockError, RwLock};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, ParticipantId, Table};
-use shm_testkit::liar::{Liar, Scribbler, Trials};
+use shm_core::participants::{Member, ParticipantId};
+use shm_testkit::liar::Trials;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,14 +15,6 @@ const SEATS: u32 = 2;
 const BYTES: usize = RwLock::bytes_for(SEATS) as usize;
 /// Where the words lie: the exclusive right, and the first row.
 const WORDS: [std::ops::Range<usize>; 2] = [16..24, 128..136];
-
-/// Two members of a table that is honest.
-fn members() -> [Arc<Member>; 2] {
-    let mapping = Mapping::heap(Table::bytes_for(SEATS) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, SEATS) }.unwrap();
-    [table.join().unwrap(), table.join().unwrap()]
-}
 
 /// What a lock holds in the course of its life.
 fn images([me, peer]: &[Arc<Member>; 2]) -> Vec<Vec<u8>> {
@@ -45,12 +37,12 @@ fn images([me, peer]: &[Arc<Member>; 2]) -> Vec<Vec<u8>> {
     images
 }
 
-fn liar(seed: u64, images: &[Vec<u8>]) -> Liar {
+/// Words of these, and others that are nearly such.
+fn values(images: &[Vec<u8>]) -> Vec<u64> {
     let words = images
         .iter()
         .flat_map(|image| WORDS.map(|word| u64::from_ne_bytes(image[word].try_into().unwrap())));
-    let words: Vec<u64> = words.flat_map(|word| [word, word ^ 1, word ^ 1 << 32]).collect();
-    Liar::new(seed, &images[seed as usize % images.len()]).with_images(images).with_values(&words)
+    words.flat_map(|word| [word, word ^ 1, word ^ 1 << 32]).collect()
 }
 
 /// Every call there is, with a deadline where it sleeps; whether it could be attached.
@@ -87,35 +79,21 @@ fn use_it(
     true
 }
 
+fn with_victim(test: impl Fn(Victim<'_>)) {
+    let members = members();
+    let images = images(&members);
+    let values = values(&images);
+    let use_it =
+        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
+    test(Victim { images, values, use_it: &use_it });
+}
+
 #[test]
 fn a_lock_of_lies_is_used_or_refused() {
-    let (trials, members) = (Trials::new("rwlock, before", LIMIT), members());
-    let images = images(&members);
-    let mut attached = 0;
-    for seed in trials.seeds(600) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        trials.tell(&block.outside(), &mut liar(seed, &images), seed % 4);
-        attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        trials.check(seed, "rwlock", block.is_intact(), "wrote beside the lock");
-    }
-    assert!(attached > 200, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to("rwlock, before", 600, 200));
 }
 
 #[test]
 fn a_lock_that_changes_all_the_time_is_used_or_refused() {
-    let (trials, members) = (Trials::new("rwlock, meanwhile", LIMIT), members());
-    let images = images(&members);
-    let mut attached = 0;
-    for seed in trials.seeds(60) {
-        let (block, mapping) = guarded(&images[seed as usize % images.len()], seed);
-        let scribbler = Scribbler::start(block.outside(), liar(seed, &images).restoring());
-        scribbler.meanwhile(1000, || {
-            attached += u32::from(use_it(&trials, seed, &mapping, &members));
-        });
-        trials.add(scribbler.stop());
-        trials.check(seed, "rwlock", block.is_intact(), "wrote beside the lock");
-    }
-    assert!(attached > 30, "attached {attached}");
-    trials.finish();
+    with_victim(|victim| victim.is_lied_to_meanwhile("rwlock, meanwhile", 60, 30));
 }

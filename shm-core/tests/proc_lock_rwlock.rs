@@ -5,7 +5,7 @@ mod participants_common;
 
 use participants_common::{Child, WATCHDOG, World, world};
 use shm_core::lock::rwlock::{LockError, RwLock};
-use shm_core::participants::Member;
+use shm_core::participants::{Member, ParticipantId};
 use shm_core::sync::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -191,6 +191,42 @@ fn a_stopped_holder_holds_up_who_waits_until_the_deadline_and_no_longer() {
     world.set(READY, 2);
     child.signal(libc::SIGCONT);
     drop(lock.write_until(&me, Instant::now() + WATCHDOG).unwrap());
+}
+
+/// Who tries believes life words, but not for ever.
+#[test]
+fn who_tries_learns_of_a_death_whose_mark_is_missing() {
+    for writing in [false, true] {
+        let world = world(SEATS);
+        let lock = lock(&world);
+        let mut child = Child::fork(|| {
+            let me = world.table.join().unwrap();
+            match writing {
+                true => std::mem::forget(lock.write(&me).unwrap()),
+                false => std::mem::forget(lock.read(&me).unwrap()),
+            }
+            world.set(READY, me.id().to_bits());
+            std::thread::sleep(WATCHDOG);
+        });
+        let holder = world.await_word(READY, |word| word != 0);
+        let life = world.life(ParticipantId::from_bits(holder).unwrap());
+        let (me, alive) = (world.table.join().unwrap(), life.load(Relaxed));
+        let found = |result: Result<bool, LockError>| match (writing, result) {
+            (false, Ok(is_ours)) => is_ours,
+            (true, Err(LockError::Abandoned { by })) => by.to_bits() == holder,
+            (_, other) => other.unwrap(),
+        };
+        assert!(!found(lock.try_write(&me).map(|right| right.is_some())));
+        child.kill();
+        life.store(alive, Relaxed);
+        let end = Instant::now() + WATCHDOG;
+        while !found(lock.try_write(&me).map(|right| right.is_some())) {
+            assert!(Instant::now() < end, "a dead one is taken for a slow one");
+        }
+        if writing {
+            assert!(matches!(lock.try_read(&me), Err(LockError::Abandoned { .. })));
+        }
+    }
 }
 
 /// Threads of two processes: each change counts, and nobody is refused.

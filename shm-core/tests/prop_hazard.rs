@@ -9,6 +9,7 @@ use shm_core::hazard::{
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, SLOTS_MAX, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::depth::cases;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::{Arc, LazyLock};
@@ -63,7 +64,7 @@ enum Turn {
     Take(usize),
     /// A group, or the row if it has none.
     Give(usize),
-    /// Cleans up after a seat that nobody has.
+    /// Cleans up after an earlier user of a seat, whoever has it now.
     ClearRow(u32),
 }
 
@@ -98,7 +99,7 @@ fn protect(slot: &mut Slot<'_>, value: u64, is_still: bool) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
     /// After each step a scan sees what is announced, each value once, and nothing else.
     #[test]
@@ -188,9 +189,8 @@ proptest! {
                     }
                 }
                 Turn::ClearRow(slot) => {
-                    if seats.get(slot as usize).is_none_or(Option::is_none) {
-                        hazards.clear_row(ParticipantId::from_bits(slot << 22 | 1).unwrap());
-                    }
+                    let earlier = ParticipantId::from_bits(slot << 22 | 7).unwrap();
+                    hazards.clear_row(earlier);
                 }
             }
             // Two that work in one slot would see each other's value go.
@@ -263,6 +263,26 @@ fn a_group_has_so_many_slots_and_a_row_so_many_groups() {
     assert!(row.protector().is_ok());
     assert_eq!((row.member().id(), row.fencing()), (MEMBERS[0].id(), Fencing::Own));
     assert_eq!(row.hazards().fencing(), Fencing::Own);
+}
+
+/// One who cleans up late finds another in the seat, whose row it leaves alone.
+#[test]
+fn a_row_is_cleared_of_the_dead_one_only() {
+    let hazards = hazards(Fencing::Own);
+    let mine = MEMBERS[0].id();
+    let row = hazards.row(&MEMBERS[0]).unwrap();
+    let protector = row.protector().unwrap();
+    let mut slot = protector.slot().unwrap();
+    assert!(slot.protect(NonZeroU64::MIN, || true).unwrap());
+    for other in [mine.to_bits() + 1, mine.to_bits() | 1 << 22] {
+        hazards.clear_row(ParticipantId::from_bits(other).unwrap());
+        assert_eq!(hazards.holder(mine.slot()), Some(mine));
+        assert!(hazards.snapshot().unwrap().contains(1));
+    }
+    // As if it were dead.
+    hazards.clear_row(mine);
+    assert_eq!(hazards.holder(mine.slot()), None);
+    assert!(hazards.snapshot().unwrap().is_empty());
 }
 
 /// A slot that is forgotten protects until its group goes.

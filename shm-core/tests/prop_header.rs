@@ -5,6 +5,7 @@ use shm_core::header::{Header, Identity, MAGIC, OpenError, Opened, Opener};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::process::ProcessId;
 use shm_core::sync::{AtomicU64, Ordering::Relaxed};
+use shm_testkit::depth::cases;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,7 +111,7 @@ fn words() -> impl Strategy<Value = Words> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(2000)))]
 
     #[test]
     fn any_bytes_are_opened_as_the_model_says(words in words(), dead: bool) {

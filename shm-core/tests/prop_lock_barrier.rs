@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use shm_core::lock::barrier::{Barrier, BarrierError, PARTIES_MAX, Party};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
+use shm_testkit::depth::cases;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -189,9 +190,7 @@ impl Both {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 300 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(300)))]
 
     #[test]
     fn agrees_with_a_list(

@@ -6,6 +6,7 @@ use shm_core::lock::condvar::{Condvar, CondvarError, Woke};
 use shm_core::lock::mutex::{LockError, Mutex};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
+use shm_testkit::depth::cases;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,9 +54,7 @@ fn world() -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 400 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(400)))]
 
     #[test]
     fn a_wait_ends_for_the_reason_it_says(ops in proptest::collection::vec(op(), 0..20)) {

@@ -6,6 +6,7 @@ use shm_core::lock::latch::{Latch, LatchError, WaitError};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_core::sync::{AtomicU32, Ordering::Relaxed};
+use shm_testkit::depth::cases;
 use shm_testkit::watchdog::within;
 use std::time::{Duration, Instant};
 
@@ -32,9 +33,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 400 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(400)))]
 
     #[test]
     fn agrees_with_a_bool(ops in proptest::collection::vec(op(), 0..40)) {

@@ -6,6 +6,7 @@ use shm_core::lock::mutex::{LockError, Mutex, MutexError, MutexGuard};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use shm_testkit::depth::cases;
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -137,9 +138,7 @@ fn guard<'a>(world: &'a World, me: &'a Member) -> MutexGuard<'a> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var("SHM_DEEP").as_deref() == Ok("1") { 10_000 } else { 400 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(400)))]
 
     #[test]
     fn agrees_with_a_plain_mutex(

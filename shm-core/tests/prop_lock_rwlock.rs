@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use shm_core::lock::rwlock::{LockError, ReadGuard, RwLock, RwLockError, WriteGuard};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
+use shm_testkit::depth::cases;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -117,9 +118,7 @@ fn panicked(right: Option<WriteGuard<'_>>, panics: bool) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(
-        if std::env::var_os("SHM_DEEP").is_some() { 10_000 } else { 256 }
-    ))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn agrees_with_a_plain_lock(ops in proptest::collection::vec(op(), 0..40)) {

@@ -7,6 +7,7 @@ use participants_common::{Child, World, shared_mapping, world};
 use proptest::prelude::*;
 use shm_core::participants::{JoinError, JoinOptions, Member, ParticipantId, Table};
 use shm_core::process::Liveness;
+use shm_testkit::depth::cases;
 use std::sync::Arc;
 
 const SLOTS: usize = 3;
@@ -120,7 +121,7 @@ fn agree(world: &World, plain: &Plain) -> Result<(), TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 64,
+        cases: cases(64),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

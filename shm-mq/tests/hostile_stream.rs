@@ -27,6 +27,7 @@ use shm_mq::stream::{
     ConnectError, Level, OneMapping, Receiver, RecvError, SendError, Sender, frame_bytes,
 };
 use shm_testkit::child::Child;
+use shm_testkit::depth::{cases, is_deep};
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -35,8 +36,7 @@ use std::time::{Duration, Instant};
 const SHORT: Duration = Duration::from_micros(200);
 /// How long the liar lies to one kind of victim.
 fn run() -> Duration {
-    let deep = std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1");
-    if deep { Duration::from_secs(30) } else { Duration::from_millis(1500) }
+    if is_deep() { Duration::from_secs(30) } else { Duration::from_millis(1500) }
 }
 
 // ---- Before a call: any bytes in the ring are what a plain reading of them says. ----
@@ -113,6 +113,8 @@ fn hostile_reading_of(ring: &[u64], published: u64) -> (Vec<Vec<u8>>, RecvError)
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn any_words_in_a_ring_are_read_as_a_plain_reading_does(
         ring in ring(),

@@ -12,6 +12,7 @@ use shm_core::process::model as process;
 use shm_core::sync::{AtomicU32, Ordering, yield_now};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::{OneMapping, Receiver, RecvError, SendError, Sender, Stream};
+use shm_testkit::depth::is_deep;
 use shm_testkit::model::{self, Deaths};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -311,7 +312,7 @@ fn among_buggy_peers_a_sender_may_die_anywhere() {
     let tried = model::every_death_bounded(bound, sender_dies::<Buggy>(8, TWO));
     println!("stream, buggy, sender: {tried:?}");
     assert!(tried.deaths > 0);
-    if std::env::var_os("SHM_DEEP").is_some() {
+    if is_deep() {
         let tried = model::every_death(sender_dies::<Buggy>(8, LONG));
         println!("stream, buggy, sender of fragments: {tried:?}");
     }

@@ -6,6 +6,7 @@ use common::{hostile_stream, stream_among, text};
 use proptest::prelude::*;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender, frame_bytes};
+use shm_testkit::depth::cases;
 use std::collections::VecDeque;
 
 /// Lengths are in percent of the ring.
@@ -167,6 +168,8 @@ fn agrees<S: Level, R: Level>(mut pair: Pair<S, R>, ops: &[Op]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn any_operations_agree_with_a_queue(
         words in 1..=32_u64,

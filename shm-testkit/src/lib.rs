@@ -8,6 +8,9 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
+// How much a run tries, and whether `SHM_DEEP=1` asks for more.
+pub mod depth;
+
 // `within`: aborts the process, with a message, when something takes too long.
 pub mod watchdog;
 

@@ -346,9 +346,7 @@ impl Inner {
             // Somebody else is at its heaps, on which the rest depends.
             if !self.area.has_rows_of(dead) {
                 guest.reap(dead.to_bits())?;
-                if self.hazards.holder(dead.slot()) == Some(dead) {
-                    self.hazards.clear_row(dead);
-                }
+                self.hazards.clear_row(dead);
                 reaped += 1;
             }
             drop(care);

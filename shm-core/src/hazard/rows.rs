@@ -186,7 +186,8 @@ impl Hazards {
         self.fencing
     }
 
-    /// Clears the row of a participant that is dead: what it protected is protected no more.
+    /// Clears the row of a participant that is dead: what it protected is protected no more. A row
+    /// that is nobody's, or another's who has the seat now, stays as it is.
     ///
     /// To be called in the `cleanup` of [`Table::reap`](crate::participants::Table::reap) and
     /// [`Table::join_with`](crate::participants::Table::join_with), where the death is proven and
@@ -197,10 +198,17 @@ impl Hazards {
     pub fn clear_row(&self, dead: ParticipantId) {
         let seat = dead.slot();
         let Some(holder) = self.holders.get(seat as usize) else { return };
+        // Relaxed: the proof of the death orders what the dead one did.
+        let before = holder.load(Ordering::Relaxed);
+        if !Holder::from_bits(before).is(dead) {
+            return;
+        }
         self.row_groups(seat).iter().for_each(Group::clear);
         // Pairs with the Acquire in `snapshot_into`: what the dead one read, before its row is not
         // looked at.
-        holder.store(Holder::NOBODY.to_bits(), Ordering::Release);
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        // Where it fails another reaper was here before.
+        let _ = holder.compare_exchange(before, Holder::NOBODY.to_bits(), ok, err);
     }
 
     /// The groups of a seat that is there.

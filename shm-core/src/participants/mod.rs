@@ -79,6 +79,8 @@ pub use member::{JoinError, JoinOptions, Member, Waiting};
 pub use table::{ParticipantInfo, Table, TableError};
 pub use watch::{Outcome, Watch, wait};
 
+pub(crate) use recheck::Recheck;
+
 #[cfg(shm_loom)]
 pub use keeper::process_ends;
 

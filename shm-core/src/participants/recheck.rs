@@ -1,34 +1,41 @@
-//! When to ask the kernel about a peer although its life word looks held.
+//! When to ask the kernel about peers although their life words look held.
 use crate::sync::{AtomicU64, Ordering};
 
 /// In nanoseconds.
 const EVERY: u64 = 100_000_000;
 
-/// The threads of one process that ask one watch share it. Relaxed: that two of them ask the kernel
-/// at once is harmless.
+/// The threads of one process that ask one watch, or try one lock, share it. Relaxed: that two of
+/// them ask the kernel at once is harmless.
 ///
 /// Not in models, and it needs none. "Due" makes a watch ask the kernel, whose answer is right at
 /// any time; "not due" makes it believe a life word, as it does in models always. So whatever is
 /// read here, in whatever order, the answer is right; it may come later, and a model has no clock.
 #[derive(Debug)]
-pub(super) struct Recheck {
+pub(crate) struct Recheck {
     /// By the coarse clock, which is read without a system call; at first 0: long ago.
     last: AtomicU64,
 }
 
 impl Recheck {
-    pub(super) fn new() -> Recheck {
+    pub(crate) fn new() -> Recheck {
         Recheck { last: AtomicU64::new(0) }
     }
 
     /// At most once in 100 ms, and the first time.
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         let now = now();
         let due = now.saturating_sub(self.last.load(Ordering::Relaxed)) >= EVERY;
         if due {
             self.last.store(now, Ordering::Relaxed);
         }
         due
+    }
+}
+
+/// Of another handle: it has asked nobody yet.
+impl Clone for Recheck {
+    fn clone(&self) -> Recheck {
+        Recheck::new()
     }
 }
 

@@ -1,14 +1,14 @@
 //! A model has no clock: its kernel forgets no mark.
 
-#[derive(Debug)]
-pub(super) struct Recheck;
+#[derive(Clone, Debug)]
+pub(crate) struct Recheck;
 
 impl Recheck {
-    pub(super) fn new() -> Recheck {
+    pub(crate) fn new() -> Recheck {
         Recheck
     }
 
-    pub(super) fn is_due(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         false
     }
 }

@@ -149,6 +149,17 @@ impl Table {
         }
     }
 
+    /// Whether the life word of `id` says that it lives: a few loads. The kernel marks it at a
+    /// death, but may lack the chance, so now and then ask for its [`liveness`](Table::liveness)
+    /// all the same; and where this says no, for that is no proof.
+    pub(crate) fn looks_alive(&self, id: ParticipantId) -> bool {
+        let Some(slot) = self.slot(id) else { return false };
+        // Pairs with the Release of the slot's next user (`Keeper`): who sees that one's word sees
+        // that `id` has gone.
+        let life = Life(slot.life.load(Ordering::Acquire));
+        life.is_held() && slot.is_still(id)
+    }
+
     /// Whether the seat of `id` has been given up: by itself, or by who cleaned up after it. Nobody
     /// acts in its name any more, and all that was done in it is visible to the caller.
     pub fn has_left(&self, id: ParticipantId) -> bool {

@@ -1,7 +1,8 @@
-//! Guarded blocks as mappings, for the hostile tests.
+//! Guarded blocks as mappings, and lies in them, for the hostile tests.
 #![allow(dead_code, reason = "each test file uses its part")]
 use shm_core::mapping::Mapping;
-use shm_testkit::liar::{Edge, Guarded};
+use shm_core::participants::{Member, Table};
+use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,4 +27,70 @@ pub(crate) fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
 /// A deadline near enough for thousands of them.
 pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_micros(300)
+}
+
+/// Two members of a table that is honest.
+pub(crate) fn members() -> [Arc<Member>; 2] {
+    let mapping = Mapping::heap(Table::bytes_for(2) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
+    [table.join().unwrap(), table.join().unwrap()]
+}
+
+/// A structure whose memory lies.
+pub(crate) struct Victim<'a> {
+    /// What it holds in the course of its life: each use begins with one of these.
+    pub(crate) images: Vec<Vec<u8>>,
+    /// Words that mean something to it, beside those of the images.
+    pub(crate) values: Vec<u64>,
+    /// Does with it all that there is, with a deadline where it sleeps; whether it could be
+    /// attached.
+    pub(crate) use_it: &'a dyn Fn(&Trials, u64, &Arc<Mapping>) -> bool,
+}
+
+impl Victim<'_> {
+    /// It is lied to before it is attached, with so many seeds; is attached often enough all the
+    /// same; and writes nothing beside itself.
+    pub(crate) fn is_lied_to(&self, name: &'static str, seeds: u64, attached_min: u32) {
+        self.tries(name, seeds, attached_min, |trials, seed, block, mapping| {
+            trials.tell(&block.outside(), &mut self.liar(seed), seed % 4);
+            (self.use_it)(trials, seed, mapping)
+        });
+    }
+
+    /// The same, while it is used.
+    pub(crate) fn is_lied_to_meanwhile(&self, name: &'static str, seeds: u64, attached_min: u32) {
+        self.tries(name, seeds, attached_min, |trials, seed, block, mapping| {
+            let scribbler = Scribbler::start(block.outside(), self.liar(seed).restoring());
+            let mut attached = false;
+            scribbler.meanwhile(1000, || attached = (self.use_it)(trials, seed, mapping));
+            trials.add(scribbler.stop());
+            attached
+        });
+    }
+
+    fn tries(
+        &self,
+        name: &'static str,
+        seeds: u64,
+        attached_min: u32,
+        lie: impl Fn(&Trials, u64, &Guarded, &Arc<Mapping>) -> bool,
+    ) {
+        let (trials, mut attached) = (Trials::new(name, LIMIT), 0);
+        for seed in trials.seeds(seeds) {
+            let (block, mapping) = guarded(self.image(seed), seed);
+            attached += u32::from(lie(&trials, seed, &block, &mapping));
+            trials.check(seed, "all of it", block.is_intact(), "wrote beside its memory");
+        }
+        assert!(attached > attached_min, "attached {attached}");
+        trials.finish();
+    }
+
+    fn image(&self, seed: u64) -> &[u8] {
+        &self.images[seed as usize % self.images.len()]
+    }
+
+    fn liar(&self, seed: u64) -> Liar {
+        Liar::new(seed, self.image(seed)).with_images(&self.images).with_values(&self.values)
+    }
 }

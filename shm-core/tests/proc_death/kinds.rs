@@ -3,6 +3,7 @@ use crate::participants_common::{Child, WATCHDOG, World, world};
 use crate::{Suspect, in_a_child, member, sleeps_for_ever, with_and_without_pidfd};
 use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::Ordering;
+use shm_testkit::depth::is_deep;
 use shm_testkit::fault::NotRun;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,7 @@ in_a_child! {
 }
 
 fn a_stopped_process_is_alive(_: &[String]) {
-    let deep = std::env::var("SHM_DEEP").is_ok_and(|value| value == "1");
-    let long = Duration::from_secs(if deep { 130 } else { 2 });
+    let long = Duration::from_secs(if is_deep() { 130 } else { 2 });
     with_and_without_pidfd(|| {
         let world = world(4);
         let mut child = member(&world, sleeps_for_ever);

@@ -69,7 +69,8 @@ mod search;
 mod state;
 mod trace;
 
+pub use crate::depth::is_deep;
 pub use arena::Arena;
 pub use atomic::{AtomicU8, AtomicU32, AtomicU64, fence, place};
 pub use run::{Me, is_after_a_lie, is_exploring, spin_loop, yield_now};
-pub use scenario::{End, Explored, Process, Scenario, finds, is_deep};
+pub use scenario::{End, Explored, Process, Scenario, finds};

@@ -1,13 +1,9 @@
 //! `Scenario`: which processes there are, what may happen to them, and what must hold at the end.
 use super::run::Me;
 use super::search::Search;
+use crate::depth::is_deep;
 use std::fmt;
 use std::time::{Duration, Instant};
-
-/// Whether `SHM_DEEP=1` asks for more than an ordinary run.
-pub fn is_deep() -> bool {
-    std::env::var_os("SHM_DEEP").is_some_and(|value| value == "1")
-}
 
 /// What must hold.
 pub(super) type Check<'a> = Box<dyn Fn(&End<'_>) + 'a>;

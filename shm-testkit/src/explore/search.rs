@@ -2,9 +2,10 @@
 use super::arena::Arenas;
 use super::kernel::{self, Kernel, TIMED_OUT, WOKEN};
 use super::run::{self, Alternatives, Me, Start, Stop, Stopped, Vain, WORD};
-use super::scenario::{Check, End, EndOf, Explored, Scenario, is_deep};
+use super::scenario::{Check, End, EndOf, Explored, Scenario};
 use super::state::{Life, Seen, State};
 use super::trace::{self, Event};
+use crate::depth::is_deep;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

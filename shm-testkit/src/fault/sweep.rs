@@ -2,6 +2,7 @@
 use super::calls::Call;
 use super::trace::{self, Plan, Point, Run};
 use super::{NotRun, errno_name};
+use crate::depth::is_deep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Write as _};
 use std::time::Duration;
@@ -60,8 +61,7 @@ pub struct Report {
 impl Sweep {
     /// A sweep of the operation `name`.
     pub fn new(name: impl Into<String>) -> Sweep {
-        let deep = std::env::var("SHM_DEEP").is_ok_and(|value| value == "1");
-        Sweep { name: name.into(), deep, limit: LIMIT, stride: 1 }
+        Sweep { name: name.into(), deep: is_deep(), limit: LIMIT, stride: 1 }
     }
 
     /// Only every `stride`-th fault, unless `SHM_DEEP=1`.

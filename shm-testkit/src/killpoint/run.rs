@@ -6,11 +6,11 @@ use super::page::Page;
 use super::report::{Depth, Report};
 use super::trace::{FEW, Trace};
 use super::{tracee, view};
+use crate::depth::is_deep;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const POINTS: &str = "SHM_KILL_POINTS";
-const DEEP: &str = "SHM_DEEP";
 /// Where few points are wanted, so many instructions of bystanders are counted.
 const COUNTED_FEW: usize = 50_000;
 /// One at a time in this process: what shares memory with a child is then the run's alone, and the
@@ -164,8 +164,7 @@ impl<'s, S: Scenario> Run<'s, S> {
     }
 
     pub(super) fn points_wanted(&self) -> usize {
-        let is_deep = std::env::var_os(DEEP).is_some_and(|deep| deep == "1");
-        if is_deep || self.points == usize::MAX {
+        if is_deep() || self.points == usize::MAX {
             return usize::MAX;
         }
         self.points.min(told().unwrap_or(usize::MAX))

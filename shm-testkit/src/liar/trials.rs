@@ -2,6 +2,7 @@
 use super::fault;
 use super::lie::Liar;
 use super::outside::Outside;
+use crate::depth::is_deep;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -75,8 +76,7 @@ impl Trials {
     pub fn seeds(&self, count: u64) -> impl Iterator<Item = u64> + use<> {
         let one = std::env::var("SHM_SEED").ok();
         let one = one.map(|seed| seed.parse::<u64>().expect("SHM_SEED is a number"));
-        let deep = std::env::var("SHM_DEEP").is_ok_and(|deep| deep == "1");
-        let count = if deep { count * Trials::DEEP } else { count };
+        let count = if is_deep() { count * Trials::DEEP } else { count };
         let seeds = one.map_or(0..count, |seed| seed..seed + 1);
         self.seeds.set(self.seeds.get() + (seeds.end - seeds.start));
         seeds

@@ -1,7 +1,8 @@
 //! Every interleaving within a preemption bound, every death.
 use super::death::{Deaths, IMMORTAL, Life};
-use super::run::{Tried, is_deep};
+use super::run::Tried;
 use super::runtime;
+use crate::depth::is_deep;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -3,11 +3,6 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 
-/// Whether `SHM_DEEP=1` asks for more than ordinary runs try.
-pub(super) fn is_deep() -> bool {
-    std::env::var_os("SHM_DEEP").is_some_and(|v| v == "1")
-}
-
 /// How many executions a model took, and in how many of them a process died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Tried {

@@ -1,9 +1,10 @@
 //! Too many schedules to try them all: a sample of them, by seeds that can be tried again.
 use super::death::{Deaths, IMMORTAL};
-use super::run::{Tried, is_deep};
+use super::run::Tried;
 use super::runtime::rand::{Rng, thread_rng};
 use super::runtime::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use super::runtime::{Config, FailurePersistence, Runner};
+use crate::depth::is_deep;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;

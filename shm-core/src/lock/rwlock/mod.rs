@@ -53,7 +53,7 @@ pub use guard::{ReadGuard, Recovery, WriteGuard};
 
 use super::{ROUNDS_MAX, is_changed_soon, is_over, is_past, model_unwinds, slice_of};
 use crate::mapping::{Mapped, MappedSlice, Mapping};
-use crate::participants::{Member, Outcome, ParticipantId, SLOTS_MAX, wait};
+use crate::participants::{Member, Outcome, ParticipantId, Recheck, SLOTS_MAX, wait};
 use crate::process::{Forked, Liveness};
 use crate::sync::Ordering;
 use relptr::BadPtr;
@@ -135,6 +135,24 @@ pub enum LockError {
 pub struct RwLock {
     head: Mapped<Head>,
     rows: MappedSlice<Row>,
+    /// When who tries, and finds somebody, asks the kernel about him.
+    recheck: Recheck,
+}
+
+/// How one who does not wait learns whether somebody is dead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Some system calls.
+    Kernel,
+    /// Some loads; the kernel only where that one does not look alive.
+    LifeWord,
+}
+
+impl Asks {
+    fn is_dead(self, me: &Member, owner: ParticipantId) -> bool {
+        let trusted = self == Asks::LifeWord && me.table().looks_alive(owner);
+        !trusted && me.table().liveness(owner) == Liveness::Dead
+    }
 }
 
 impl RwLock {
@@ -184,7 +202,7 @@ impl RwLock {
         let head = Mapped::<Head>::new(mapping, offset)?;
         let seats = head.checked_seats().ok_or(RwLockError::NotALock)?;
         let rows = MappedSlice::new(mapping, offset + RwLock::bytes_for(0), u64::from(seats))?;
-        Ok(RwLock { head, rows })
+        Ok(RwLock { head, rows, recheck: Recheck::new() })
     }
 
     /// Rows there are.
@@ -274,12 +292,18 @@ impl RwLock {
 
     /// For who does not wait: withdraws or abandons what a dead owner has, and says whether it did.
     #[cold]
-    fn is_settled_now(&self, me: &Member, word: Word, owner: ParticipantId) -> bool {
-        let dead = me.table().liveness(owner) == Liveness::Dead;
+    fn is_settled_now(&self, me: &Member, word: Word, owner: ParticipantId, asks: Asks) -> bool {
+        let dead = asks.is_dead(me, owner);
         if dead {
             self.settle(word);
         }
         dead
+    }
+
+    /// How one who tries, and found somebody, learns whether that one is dead.
+    #[cold]
+    fn asks(&self) -> Asks {
+        if self.recheck.is_due() { Asks::Kernel } else { Asks::LifeWord }
     }
 
     /// The caller's row.

@@ -45,7 +45,8 @@ impl RwLock {
 
     /// A share, if no writer has or wants the lock.
     ///
-    /// Asks the kernel about that writer, so that a dead one is not taken for a slow one.
+    /// A dead writer is not taken for a slow one: its life word says so, and ten times a second the
+    /// kernel is asked all the same.
     ///
     /// # Errors
     /// Those of [`read`](RwLock::read).
@@ -64,7 +65,7 @@ impl RwLock {
                 State::Free => (),
                 State::Abandoned(by) => return Err(LockError::Abandoned { by }),
                 State::Claimed(owner) | State::Held(owner) => {
-                    if !self.is_settled_now(me, word, owner) {
+                    if !self.is_settled_now(me, word, owner, self.asks()) {
                         return Ok(None);
                     }
                 }

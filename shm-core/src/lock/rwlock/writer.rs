@@ -1,12 +1,11 @@
 //! Taking the exclusive right, and recovering it.
 use super::shared::{Holders, Row, State, Word};
 use super::{
-    LockError, ROUNDS_MAX, Recovery, RwLock, WriteGuard, is_changed_soon, is_over, is_past,
+    Asks, LockError, ROUNDS_MAX, Recovery, RwLock, WriteGuard, is_changed_soon, is_over, is_past,
     slice_of,
 };
 use crate::event::announced;
 use crate::participants::{Member, Outcome, wait};
-use crate::process::Liveness;
 use crate::sync::Ordering;
 use std::time::Instant;
 
@@ -40,7 +39,8 @@ impl RwLock {
 
     /// The exclusive right, if nobody has a share and no writer is before the caller.
     ///
-    /// Asks the kernel about who has it, so that a dead one is not taken for a slow one.
+    /// A dead one is not taken for a slow one: its life word says so, and ten times a second the
+    /// kernel is asked about those found all the same.
     ///
     /// # Errors
     /// Those of [`write`](RwLock::write).
@@ -55,7 +55,7 @@ impl RwLock {
             match word.state().ok_or(LockError::Corrupt)? {
                 State::Abandoned(by) => return Err(LockError::Abandoned { by }),
                 State::Claimed(owner) | State::Held(owner) => {
-                    if !self.is_settled_now(me, word, owner) {
+                    if !self.is_settled_now(me, word, owner, self.asks()) {
                         return Ok(None);
                     }
                 }
@@ -98,7 +98,9 @@ impl RwLock {
         let (by, dead) = match word.state().ok_or(LockError::Corrupt)? {
             State::Abandoned(by) => (by, word),
             // Nobody has asked for it since: the first to notice may be the one who repairs.
-            State::Held(by) if self.is_settled_now(me, word, by) => (by, Word::abandoned(by)),
+            State::Held(by) if self.is_settled_now(me, word, by, Asks::Kernel) => {
+                (by, Word::abandoned(by))
+            }
             _ => return Ok(None),
         };
         // Pairs with the Release in `settle` and in `Recovery`: the last words of who abandoned it.
@@ -180,11 +182,12 @@ impl RwLock {
 
     /// Whether all rows are empty, those of the dead too, without waiting.
     fn drains_now(&self, me: &Member) -> Result<bool, LockError> {
+        let mut asks = None;
         for (seat, row) in self.rows.iter().enumerate() {
             for _ in 0..ROUNDS_MAX {
                 let Some(holders) = checked(row, seat)? else { break };
                 let owner = holders.owner().ok_or(LockError::Corrupt)?;
-                if me.table().liveness(owner) != Liveness::Dead {
+                if !asks.get_or_insert_with(|| self.asks()).is_dead(me, owner) {
                     return Ok(false);
                 }
                 self.bury(row, holders);
