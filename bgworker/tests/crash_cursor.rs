@@ -4,7 +4,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 
-use bgworker::cursor::{Claim, WorkCursor};
+use bgworker::cursor::{Claim, PieceState, WorkCursor};
 use crash_common::{shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 const PIECES: u64 = 3;
 const AT: u64 = 512;
-/// In the notes: how many pieces it was given; what the leader has done.
+/// In the notes: how many pieces it was given; what the leader has done; how many it has committed.
 const CLAIMED: usize = 0;
 const DONE: usize = 1;
+const COMMITTED: usize = 2;
 
 struct World {
     mapping: Arc<Mapping>,
@@ -61,7 +62,7 @@ impl World {
     }
 }
 
-/// A worker claims two pieces.
+/// A worker claims two pieces, and commits the first.
 struct Work;
 
 impl Scenario for Work {
@@ -69,11 +70,11 @@ impl Scenario for Work {
     type Doomed = Arc<Member>;
 
     fn name(&self) -> String {
-        "work cursor, claim".to_owned()
+        "work cursor, claim, commit".to_owned()
     }
 
     fn operations(&self) -> &'static [&'static str] {
-        &["bgworker::cursor::WorkCursor::claim"]
+        &["bgworker::cursor::WorkCursor::claim", "bgworker::cursor::WorkCursor::commit"]
     }
 
     fn world(&self) -> World {
@@ -89,6 +90,8 @@ impl Scenario for Work {
             assert_eq!(world.cursor().claim(me), Ok(Claim::Piece(piece)));
             notes.count(CLAIMED);
         }
+        assert_eq!(world.cursor().commit(0, me), Ok(true));
+        notes.count(COMMITTED);
     }
 
     /// The cursor alone: the table names processes.
@@ -98,12 +101,17 @@ impl Scenario for Work {
 
     fn check(&self, world: World, notes: &Notes, end: End) -> Result<(), String> {
         let dead = worker(&world, end)?;
-        let back = world.cursor().release(dead);
-        let least = notes.get(CLAIMED);
-        if back < least || back > 2 {
-            return Err(format!("{least} pieces were claimed, and {back} came back"));
+        let cursor = world.cursor();
+        let back = cursor.release(dead);
+        let counts = u64::from(cursor.state(0) == Some(PieceState::Committed(dead)));
+        if counts < notes.get(COMMITTED) {
+            return Err("it was told that its piece counts, and it does not".into());
         }
-        match world.do_the_rest()? {
+        let (least, held) = (notes.get(CLAIMED), back + counts);
+        if held < least || held > 2 {
+            return Err(format!("{least} pieces were claimed, and {held} came back or count"));
+        }
+        match world.do_the_rest()? + counts {
             PIECES => Ok(()),
             count => Err(format!("of {PIECES} pieces {count} could be done")),
         }

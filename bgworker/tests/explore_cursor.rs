@@ -4,7 +4,7 @@
 //!
 //! Process 1 is the leader.
 #![cfg(shm_explore)]
-use bgworker::cursor::{Claim, WorkCursor};
+use bgworker::cursor::{Claim, PieceState, WorkCursor};
 use shm_core::ShmSync;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
@@ -115,6 +115,73 @@ fn leader(world: &World, workers: usize) -> Process<'_> {
     })
 }
 
+/// Leaves its results in shared memory and commits, until the job is over or its leader dead.
+fn committer(world: &World) -> Process<'_> {
+    Process::new("worker", |me| {
+        let (index, member) = world.member(me);
+        let leader = member.watch(world.leader.id());
+        loop {
+            match world.cursor.claim(member).unwrap() {
+                Claim::Piece(piece) => {
+                    world.sent.pieces[index].fetch_or(1 << piece, Relaxed);
+                    assert_eq!(world.cursor.commit(piece, member), Ok(true));
+                    world.sent.event.notify();
+                }
+                Claim::NothingFree if leader.is_dead() => return,
+                Claim::NothingFree => drop(world.cursor.wait_for_work(&leader, None)),
+                Claim::Finished => return,
+            }
+        }
+    })
+    .mortal()
+}
+
+/// Counts what is committed, gives back what the dead held, and sleeps until there is more to do.
+fn counter(world: &World) -> Process<'_> {
+    Process::new("leader", move |me| {
+        let watches = [0, 1].map(|worker: usize| world.leader.watch(world.workers[worker].id()));
+        let mut dead = [false; WORKERS];
+        let committed = |piece| match world.cursor.state(piece) {
+            Some(PieceState::Committed(by)) => Some(by),
+            _ => None,
+        };
+        loop {
+            let ticket = world.sent.event.prepare();
+            for (worker, dead) in dead.iter_mut().enumerate() {
+                if !*dead && watches[worker].is_dead() {
+                    *dead = true;
+                    world.cursor.release(world.workers[worker].id());
+                }
+            }
+            let all = (0..world.cursor.count()).all(|piece| committed(piece).is_some());
+            if all || dead == [true; WORKERS] {
+                break;
+            }
+            let living = watches.iter().zip(dead).filter(|(_, dead)| !dead);
+            let living: Vec<_> = living.map(|(watch, _)| watch).collect();
+            participants::wait(&world.sent.event, ticket, &living, None);
+        }
+        world.cursor.finish();
+        for piece in 0..world.cursor.count() {
+            let Some(by) = committed(piece) else { continue };
+            let worker = world.workers.iter().position(|worker| worker.id() == by);
+            let words = world.sent.pieces[worker.expect("one of ours")].load(Relaxed);
+            assert!(words >> piece & 1 == 1, "it counts, and is not there");
+            me.say(piece);
+        }
+    })
+}
+
+/// Each piece that is committed was left by who committed it; while anybody lives all are.
+#[test]
+fn who_commits_may_die_anywhere() {
+    let world = world(1);
+    let scenario = scenario("2 workers commit, 1 death").deaths(1);
+    let scenario = scenario.process(counter(&world)).process(committer(&world));
+    let done = |end: &End<'_>| assert_eq!(end.said(0), [0]);
+    scenario.process(committer(&world)).preemptions_at_most(0).check(done).explore();
+}
+
 fn scenario<'a>(name: &str) -> Scenario<'a> {
     // More than any case has in ordinary runs; deep ones, which have no end, go ten times as far.
     Scenario::new("work cursor", name).states_at_most(400_000)
@@ -171,6 +238,7 @@ fn a_lie_does_no_harm() {
     let leads = Process::new("leader", |_| {
         for piece in 0..3 {
             world.cursor.complete(piece, world.workers[0].id());
+            world.cursor.state(piece);
         }
         world.cursor.release(world.workers[1].id());
         world.cursor.finish();

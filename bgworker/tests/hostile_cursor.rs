@@ -63,6 +63,7 @@ fn use_it(
         let claim = trials.call(seed, "claim", || cursor.claim(worker));
         if let Some(Ok(Claim::Piece(piece))) = claim {
             trials.check(seed, "claim", piece < cursor.count(), "gave a piece that is not there");
+            trials.call(seed, "commit", || cursor.commit(piece, worker));
             trials.call(seed, "complete", || cursor.complete(piece, worker.id()));
         }
         let soon = Instant::now() + Duration::from_micros(300);
@@ -70,6 +71,8 @@ fn use_it(
     }
     for piece in [0, COUNT, PIECES_MAX, u64::MAX] {
         trials.call(seed, "complete", || cursor.complete(piece, leader.id()));
+        trials.call(seed, "commit", || cursor.commit(piece, worker));
+        trials.call(seed, "state", || cursor.state(piece));
     }
     let back = trials.call(seed, "release", || cursor.release(worker.id()));
     let bounded = back.is_none_or(|back| back <= cursor.count());
@@ -80,11 +83,13 @@ fn use_it(
 
 fn liar(seed: u64, images: &[Vec<u8>], worker: &Member) -> Liar {
     let claimed = u64::from(worker.id().to_bits()) << 32 | 1;
+    let committed = claimed | 2;
     Liar::new(seed, &images[seed as usize % images.len()]).with_images(images).with_values(&[
         0,
         1,
         2,
         claimed,
+        committed,
         COUNT,
         COUNT + 1,
         PIECES_MAX,

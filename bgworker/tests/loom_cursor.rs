@@ -2,10 +2,11 @@
 //!
 //! Two workers claim and a leader gives back what the dead one held. A result travels to the leader
 //! by the join of its thread, as it does by a queue in production. A worker that waits wakes when a
-//! piece comes back, and when the leader dies. The cursor's accesses are all relaxed, and
-//! `no_ordering_is_needed` holds it to that.
+//! piece comes back, and when the leader dies. The accesses on that way are all relaxed, and
+//! `no_ordering_is_needed` holds the cursor to that. A result that a worker leaves in shared memory
+//! travels by its commit.
 #![cfg(all(shm_loom, not(shm_shuttle)))]
-use bgworker::cursor::{Claim, WorkCursor};
+use bgworker::cursor::{Claim, PieceState, WorkCursor};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model::become_process;
@@ -114,6 +115,49 @@ fn who_waits([leader, survivor]: [Life; 2]) {
     std::mem::forget((me, dead));
 }
 
+/// A worker leaves its result in its own word and commits; who looks at the piece meanwhile, be it
+/// the leader or another worker, and after its death who does the piece again, counts one result.
+fn a_commit([one]: [Life; 1]) {
+    let cursor = cursor(1);
+    let [first, second] = members();
+    let words = Arc::new([AtomicU32::new(0), AtomicU32::new(0)]);
+    let work = |cursor: &WorkCursor, me: &Member, word: &AtomicU32| {
+        if let Ok(Claim::Piece(index)) = cursor.claim(me) {
+            word.store(1, Ordering::Relaxed);
+            assert_eq!(cursor.commit(index, me), Ok(true), "it held the piece");
+        }
+    };
+    let (theirs, me, result) = (cursor.clone(), first.clone(), words.clone());
+    let worker = model::thread::spawn(move || one.run(|| work(&theirs, &me, &result[0])).is_none());
+    let counted = |by: &Member, word: &AtomicU32| {
+        let counts = cursor.state(0) == Some(PieceState::Committed(by.id()));
+        counts.then(|| assert_eq!(word.load(Ordering::Relaxed), 1, "it counts, and is not there"));
+        counts
+    };
+    let seen = counted(&first, &words[0]);
+    if worker.join().unwrap() {
+        let back = cursor.release(first.id());
+        assert!(!seen || back == 0, "a piece that counts came back");
+        work(&cursor, &second, &words[1]);
+    }
+    let both = [counted(&first, &words[0]), counted(&second, &words[1])];
+    assert!(both[0] != both[1] && (!seen || both[0]), "it counts once, and for good: {both:?}");
+}
+
+#[test]
+fn a_piece_that_is_committed_counts_once_wherever_its_worker_dies() {
+    let bound = model::preemption_bound();
+    println!("cursor, commit: {:?}", model::every_death_of(bound, a_commit));
+}
+
+#[test]
+fn every_ordering_of_a_commit_matters() {
+    let found = model::every_ordering_matters(&["bgworker/src/cursor/"], || {
+        model::check(|| a_commit([Life::endless()]));
+    });
+    assert_eq!(found, 2, "the Release, and the Acquire");
+}
+
 #[test]
 fn whoever_has_a_part_in_a_job_may_die_anywhere() {
     let bound = model::preemption_bound();
@@ -138,7 +182,7 @@ fn a_piece_that_comes_back_wakes_who_waits() {
     println!("cursor, waiting, two deaths: {:?}", model::every_two_deaths(bound - 1, who_waits));
 }
 
-/// The models pass, and the code under them has no ordering but `Relaxed`.
+/// The models pass, and the code under them, all but the commit, has no ordering but `Relaxed`.
 #[test]
 fn no_ordering_is_needed() {
     let met = |files: &[&str]| {

@@ -1,7 +1,8 @@
 //! Any sequence of claims, completions and releases agrees with a plain vector of states, whatever
-//! somebody writes into the hint meanwhile. A forked child claims nothing.
+//! somebody writes into the hint meanwhile. A forked child claims and commits
+//! nothing.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use bgworker::cursor::{Claim, CursorError, PIECES_MAX, WorkCursor};
+use bgworker::cursor::{Claim, CursorError, PIECES_MAX, PieceState, WorkCursor};
 use proptest::prelude::*;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
@@ -16,6 +17,7 @@ const HINT_AT: u64 = 24;
 enum Op {
     Claim(u32),
     Complete { piece: u64, worker: u32 },
+    Commit { piece: u64, worker: u32 },
     Release(u32),
     Scribble(u64),
 }
@@ -25,12 +27,25 @@ enum Piece {
     Free,
     Held(u32),
     Done,
+    Committed(u32),
+}
+
+impl Piece {
+    fn state(self) -> PieceState {
+        match self {
+            Piece::Free => PieceState::Free,
+            Piece::Held(n) => PieceState::Claimed(worker(n)),
+            Piece::Done => PieceState::Done,
+            Piece::Committed(n) => PieceState::Committed(worker(n)),
+        }
+    }
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..3u32).prop_map(Op::Claim),
         3 => (0..12u64, 0..3u32).prop_map(|(piece, worker)| Op::Complete { piece, worker }),
+        3 => (0..12u64, 0..3u32).prop_map(|(piece, worker)| Op::Commit { piece, worker }),
         1 => (0..3u32).prop_map(Op::Release),
         1 => prop_oneof![0..12u64, any::<u64>()].prop_map(Op::Scribble),
     ]
@@ -88,6 +103,13 @@ proptest! {
                         plain[piece as usize] = Piece::Done;
                     }
                 }
+                Op::Commit { piece, worker: n } => {
+                    let holds = plain.get(piece as usize) == Some(&Piece::Held(n));
+                    prop_assert_eq!(cursor.commit(piece, member(n)), Ok(holds));
+                    if holds {
+                        plain[piece as usize] = Piece::Committed(n);
+                    }
+                }
                 Op::Release(n) => {
                     let held = plain.iter_mut().filter(|p| **p == Piece::Held(n));
                     let back = held.map(|p| *p = Piece::Free).count() as u64;
@@ -95,6 +117,10 @@ proptest! {
                 }
                 Op::Scribble(hint) => write(&mapping, HINT_AT, hint),
             }
+        }
+        for piece in 0..=count {
+            let plain = plain.get(piece as usize).map(|piece| piece.state());
+            prop_assert_eq!(cursor.state(piece), plain);
         }
         cursor.finish();
         prop_assert_eq!(cursor.claim(member(1)), Ok(Claim::Finished));
@@ -112,6 +138,8 @@ proptest! {
             cursor.claim(member(1)).unwrap();
             cursor.release(worker(1));
             cursor.complete(3, worker(1));
+            cursor.commit(4, member(1)).unwrap();
+            cursor.state(5);
         }
     }
 }
@@ -139,15 +167,16 @@ fn pieces_are_claimed_in_order_and_a_lost_hint_loses_none() {
 }
 
 #[test]
-fn a_forked_child_claims_nothing() {
+fn a_forked_child_claims_and_commits_nothing() {
     let mapping = Mapping::heap(WorkCursor::bytes_for(1) as usize);
     // SAFETY: nobody else has the mapping.
     let cursor = unsafe { WorkCursor::create(&mapping, 0, 1) }.unwrap();
     let member = member(0);
-    // SAFETY: the child makes one call, which takes no lock, and ends.
+    // SAFETY: the child makes two calls, which take no lock, and ends.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        let refused = cursor.claim(member) == Err(Forked);
+        let refused =
+            cursor.claim(member) == Err(Forked) && cursor.commit(0, member) == Err(Forked);
         // SAFETY: ends the process.
         unsafe { libc::_exit(i32::from(!refused)) };
     }

@@ -1,12 +1,15 @@
 //! Work shared out in numbered pieces, each done once, whoever dies.
 //!
-//! The leader makes a cursor over `count` pieces. Workers claim pieces, hand the results to the
-//! leader, and the leader alone says that a piece is complete. What a dead worker had claimed and
-//! not completed goes back, and somebody else claims it.
+//! The leader makes a cursor over `count` pieces, and workers claim them. A worker hands its result
+//! to the leader, which says that the piece is complete; or it leaves the result in shared memory,
+//! in its own name, and *commits* the piece itself: from then on, and not before, what was left in
+//! its name for that piece counts. What a dead worker had claimed and nobody completed goes back,
+//! and somebody else claims it.
 //!
 //! ```text
 //!   FREE --claim (worker)--> CLAIMED(worker) --complete (leader)--> DONE
-//!     ^                           |
+//!     ^                           |  |
+//!     |                           |  +-------commit (worker)------> COMMITTED(worker)
 //!     +----- release (leader) ----+    once the worker is dead and its results are drained
 //! ```
 //!
@@ -16,7 +19,8 @@
 //! the piece is the whole truth. Wake-ups are the event count's affair.
 //!
 //! What a death leaves: a worker before its claim, nothing; after it, a piece that names the dead
-//! worker, which [`release`](WorkCursor::release) finds. The leader's death ends the job, and its
+//! worker, which [`release`](WorkCursor::release) finds; after its commit, a piece that counts, and
+//! says whose result it is ([`state`](WorkCursor::state)). The leader's death ends the job, and its
 //! workers notice by its life word.
 mod shared;
 
@@ -61,6 +65,19 @@ pub enum Claim {
     NothingFree,
     /// All pieces are complete, or the leader has called the job off.
     Finished,
+}
+
+/// How a piece stands: see [`WorkCursor::state`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PieceState {
+    /// Nobody's.
+    Free,
+    /// Some worker does it.
+    Claimed(ParticipantId),
+    /// The leader has its result.
+    Done,
+    /// What this worker has left in shared memory, in its own name, is its result.
+    Committed(ParticipantId),
 }
 
 /// The pieces of a job, in shared memory.
@@ -170,6 +187,34 @@ impl WorkCursor {
         // The result travelled by other means, before this.
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         piece.compare_exchange(claimed, Piece::DONE.bits(), ok, err).is_ok()
+    }
+
+    /// Worker: `index` is complete, and what `me` has written for it to shared memory before this
+    /// is its result. Says whether it counts: `false` where the piece is not `me`'s.
+    ///
+    /// # Errors
+    /// [`Forked`]: the seat is the parent's.
+    ///
+    /// # If a process dies here
+    /// The piece counts or it goes back, by one word, which whoever reads what was written for it
+    /// asks ([`state`](WorkCursor::state)).
+    pub fn commit(&self, index: u64, me: &Member) -> Result<bool, Forked> {
+        me.check_fork()?;
+        let Some(piece) = self.pieces.get(index as usize) else { return Ok(false) };
+        let [claimed, committed] = [Piece::claimed_by, Piece::committed_by].map(|by| by(me.id()));
+        // Pairs with the Acquire in `state`: what was written for the piece.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        Ok(piece.compare_exchange(claimed.bits(), committed.bits(), ok, err).is_ok())
+    }
+
+    /// How a piece stands; `None` where there is no such piece, or its word is nonsense.
+    ///
+    /// `Done` and `Committed` are for good, and so is it that a piece which a dead worker had
+    /// claimed, and which was given back, is never that worker's again.
+    pub fn state(&self, index: u64) -> Option<PieceState> {
+        let piece = self.pieces.get(usize::try_from(index).ok()?)?;
+        // Pairs with the Release in `commit`.
+        Piece::from_bits(piece.load(Ordering::Acquire)).state()
     }
 
     /// Leader: gives back what `dead` holds, and wakes workers that wait for work. Returns how

@@ -1,5 +1,5 @@
 //! The words of a work cursor.
-use super::PIECES_MAX;
+use super::{PIECES_MAX, PieceState};
 use shm_core::event::EventCount;
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
@@ -15,7 +15,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"shmkwork");
 /// | `hint` | who claims or gives back, the last one wins | all | Relaxed; stale or wrong is harmless: it is only where a claim begins to look |
 /// | `finished` | the leader, once | all | Relaxed; `work` wakes who sleeps |
 /// | `work` | who sleeps, and the leader | | an event count |
-/// | a piece | by compare-and-swap: free to claimed by a worker, claimed to done or free by the leader | all | the word is the whole truth |
+/// | a piece | by compare-and-swap: free to claimed and claimed to committed by a worker, claimed to done or free by the leader | all | the word is the whole truth; committed: Release / Acquire, what was written for the piece |
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct Shared {
@@ -61,19 +61,43 @@ impl Shared {
     }
 }
 
-/// The state of a piece: bits 0..2 the state, bits 32..64 the worker that claimed it.
+/// The state of a piece: bits 0..2 the state, bits 32..64 the worker that claimed or committed it.
 #[derive(Clone, Copy)]
 pub(super) struct Piece(u64);
+
+const CLAIMED: u64 = 1;
+const COMMITTED: u64 = 3;
 
 impl Piece {
     pub(super) const FREE: Piece = Piece(0);
     pub(super) const DONE: Piece = Piece(2);
 
     pub(super) fn claimed_by(worker: ParticipantId) -> Piece {
-        Piece(u64::from(worker.to_bits()) << 32 | 1)
+        Piece(u64::from(worker.to_bits()) << 32 | CLAIMED)
+    }
+
+    pub(super) fn committed_by(worker: ParticipantId) -> Piece {
+        Piece(u64::from(worker.to_bits()) << 32 | COMMITTED)
+    }
+
+    /// A word that may be anybody's.
+    pub(super) const fn from_bits(bits: u64) -> Piece {
+        Piece(bits)
     }
 
     pub(super) const fn bits(self) -> u64 {
         self.0
+    }
+
+    /// What it says; `None` where that is nonsense.
+    pub(super) fn state(self) -> Option<PieceState> {
+        let worker = ParticipantId::from_bits((self.0 >> 32) as u32);
+        match (self.0 as u32, worker) {
+            (0, None) => Some(PieceState::Free),
+            (2, None) => Some(PieceState::Done),
+            (1, Some(worker)) => Some(PieceState::Claimed(worker)),
+            (3, Some(worker)) => Some(PieceState::Committed(worker)),
+            _ => None,
+        }
     }
 }
