@@ -27,13 +27,19 @@ const PIECES: u64 = 7;
 /// Heads of small tables, of 10 to 13 words.
 const TABLE: u64 = 8 + 4 + 1;
 const TABLES: u64 = 4;
-const BLOCKS: u64 = 1 + SMALLS + PIECES + TABLES;
+/// Heads of tables of up to 128 lines, in models that ask for them.
+const LARGE: u64 = 8 + 128 + 2;
+const LARGES: u64 = 2;
+const BLOCKS: u64 = 1 + SMALLS + PIECES + TABLES + LARGES;
 pub(crate) const POISON: u64 = 0xdead_dead_dead_dead;
+/// What stands in pieces before they are taken, in models that ask for it: no word of a cell.
+const OLD: u64 = 0xbfff_ffff_ffff_ffff;
 
 const WORD: u64 = size_of::<AtomicU64>() as u64;
 const PLACE: u64 = 0;
-const FENCE: u64 = 1;
-const STATES: u64 = 2;
+/// One for all, or one for each of the people.
+const FENCES: u64 = 1;
+const STATES: u64 = FENCES + PEOPLE;
 const ANNOUNCED: u64 = STATES + BLOCKS;
 const DATA: u64 = (ANNOUNCED + PEOPLE * SHIELDS).next_multiple_of(8);
 pub(crate) const END: u64 = DATA + HEAD + SMALLS * SMALL + PIECES * PIECE + TABLES * TABLE;
@@ -52,6 +58,12 @@ fn under_way(status: u64, me: u32, word: u64) -> u64 {
 
 pub(crate) struct Model {
     mapping: Arc<Mapping>,
+    /// Pieces have to be zeroed.
+    is_used: bool,
+    /// Who announces meets others who announce.
+    is_strong: bool,
+    /// Whom nobody tells what is announced.
+    uninformed: std::sync::atomic::AtomicU32,
 }
 
 impl Model {
@@ -61,11 +73,35 @@ impl Model {
 
     /// Over memory that nobody else has yet, of [`END`] words.
     pub(crate) fn over(mapping: Arc<Mapping>) -> Arc<Model> {
-        for at in 0..END {
+        Model::with(mapping, END, 0, true)
+    }
+
+    /// With announcements that order nothing between two who announce, as those of processes do
+    /// for whom the kernel fences. There are many more cases then.
+    pub(crate) fn weak() -> Arc<Model> {
+        Model::with(Mapping::heap((END * WORD) as usize), END, 0, false)
+    }
+
+    /// The same, with room for two tables of 128 lines.
+    pub(crate) fn large() -> Arc<Model> {
+        let end = END + LARGES * LARGE;
+        Model::with(Mapping::heap((end * WORD) as usize), end, 0, false)
+    }
+
+    /// The same, in memory that has been used: pieces are full of nonsense, until who takes one zeroes it.
+    pub(crate) fn used_before() -> Arc<Model> {
+        Model::with(Mapping::heap((END * WORD) as usize), END, OLD, false)
+    }
+
+    fn with(mapping: Arc<Mapping>, end: u64, old: u64, is_strong: bool) -> Arc<Model> {
+        let pieces = DATA + HEAD + SMALLS * SMALL;
+        for at in 0..end {
+            let is_piece = (pieces..pieces + PIECES * PIECE).contains(&at);
+            let word = AtomicU64::new(if is_piece { old } else { 0 });
             // SAFETY: nobody else has the mapping yet.
-            unsafe { mapping.region().place(at * WORD, AtomicU64::new(0)) }.unwrap();
+            unsafe { mapping.region().place(at * WORD, word) }.unwrap();
         }
-        Arc::new(Model { mapping })
+        Arc::new(Model { mapping, is_used: old != 0, is_strong, uninformed: 0.into() })
     }
 
     pub(crate) fn mapping(&self) -> &Arc<Mapping> {
@@ -76,11 +112,30 @@ impl Model {
         self.mapping.region().share(at * WORD).unwrap()
     }
 
-    /// Of two who come by, the second sees what the first had done.
-    fn fence(&self) {
+    /// Of this and a `heavy_fence` the second sees what was done before the first.
+    fn light_fence(&self, me: u32) {
         if !cfg!(shm_explore) {
-            self.word(FENCE).fetch_add(1, Ordering::AcqRel);
+            let which = if self.is_strong { 0 } else { u64::from(me) - 1 };
+            self.word(FENCES + which).fetch_add(1, Ordering::AcqRel);
         }
+    }
+
+    /// As if each of the people executed a fence.
+    fn heavy_fence(&self) {
+        let most = if self.is_strong { 1 } else { PEOPLE as u32 };
+        (1..=most).for_each(|me| self.light_fence(me));
+    }
+
+    /// From now on `me` cannot find out what is announced, and so gives nothing back.
+    pub(crate) fn uninform(&self, me: u32) {
+        self.uninformed.store(me, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A word of a block, for who looks on.
+    pub(crate) fn peek(&self, block: u64, at: u64) -> &AtomicU64 {
+        let (first, words) = Model::extent(block).unwrap();
+        assert!(at < words);
+        self.word(first + at)
     }
 
     /// The word that names the hash.
@@ -97,7 +152,8 @@ impl Model {
     fn extent(block: u64) -> Option<(u64, u64)> {
         let mut index = block.checked_sub(1)?;
         let mut first = DATA;
-        for (words, count) in [(HEAD, 1), (SMALL, SMALLS), (PIECE, PIECES), (TABLE, TABLES)] {
+        let kinds = [(HEAD, 1), (SMALL, SMALLS), (PIECE, PIECES), (TABLE, TABLES), (LARGE, LARGES)];
+        for (words, count) in kinds {
             if index < count {
                 return Some((first + index * words, words));
             }
@@ -183,7 +239,7 @@ impl Shield for ModelShield<'_> {
     fn protect(&mut self, block: u64, is_still: impl FnOnce() -> bool) -> Result<bool, Forked> {
         self.is_set = true;
         self.word().store(block, Ordering::Release);
-        self.ground.model.fence();
+        self.ground.model.light_fence(self.ground.me);
         Ok(is_still())
     }
 
@@ -213,7 +269,10 @@ impl Ground for ModelGround {
     }
 
     fn protected(&self, all: &mut Vec<u64>) -> Result<(), HashError> {
-        self.model.fence();
+        if self.model.uninformed.load(std::sync::atomic::Ordering::Relaxed) == self.me {
+            return Err(HashError::Busy);
+        }
+        self.model.heavy_fence();
         for at in ANNOUNCED..ANNOUNCED + PEOPLE * SHIELDS {
             let block = self.model.word(at).load(Ordering::Acquire);
             if block != 0 {
@@ -229,6 +288,7 @@ impl Ground for ModelGround {
             (HEAD, _) => (1, 1),
             (_, false) => (2, SMALLS),
             (10..=TABLE, _) => (2 + SMALLS + PIECES, TABLES),
+            (words, _) if MODELS && words > TABLE => (2 + SMALLS + PIECES + TABLES, LARGES),
             _ => (2 + SMALLS, PIECES),
         };
         let mine = under_way(TAKING, self.me, self.model.number(to));
@@ -239,6 +299,10 @@ impl Ground for ModelGround {
             let state = self.model.state(block);
             let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             if state.compare_exchange(FREE, mine, ok, err).is_ok() {
+                if self.model.is_used && first == 2 + SMALLS {
+                    (0..PIECE)
+                        .for_each(|at| self.model.peek(block, at).store(0, Ordering::Relaxed));
+                }
                 to.store(block, Ordering::Release);
                 state.store(USED, Ordering::Release);
                 return Ok(block);

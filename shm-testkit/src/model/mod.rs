@@ -99,7 +99,7 @@ pub use {
         check, check_bounded, every_death, every_death_bounded, every_death_of, every_two_deaths,
         preemption_bound,
     },
-    orders::every_ordering_matters,
+    orders::{every_ordering_matters, every_ordering_matters_but},
 };
 
 #[cfg(shm_shuttle)]
