@@ -12,7 +12,7 @@ use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const PAGES: u64 = 24;
 const PLACES: usize = 48;
@@ -80,36 +80,47 @@ struct World {
     live: BTreeMap<usize, Live>,
     last_freed: AreaPtr,
     /// Where the area grows and shrinks; its root names the block of the places.
-    domain: Option<Domain>,
+    is_elastic: bool,
     limit: u64,
 }
 
-fn world() -> World {
+/// Of this process, in a table of their own. It takes a thread to be a member: they stay, from one
+/// case to the next.
+static MEMBERS: LazyLock<[Arc<Member>; 2]> = LazyLock::new(|| {
     let mapping = Mapping::heap(Table::bytes_for(2) as usize);
     // SAFETY: nobody else has the mapping.
     let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
+    [table.join().unwrap(), table.join().unwrap()]
+});
+
+/// In which each case has an area.
+static DOMAIN: LazyLock<Domain> = LazyLock::new(|| {
+    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("prop_area") };
+    Domain::open(config).unwrap()
+});
+
+fn world() -> World {
     let config = AreaConfig::new(PAGES * 8192).heaps(3);
     let mapping = Mapping::heap((AREA_AT + Area::bytes_for(&config)) as usize);
-    // SAFETY: as above.
+    // SAFETY: nobody else has the mapping.
     let area = unsafe { Area::create_in_place(&mapping, AREA_AT, &config) }.unwrap();
     World {
         area,
-        members: [table.join().unwrap(), table.join().unwrap()],
+        members: MEMBERS.clone(),
         places: MappedSlice::new(&mapping, 0, PLACES as u64).unwrap(),
         heaps: [const { None }; 3],
         live: BTreeMap::new(),
         last_freed: AreaPtr::NULL,
-        domain: None,
+        is_elastic: false,
         limit: u64::MAX,
     }
 }
 
-/// In a domain of its own. Whoever has a heap is this process, which does not die.
+/// In a domain. Whoever has a heap is this process, which does not die.
 fn elastic_world() -> World {
-    let config = DomainConfig { backend: Some(Backend::Memfd), ..DomainConfig::new("prop_area") };
-    let domain = Domain::open(config).unwrap();
+    let domain = &*DOMAIN;
     let config = AreaConfig::new(4 * CHUNK).heaps(3).keep(CHUNK);
-    let area = Area::create(&domain, &config).unwrap();
+    let area = Area::create(domain, &config).unwrap();
     let heap = area.heap(domain.member()).unwrap();
     let options = AllocOptions::new(8 * PLACES as u64).zeroed();
     let block = heap.alloc_with(area.root(), options, |_| ()).unwrap();
@@ -122,7 +133,7 @@ fn elastic_world() -> World {
         heaps: [const { None }; 3],
         live: BTreeMap::new(),
         last_freed: AreaPtr::NULL,
-        domain: Some(domain),
+        is_elastic: true,
         limit: u64::MAX,
     }
 }
@@ -213,7 +224,7 @@ impl World {
             }
             Op::Leave { heap } => drop(self.heaps[heap].take()),
             // Nobody is reaped whose death is not certain.
-            Op::Reap { member } if self.domain.is_some() => {
+            Op::Reap { member } if self.is_elastic => {
                 let reaped = self.area.reap(self.members[member].id());
                 assert_eq!(reaped, Reaped::default());
             }

@@ -6,14 +6,16 @@
 //! system, in a file that outlives it: `about`, the call, `done`. Its keys are its own.
 //!
 //! It takes 2 s (`ci/soak.sh`: 30); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
-//! longer.
+//! longer. It prints the seed of what everybody does; `SHM_SEED=…` has them do it again, as far as
+//! the kernel lets them.
 #![cfg(not(any(shm_loom, shm_explore)))]
 use dsm::area::{AllocOptions, Area, AreaConfig, AreaPtr};
 use dsm::backend::Backend;
 use dsm::hash::{Size, Walk};
-use dsm::{AreaSpec, Domain, DomainConfig, HashHandle, HashSpec, NamedSpec, SegmentOptions};
-use dsm::{SharedHash, hash::HashError};
-use shm_core::lock::mutex::{LockError, Mutex};
+use dsm::{AreaSpec, Domain, DomainConfig, HashHandle, HashSpec, NamedSpec, Segment};
+use dsm::{SegmentHandle, SegmentOptions, SharedHash, hash::HashError};
+use shm_core::lock::mutex::{self, Mutex};
+use shm_core::lock::rwlock::{self, RwLock};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::child::{self, Child};
 use shm_testkit::depth::is_deep;
@@ -24,7 +26,7 @@ use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 const WORKERS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -32,10 +34,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 const KEPT: u64 = 24;
 /// Blocks that a worker's words name.
 const WORDS: usize = 16;
+const SEATS: u32 = 16;
 /// Of the board: the mutex, what it guards, and the word that says that it is over.
 const GUARDED: u64 = 64;
 const OVER: u64 = 80;
-const BOARD: u64 = 128;
+/// How often somebody has attached to a segment of another one, and found it gone.
+const VISITED: u64 = 88;
+const GONE: u64 = 96;
+/// The reader-writer lock, what it guards, and how often that was read.
+const RIGHT: u64 = 128;
+const WRITTEN: u64 = RIGHT + RwLock::bytes_for(SEATS);
+const READ: u64 = WRITTEN + 16;
+/// A segment of each worker, by its handle.
+const SHARED: u64 = READ + 8;
+const BOARD: u64 = SHARED + 8 * WORKERS as u64;
 
 shm_testkit::children! { works }
 
@@ -43,7 +55,7 @@ fn config(name: &str, directory: &Path) -> DomainConfig {
     DomainConfig {
         backend: Some(Backend::Posix),
         directory: Some(directory.to_owned()),
-        participants_max: 16,
+        participants_max: SEATS,
         ready_max: 64,
         ..DomainConfig::new(name)
     }
@@ -54,8 +66,9 @@ struct Common {
     domain: Domain,
     hash: SharedHash,
     area: Area,
-    board: dsm::Segment,
+    board: Segment,
     mutex: Mutex,
+    right: RwLock,
 }
 
 impl Common {
@@ -76,11 +89,15 @@ impl Common {
         let spec = NamedSpec { size: BOARD, ..NamedSpec::default() };
         let board = domain.named_segment("board", &spec, |segment| {
             // SAFETY: nobody else has been told of it.
-            unsafe { Mutex::create(segment.mapping(), 0) }.map(drop)
+            unsafe { Mutex::create(segment.mapping(), 0) }.map_err(|error| error.to_string())?;
+            // SAFETY: as above, and the mutex ends before.
+            let made = unsafe { RwLock::create(segment.mapping(), RIGHT, SEATS) };
+            made.map(drop).map_err(|error| error.to_string())
         });
         let board = board.unwrap().segment;
         let mutex = Mutex::attach(board.mapping(), 0).unwrap();
-        Common { hash: hash.unwrap(), area, board, mutex, domain }
+        let right = RwLock::attach(board.mapping(), RIGHT).unwrap();
+        Common { hash: hash.unwrap(), area, board, mutex, right, domain }
     }
 
     fn word(&self, at: u64) -> &AtomicU64 {
@@ -100,17 +117,108 @@ impl Common {
         let me = self.domain.member();
         let _guard = match self.mutex.lock(me) {
             Ok(guard) => guard,
-            Err(LockError::Abandoned(abandoned)) => {
-                let one = self.word(GUARDED).load(Ordering::Relaxed);
-                self.word(GUARDED + 8).store(one, Ordering::Relaxed);
+            Err(mutex::LockError::Abandoned(abandoned)) => {
+                self.repair(GUARDED);
                 abandoned.recover()
             }
             Err(other) => panic!("{other:?}"),
         };
-        let [one, other] = [0, 8].map(|at| self.word(GUARDED + at));
-        assert_eq!(one.load(Ordering::Relaxed), other.load(Ordering::Relaxed), "nobody was told");
-        one.fetch_add(1, Ordering::Relaxed);
-        other.fetch_add(1, Ordering::Relaxed);
+        self.assert_equal(GUARDED);
+        self.change(GUARDED);
+    }
+
+    /// Two words that are equal whenever nobody has the right to write.
+    fn write(&self) {
+        let me = self.domain.member();
+        match self.right.write(me) {
+            Ok(_right) => {
+                self.assert_equal(WRITTEN);
+                self.change(WRITTEN);
+            }
+            Err(error) => self.recover(error),
+        }
+    }
+
+    /// And that do not change while somebody reads.
+    fn read(&self) {
+        match self.right.read(self.domain.member()) {
+            Ok(_share) => {
+                let before = self.assert_equal(WRITTEN);
+                assert_eq!(self.assert_equal(WRITTEN), before, "somebody writes");
+            }
+            Err(error) => return self.recover(error),
+        }
+        self.word(READ).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Another one may have recovered it before.
+    fn recover(&self, error: rwlock::LockError) {
+        assert!(matches!(error, rwlock::LockError::Abandoned { .. }), "{error}");
+        if let Some(recovery) = self.right.recover(self.domain.member()).unwrap() {
+            self.repair(WRITTEN);
+            drop(recovery.done());
+        }
+    }
+
+    fn assert_equal(&self, at: u64) -> u64 {
+        let [one, other] = [0, 8].map(|next| self.word(at + next).load(Ordering::Relaxed));
+        assert_eq!(one, other, "nobody was told");
+        one
+    }
+
+    fn repair(&self, at: u64) {
+        let one = self.word(at).load(Ordering::Relaxed);
+        self.word(at + 8).store(one, Ordering::Relaxed);
+    }
+
+    fn change(&self, at: u64) {
+        self.word(at).fetch_add(1, Ordering::Relaxed);
+        self.word(at + 8).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Segments of one's own.
+    fn segments(&self, random: &mut Random) {
+        let small = self.domain.create_segment(1 + random.below(8000)).unwrap();
+        let growing = SegmentOptions::growable(1 << 20);
+        let growing = self.domain.create_segment_with(4096, growing).unwrap();
+        growing.grow(1 << 17).unwrap();
+        drop(small);
+        growing.shrink(8192).unwrap();
+    }
+
+    /// A segment for others, who know it by the handle on the board. It says its handle too.
+    fn shares(&self, who: usize, random: &mut Random) -> Segment {
+        let segment = self.domain.create_segment(8 + random.below(20_000)).unwrap();
+        let handle = segment.handle().to_bits();
+        segment.region().share::<AtomicU64>(0).unwrap().store(handle, Ordering::Relaxed);
+        // Pairs with the Acquire in `visits`: what the segment says.
+        self.word(SHARED + 8 * who as u64).store(handle, Ordering::Release);
+        segment
+    }
+
+    /// Attaches to what another one shares now, or shared before it died.
+    fn visits(&self, who: usize) {
+        let handle = self.word(SHARED + 8 * who as u64).load(Ordering::Acquire);
+        let Some(handle) = SegmentHandle::from_bits(handle) else { return };
+        let segment = match self.domain.find_mapping(handle) {
+            Some(segment) => Some(segment),
+            None => self.domain.attach(handle).unwrap(),
+        };
+        let Some(segment) = segment else {
+            self.word(GONE).fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let said = segment.region().share::<AtomicU64>(0).unwrap().load(Ordering::Relaxed);
+        assert_eq!(said, handle.to_bits(), "it is another segment");
+        self.word(VISITED).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn names(&self, random: &mut Random) {
+        let name = format!("name-{}", random.below(3));
+        let spec = NamedSpec { size: 100, ..NamedSpec::default() };
+        let segment = self.domain.named_segment(&name, &spec, |_| Ok::<_, Infallible>(()));
+        drop(segment.unwrap());
+        self.domain.remove_named(&name).unwrap();
     }
 
     /// Takes back what the dead have left.
@@ -125,6 +233,11 @@ impl Common {
 struct Random(u64);
 
 impl Random {
+    /// The sequence of one of those who are told the same seed.
+    fn new(seed: u64, of: u64) -> Random {
+        Random((seed ^ of.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1)
+    }
+
     fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -180,11 +293,11 @@ fn works(args: &[String]) {
     let mut diary = Diary(diary.unwrap());
     let mut hash = common.hash.join().unwrap();
     let heap = common.area.heap(common.domain.member()).unwrap();
-    let mut random = Random(life.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let (mut made, mut counts) = (0, BTreeMap::new());
+    let mut random = Random::new(args[4].parse().unwrap(), life);
+    let (mut made, mut counts, mut _shared) = (0, BTreeMap::new(), None);
     child::tell_parent("begun");
     while common.word(OVER).load(Ordering::Acquire) == 0 {
-        match random.below(16) {
+        match random.below(22) {
             0..=5 => {
                 let key = life << 24 | made;
                 made += 1;
@@ -216,22 +329,12 @@ fn works(args: &[String]) {
                     heap.free_from(word).unwrap();
                 }
             }
-            13 => {
-                let small = common.domain.create_segment(1 + random.below(8000)).unwrap();
-                let growing = SegmentOptions::growable(1 << 20);
-                let growing = common.domain.create_segment_with(4096, growing).unwrap();
-                growing.grow(1 << 17).unwrap();
-                drop(small);
-                growing.shrink(8192).unwrap();
-            }
-            14 => {
-                let name = format!("name-{}", random.below(3));
-                let spec = NamedSpec { size: 100, ..NamedSpec::default() };
-                let segment =
-                    common.domain.named_segment(&name, &spec, |_| Ok::<_, Infallible>(()));
-                drop(segment.unwrap());
-                common.domain.remove_named(&name).unwrap();
-            }
+            13 => common.segments(&mut random),
+            14 => common.names(&mut random),
+            15 => _shared = Some(common.shares(who, &mut random)),
+            16 | 17 => common.visits(random.below(WORKERS as u64) as usize),
+            18 => common.write(),
+            19 | 20 => common.read(),
             _ => common.count(),
         }
     }
@@ -273,8 +376,17 @@ fn compare(said: &BTreeMap<u64, [u64; 2]>, found: &BTreeMap<u64, u64>) -> Vec<St
     wrong.chain(strange.map(|key| format!("{key:#x}: nobody put it there"))).collect()
 }
 
+/// What the environment says.
+fn told(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
+fn seed() -> u64 {
+    let elapsed = UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros() as u64);
+    told("SHM_SEED").unwrap_or(elapsed ^ u64::from(std::process::id()) << 40)
+}
+
 fn seconds() -> u64 {
-    let told = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let deep = if is_deep() { 600 } else { 2 };
     told("SHM_SOAK_SECONDS").unwrap_or(deep)
 }
@@ -286,19 +398,19 @@ fn nothing_is_lost_and_nothing_is_left() {
     let length = Duration::from_secs(seconds());
     within(length + 2 * LIMIT, || {
         let common = Common::new(Domain::open(config(unique.name(), directory.path())).unwrap());
-        let mut lives = 0;
+        let (mut lives, seed) = (0, seed());
+        println!("soak: SHM_SEED={seed}");
         let start = |unique: &mut Unique, lives: &mut u64, who: usize| {
             *lives += 1;
             let (name, directory) = (unique.name().to_owned(), directory.path().to_str().unwrap());
-            let args = [&name, directory, &who.to_string(), &lives.to_string()];
+            let args = [&name, directory, &who.to_string(), &lives.to_string(), &seed.to_string()];
             let child = Child::spawn("works", &args);
             unique.watch_process(child.pid());
             child
         };
         let mut workers: Vec<_> =
             (0..WORKERS).map(|who| start(&mut unique, &mut lives, who)).collect();
-        let (end, mut random) = (Instant::now() + length, Random(std::process::id().into()));
-        println!("seed {}", random.0);
+        let (end, mut random) = (Instant::now() + length, Random::new(seed, 0));
         while Instant::now() < end {
             std::thread::sleep(Duration::from_millis(50));
             let who = random.below(WORKERS as u64) as usize;
@@ -352,7 +464,7 @@ fn check(common: &Common, directory: &Path, lives: u64) {
     let mut said = BTreeMap::new();
     for life in 1..=lives {
         if diary_of(directory, life).exists() {
-            said.append(&mut Diary::read(&diary_of(directory, life)));
+            said.extend(Diary::read(&diary_of(directory, life)));
         }
     }
     let wrong = compare(&said, &found);
@@ -373,12 +485,18 @@ fn check(common: &Common, directory: &Path, lives: u64) {
         let report = area.verify();
         assert!(report.is_clean(), "{report:?}");
     }
-    let [one, other] = [0, 8].map(|at| common.word(GUARDED + at).load(Ordering::Relaxed));
-    assert_eq!(one, other);
+    // A dead one may have left them, and nobody have come to repair what it left.
+    common.count();
+    common.write();
+    let [counted, written] = [GUARDED, WRITTEN].map(|at| common.assert_equal(at));
     let held: BTreeSet<_> = common.domain.named().iter().filter_map(|name| name.handle).collect();
     let strange = common.domain.segments().iter().filter(|it| !held.contains(&it.handle)).count();
     assert_eq!(strange, 0, "segments are left");
     let acknowledged = said.len() - 1;
-    println!("{lives} lives, {acknowledged} keys, {} there, {one} counted", found.len());
-    assert!(acknowledged > 100 && one > 10 && !named.is_empty());
+    let [read, visited, gone] =
+        [READ, VISITED, GONE].map(|at| common.word(at).load(Ordering::Relaxed));
+    println!("{lives} lives, {acknowledged} keys, {} there, {counted} counted", found.len());
+    println!("{written} written, {read} read, {visited} visits, {gone} in vain");
+    assert!(acknowledged > 100 && counted > 10 && !named.is_empty());
+    assert!(written > 10 && read > 10 && visited > 10);
 }

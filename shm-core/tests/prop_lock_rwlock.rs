@@ -6,11 +6,11 @@ use shm_core::lock::rwlock::{LockError, ReadGuard, RwLock, RwLockError, WriteGua
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_testkit::depth::cases;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 const PEOPLE: usize = 3;
-/// Who is cleaned up after sits there no more, and somebody else takes a seat.
+/// Who is cleaned up after does nothing more, and somebody from another seat comes in.
 const SEATS: u32 = 16;
 const TABLE_BYTES: u64 = 4096;
 
@@ -57,7 +57,13 @@ enum Said {
     AbandonedBy(ParticipantId),
 }
 
-/// A person: a seat, and what it has. The member is leaked, since guards borrow it.
+/// One in each seat. It takes a thread to be a member: they stay, from one case to the next.
+static MEMBERS: LazyLock<Vec<Arc<Member>>> = LazyLock::new(|| {
+    let (_, table) = lock_and_table();
+    (0..SEATS).map(|_| table.join().unwrap()).collect()
+});
+
+/// A person: a seat, and what it has.
 struct Person<'a> {
     me: &'static Arc<Member>,
     shares: Vec<ReadGuard<'a>>,
@@ -65,9 +71,8 @@ struct Person<'a> {
 }
 
 impl Person<'_> {
-    fn new(table: &Table) -> Self {
-        let me = Box::leak(Box::new(table.join().unwrap()));
-        Person { me, shares: Vec::new(), right: None }
+    fn new(seat: usize) -> Self {
+        Person { me: &MEMBERS[seat], shares: Vec::new(), right: None }
     }
 }
 
@@ -122,9 +127,9 @@ proptest! {
 
     #[test]
     fn agrees_with_a_plain_lock(ops in proptest::collection::vec(op(), 0..40)) {
-        let (lock, table) = lock_and_table();
-        let mut people: Vec<_> = (0..PEOPLE).map(|_| Person::new(&table)).collect();
-        let (mut plain, mut cleaned) = (Plain::Free, 0);
+        let (lock, _) = lock_and_table();
+        let mut people: Vec<_> = (0..PEOPLE).map(Person::new).collect();
+        let (mut plain, mut came) = (Plain::Free, PEOPLE);
         for op in ops {
             let is_read = people.iter().any(|person| !person.shares.is_empty());
             match op {
@@ -173,11 +178,11 @@ proptest! {
                     }
                 }
                 Op::CleanUp(n) => {
-                    if cleaned == SEATS as usize - PEOPLE {
+                    if came == MEMBERS.len() {
                         continue;
                     }
-                    cleaned += 1;
-                    let gone = std::mem::replace(&mut people[n], Person::new(&table));
+                    let gone = std::mem::replace(&mut people[n], Person::new(came));
+                    came += 1;
                     if gone.right.is_some() {
                         plain = Plain::Abandoned(gone.me.id());
                     }

@@ -42,6 +42,8 @@ pub(super) struct Hunt<'d, S> {
     pub(super) bystander_max: usize,
     /// So many points are tried where fewer are wanted.
     pub(super) few: usize,
+    /// Where everything is wanted, an operation of no more instructions is tried at each.
+    pub(super) each_max: usize,
     /// Instructions of bystanders that may still be counted.
     pub(super) to_count: usize,
     /// Who recovers is traced by its system calls.

@@ -8,9 +8,6 @@ use super::{End, Scenario};
 
 /// After so many deaths in an operation recovery is killed, unless everything is wanted.
 const NESTED_MAX: usize = 32;
-/// When everything is wanted, an operation of no more instructions is killed at each of them, so as
-/// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
-const EACH_MAX: usize = 10_000;
 /// Points besides, where private memory matters too.
 const OTHERS: usize = 300;
 /// Deaths in a sleep.
@@ -117,7 +114,7 @@ impl<S: Scenario> Hunt<'_, S> {
     fn choose(&mut self, trace: &Trace, wanted: usize, others: usize) -> Vec<usize> {
         let (count, worlds) = (trace.steps.len(), trace.worlds().len());
         let points = match wanted {
-            usize::MAX if count > EACH_MAX => trace.choose(worlds + 1 + others, self.few),
+            usize::MAX if count > self.each_max => trace.choose(worlds + 1 + others, self.few),
             wanted => trace.choose(wanted, self.few),
         };
         self.report.depth = match points.len() {

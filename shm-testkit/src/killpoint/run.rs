@@ -11,6 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const POINTS: &str = "SHM_KILL_POINTS";
+/// When everything is wanted, an operation of no more instructions is killed at each of them, so as
+/// not to rely on neighbours being as good as one; a longer one where a death leaves something new.
+const EACH_MAX: usize = 10_000;
 /// Where few points are wanted, so many instructions of bystanders are counted.
 const COUNTED_FEW: usize = 50_000;
 /// One at a time in this process: what shares memory with a child is then the run's alone, and the
@@ -44,6 +47,7 @@ pub struct Run<'s, S> {
     missed: usize,
     drifted: usize,
     bystander: usize,
+    each_max: usize,
     patience: Duration,
 }
 
@@ -51,7 +55,15 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// Up to 2,000 points a mode, nothing missed, nothing drifted.
     pub fn new(scenario: &'s S) -> Run<'s, S> {
         let patience = Duration::from_secs(30);
-        Run { scenario, points: 2000, missed: 0, drifted: 0, bystander: 20_000, patience }
+        Run {
+            scenario,
+            points: 2000,
+            missed: 0,
+            drifted: 0,
+            bystander: 20_000,
+            each_max: EACH_MAX,
+            patience,
+        }
     }
 
     /// How many points are tried of an operation with more instructions: those at which a death
@@ -62,6 +74,13 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// than 20,000 instructions is tried at its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
+        self
+    }
+
+    /// Of how many instructions an operation may be that is tried at each, where everything is
+    /// wanted: fewer than 10,000 for one whose points are dear.
+    pub fn each_up_to(mut self, instructions: usize) -> Run<'s, S> {
+        self.each_max = instructions;
         self
     }
 
@@ -150,6 +169,7 @@ impl<'s, S: Scenario> Run<'s, S> {
             dog: &dog,
             bystander_max: self.bystander,
             few: told().map_or(FEW, |told| told.min(FEW)),
+            each_max: self.each_max,
             to_count: if self.points_wanted() < FEW_WANTED { COUNTED_FEW } else { usize::MAX },
             recovery_by_calls: false,
         };
