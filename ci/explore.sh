@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore"
-export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_explore"
+export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore -D warnings" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_explore"
 ci/two-at-a-time.sh explore --profile loom | tee "$log"
 cargo test --profile loom --doc -p shm-testkit explore
 

@@ -3,9 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # Only what makes objects of the system knows of the feature.
-tests=(--test conformance --test hostile_domain)
-for test in dsm/tests/proc_*.rs; do
-    tests+=(--test "$(basename "$test" .rs)")
-done
-cargo test -p dsm --features portable --lib "${tests[@]}"
+cargo test -p dsm --features portable --lib --test conformance --test proc_backend --test proc_domain
 cargo test -p dsm --features portable --doc

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Fuzzes each target for its share of SECONDS (the first argument, 24 unless given), with
+# Fuzzes each target for its share of SECONDS (the first argument, 12 unless given), with
 # AddressSanitizer where it is to be had. The corpus is replayed by `cargo test -p fuzz`.
 #
 # KEEP=1 adds what was found worth keeping to fuzz/corpus, made small.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${1:-24}
-[ "${SHM_DEEP:-}" != 1 ] || seconds=$((seconds * 100))
+seconds=${1:-12}
+[ "${SHM_DEEP:-}" != 1 ] || seconds=$((seconds * 200))
 
 not_run() {
     echo "not run: $1"

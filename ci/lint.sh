@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format and lints: of the code that ships, and of the code that models and explorer run.
+# Format and lints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -17,19 +17,15 @@ if have fmt rustfmt; then
 fi
 if have clippy clippy; then
     cargo clippy --workspace --all-targets -- -D warnings
-    crates=()
-    for model in */tests/loom_*.rs; do crates+=(-p "${model%%/*}"); done
-    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" \
-        cargo clippy "${crates[@]}" --all-targets -- -D warnings
-    crates=()
-    for model in */tests/shuttle_*.rs; do crates+=(-p "${model%%/*}"); done
-    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
-        RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle" \
-        cargo clippy "${crates[@]}" --all-targets -- -D warnings
-    crates=()
-    for scenario in */tests/explore_*.rs; do crates+=(-p "${scenario%%/*}"); done
-    CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore" \
-        RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore" \
-        cargo clippy "${crates[@]}" --all-targets -- -D warnings
+    # The models' and the explorer's own code is built with warnings denied where they run.
+    # SHM_DEEP=1: clippy too.
+    for kind in ${SHM_DEEP:+loom shuttle explore}; do
+        crates=()
+        for test in */tests/"$kind"_*.rs; do crates+=(-p "${test%%/*}"); done
+        flags="--cfg shm_$kind"
+        [ "$kind" != shuttle ] || flags+=" --cfg shm_loom"
+        CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/$kind" RUSTFLAGS="${RUSTFLAGS:-} $flags" \
+            cargo clippy "${crates[@]}" --all-targets -- -D warnings
+    done
 fi
 exit "$status"

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom"
-export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_loom"
+export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom -D warnings" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_loom"
 ci/two-at-a-time.sh loom --profile loom | tee "$log"
 ran=$(awk '/^test result: ok/ { sum += $4 } END { print sum + 0 }' "$log")
 echo "model tests run: $ran"

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
-    RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle" \
+    RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle -D warnings" \
     ci/two-at-a-time.sh shuttle --profile loom | tee "$log"
 
 # "STRUCTURE, CASE: Tried { executions: N, deaths: N, kill_points: N }"
