@@ -440,8 +440,8 @@ fn three_move(fuel: u32) {
     std::mem::forget(reaper);
 }
 
-/// The same, of two chunks of one word: one moves the one, and one moves the other and lets the root
-/// swing.
+/// The same, of two chunks of one word: one moves the one, and one moves the other and lets the
+/// root swing.
 fn two_move() {
     let (model, [first, second, mut reaper]) = a_large_table();
     model.peek(table(&model), DIRECTORY + 129).store(!0, Relaxed);

@@ -88,7 +88,8 @@ impl Model {
         Model::with(Mapping::heap((end * WORD) as usize), end, 0, false)
     }
 
-    /// The same, in memory that has been used: pieces are full of nonsense, until who takes one zeroes it.
+    /// The same, in memory that has been used: pieces are full of nonsense, until who takes one
+    /// zeroes it.
     pub(crate) fn used_before() -> Arc<Model> {
         Model::with(Mapping::heap((END * WORD) as usize), END, OLD, false)
     }

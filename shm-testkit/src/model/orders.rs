@@ -108,8 +108,8 @@ pub fn every_ordering_matters(files: &[&str], model: impl Fn()) -> usize {
 /// compare-and-swap as `failure of function: …`.
 ///
 /// # Panics
-/// As the other; also where `but` names no site, and, if `SHM_DEEP` is set, where it names one whose
-/// weakening is noticed.
+/// As the other; also where `but` names no site, and, if `SHM_DEEP` is set, where it names one
+/// whose weakening is noticed.
 pub fn every_ordering_matters_but(files: &[&str], but: &[&str], model: impl Fn()) -> usize {
     SITES.set(Some(Sites::default()));
     model();
