@@ -124,6 +124,33 @@ impl Groups {
         Ok(())
     }
 
+    /// Adds one group that another process has counted.
+    ///
+    /// # Errors
+    /// [`NotAdded`], and then nothing has been added.
+    ///
+    /// # Panics
+    /// Where it has another number of tallies.
+    pub(crate) fn merge_group(&mut self, key: &[u8], group: Group) -> Result<(), NotAdded> {
+        assert_eq!(self.shape.tallies, group.tallies.len(), "an answer to the same question");
+        let rows = self.rows.checked_add(group.rows).filter(|rows| *rows <= ROWS_MAX);
+        let rows = rows.ok_or(NotAdded::TooManyRows)?;
+        match self.map.entry_ref(key) {
+            EntryRef::Occupied(mine) => mine.into_mut().merge(&group),
+            EntryRef::Vacant(place) => {
+                check_text(key, self.shape.keys)?;
+                place.insert(group);
+            }
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// All groups with their keys, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Group)> {
+        self.map.iter().map(|(key, group)| (&**key, group))
+    }
+
     /// All groups by key: numbers first, in their order, then texts by their bytes.
     pub fn sorted(&self) -> Vec<(Vec<&str>, &Group)> {
         let mut groups: Vec<_> = self
@@ -155,10 +182,7 @@ impl Groups {
         for (key, group) in &self.map {
             out.extend((key.len() as u64).to_le_bytes());
             out.extend(&**key);
-            out.extend(group.rows.to_le_bytes());
-            for tally in &group.tallies {
-                tally.encode_into(out);
-            }
+            group.encode_into(out);
         }
     }
 
@@ -186,25 +210,42 @@ impl Groups {
         let key_len = u64::from_le_bytes(input.array()?);
         let key = input.take(usize::try_from(key_len).unwrap_or(usize::MAX))?;
         check_text(key, self.shape.keys).map_err(|_| Corrupt("a key is not text"))?;
-        let rows = u64::from_le_bytes(input.array()?);
-        let all_rows = self.rows.checked_add(rows).filter(|all| rows > 0 && *all <= ROWS_MAX);
-        self.rows = all_rows.ok_or(Corrupt("a row count is out of bounds"))?;
-        let tallies = (0..self.shape.tallies)
-            .map(|_| Tally::decode(input, rows))
-            .collect::<Result<_, Corrupt>>()?;
-        match self.map.insert(key.to_vec(), Group { rows, tallies }) {
+        let group = Group::decode(self.shape, input)?;
+        let all_rows = self.rows.checked_add(group.rows).filter(|all| *all <= ROWS_MAX);
+        self.rows = all_rows.ok_or(TOO_MANY_ROWS)?;
+        match self.map.insert(key.to_vec(), group) {
             None => Ok(()),
             Some(_) => Err(Corrupt("a key comes twice")),
         }
     }
 }
 
+const TOO_MANY_ROWS: Corrupt = Corrupt("a row count is out of bounds");
+
 impl Group {
-    fn merge(&mut self, other: &Group) {
+    /// Adds what `other` has counted. The caller sees to [`ROWS_MAX`].
+    pub(crate) fn merge(&mut self, other: &Group) {
         self.rows += other.rows;
         for (mine, theirs) in self.tallies.iter_mut().zip(&other.tallies) {
             mine.merge(theirs);
         }
+    }
+
+    pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
+        out.extend(self.rows.to_le_bytes());
+        for tally in &self.tallies {
+            tally.encode_into(out);
+        }
+    }
+
+    /// A group of this shape that another process wrote: of 1 to [`ROWS_MAX`] rows.
+    pub(crate) fn decode(shape: Shape, input: &mut Input<'_>) -> Result<Group, Corrupt> {
+        let rows = u64::from_le_bytes(input.array()?);
+        if !(1..=ROWS_MAX).contains(&rows) {
+            return Err(TOO_MANY_ROWS);
+        }
+        let tallies = (0..shape.tallies).map(|_| Tally::decode(input, rows));
+        Ok(Group { rows, tallies: tallies.collect::<Result<_, Corrupt>>()? })
     }
 }
 

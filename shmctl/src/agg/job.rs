@@ -52,6 +52,8 @@ pub struct Outcome {
     pub backend: Option<Backend>,
     /// Workers killed on purpose.
     pub kills: u64,
+    /// Groups that came together in shared memory, and not as messages.
+    pub shared_groups: u64,
     /// Shared memory used.
     pub segments: Vec<SegmentUse>,
 }

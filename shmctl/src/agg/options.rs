@@ -56,6 +56,13 @@ pub struct Options {
     /// Size of the part of the file that is given to a worker at a time
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = size)]
     pub chunk_size: u64,
+    /// How groups come together: `messages`, from each worker to its leader; `shared`, in a hash
+    /// table in shared memory; `auto`, as messages, and shared from 100,000 groups on
+    #[arg(long, value_name = "HOW", value_enum, default_value = "auto", conflicts_with = "plain")]
+    pub groups: Sharing,
+    /// The most memory for shared groups [default: 4G, with sysv 256M]
+    #[arg(long, value_name = "BYTES", value_parser = memory, conflicts_with = "plain")]
+    pub groups_memory: Option<u64>,
     /// Scale of the generated accounts: 100,000 rows each
     #[arg(
         long,
@@ -93,6 +100,20 @@ pub struct Options {
     #[arg(long)]
     pub quiet: bool,
 }
+
+/// How groups come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sharing {
+    /// Each worker sends those of a chunk to the leader.
+    Messages,
+    /// Workers add them to those of all, in shared memory.
+    Shared,
+    /// As messages, and shared from [`AUTO_GROUPS`] on, where there is memory for it.
+    Auto,
+}
+
+/// With so many groups [`Sharing::Auto`] begins to share them.
+pub const AUTO_GROUPS: usize = 100_000;
 
 /// A list of column names: one record of CSV, so that a name with a comma can be quoted.
 #[derive(Clone, Debug)]
@@ -132,6 +153,13 @@ impl Options {
         Request { group_by, aggregates }
     }
 
+    /// The most memory for shared groups. Where memory does not come as it is needed, all of it is
+    /// taken at once: so there it is less unless said.
+    pub fn groups_bytes(&self, backend: Backend) -> u64 {
+        let usual = if backend == Backend::Sysv { 256 << 20 } else { 4 << 30 };
+        self.groups_memory.unwrap_or(usual)
+    }
+
     /// How to read the file at `path`.
     pub fn source(&self, path: PathBuf) -> Source {
         Source { path, delimiter: self.delimiter, chunk_bytes: self.chunk_size }
@@ -146,9 +174,20 @@ fn delimiter(text: &str) -> Result<u8, String> {
     }
 }
 
-/// A size in bytes, with K, M or G for powers of 1024.
+/// The size of a chunk.
 fn size(text: &str) -> Result<u64, String> {
-    const MAX: u64 = 1 << 30;
+    let size = bytes(text).filter(|size| (1..=1 << 30).contains(size));
+    size.ok_or_else(|| "give 1 to 1G bytes, such as 65536, 64K or 1M".to_owned())
+}
+
+/// The size of a memory.
+fn memory(text: &str) -> Result<u64, String> {
+    let size = bytes(text).filter(|size| (1 << 20..=1 << 40).contains(size));
+    size.ok_or_else(|| "give 1M to 1024G bytes, such as 512M or 8G".to_owned())
+}
+
+/// Bytes, with K, M or G for powers of 1024.
+fn bytes(text: &str) -> Option<u64> {
     let digits = text.trim_end_matches(['K', 'M', 'G']);
     let unit = match &text[digits.len()..] {
         "" => 1,
@@ -157,9 +196,7 @@ fn size(text: &str) -> Result<u64, String> {
         "G" => 1 << 30,
         _ => 0,
     };
-    let size = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    size.filter(|size| (1..=MAX).contains(size))
-        .ok_or_else(|| "give 1 to 1G bytes, such as 65536, 64K or 1M".to_owned())
+    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit))
 }
 
 #[cfg(test)]
@@ -171,6 +208,10 @@ mod tests {
         assert_eq!((size("1"), size("64K"), size("1G")), (Ok(1), Ok(65536), Ok(1 << 30)));
         for bad in ["", "0", "K", "1KK", "2G", "-1", "1.5M", "99999999999999999999", "1T", "é"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+        assert_eq!((memory("1M"), memory("1024G")), (Ok(1 << 20), Ok(1 << 40)));
+        for bad in ["0", "1023K", "1025G", "99999999999G", "much"] {
+            assert!(memory(bad).is_err(), "{bad}");
         }
     }
 

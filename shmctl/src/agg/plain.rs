@@ -40,6 +40,7 @@ pub fn run(job: &Job, progress: &Progress, interrupt: &Interrupt) -> Result<Outc
         workers: 0,
         backend: None,
         kills: 0,
+        shared_groups: 0,
         segments: Vec::new(),
     })
 }

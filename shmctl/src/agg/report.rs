@@ -8,6 +8,7 @@
 //!   "kills": 5,
 //!   "rows": 1000000,
 //!   "groups": 10,
+//!   "shared_groups": 0,
 //!   "workers": 2,
 //!   "backend": "posix",
 //!   "seconds": 0.25,
@@ -21,6 +22,7 @@
 //! ```
 //!
 //! - `verified` is null where no plain pass was asked for, and `plain_seconds` with it;
+//! - `shared_groups` came together in shared memory, the others as messages (`--groups`);
 //! - a plain pass alone has 0 `workers`, no `segments`, and a null `backend`;
 //! - `result` has all groups, sorted by their columns, numbers before texts. Cells that were
 //!   grouped by are strings, as in the file. `sum`, `min`, `max` and `avg` stand there if they were
@@ -82,7 +84,7 @@ pub fn print(report: &Report<'_>, options: &Options) -> Result<(), AggError> {
 
 impl Report<'_> {
     fn write_json(&self, out: &mut impl Write) -> io::Result<()> {
-        let Outcome { groups, workers, backend, kills, segments, .. } = self.outcome;
+        let Outcome { groups, workers, backend, kills, shared_groups, segments, .. } = self.outcome;
         let query = self.job.plan().query();
         let sorted = groups.sorted();
         let json = Json {
@@ -90,6 +92,7 @@ impl Report<'_> {
             kills: *kills,
             rows: groups.rows(),
             groups: groups.len(),
+            shared_groups: *shared_groups,
             workers: *workers,
             backend: backend.map(|backend| backend.to_string()),
             seconds: self.outcome.elapsed.as_secs_f64(),
@@ -116,7 +119,8 @@ impl Report<'_> {
     }
 
     fn write_summary(&self, out: &mut impl Write) -> io::Result<()> {
-        let Outcome { groups, workers, backend, kills, segments, elapsed } = self.outcome;
+        let Outcome { groups, workers, backend, kills, shared_groups, segments, elapsed } =
+            self.outcome;
         let (millions, megabytes) =
             (self.per_second(groups.rows()) / 1e6, self.per_second(self.job.bytes()) / 1e6);
         writeln!(
@@ -129,6 +133,9 @@ impl Report<'_> {
         match backend {
             Some(backend) => writeln!(out, "{workers} workers, {kills} killed, backend {backend}")?,
             None => writeln!(out, "plain pass in one process")?,
+        }
+        if *shared_groups > 0 {
+            writeln!(out, "{shared_groups} groups came together in shared memory")?;
         }
         for segment in segments {
             writeln!(
@@ -190,6 +197,7 @@ struct Json<'a> {
     kills: u64,
     rows: u64,
     groups: usize,
+    shared_groups: u64,
     workers: u32,
     backend: Option<String>,
     seconds: f64,

@@ -37,7 +37,10 @@ fn kills_amid_messages_larger_than_their_queue_change_nothing() {
     let words = |scene: &Scene| {
         let rows: String = (0..120_000).map(|row| format!("key {row},{row}\n")).collect();
         let path = scene.write("many.csv", format!("k,v\n{rows}"));
-        format!("{} --group-by k --sum v --workers 2 --chunk-size 25K", path.display())
+        format!(
+            "{} --group-by k --sum v --workers 2 --chunk-size 25K --groups messages",
+            path.display()
+        )
     };
     survives(words, 5);
 }

@@ -10,5 +10,6 @@ mod environment;
 mod files;
 mod leader;
 mod scene;
+mod shared;
 mod stale;
 mod workers;

@@ -6,9 +6,15 @@
 //! | `EDGES` | the edges of exact chunks, if there are any | the same |
 //! | `CURSOR` | the work cursor over the chunks | workers claim, the leader completes |
 //! | `PROGRESS` | how far the job is | the leader |
+//! | `GROUPS` | where groups are shared, if they are | the leader |
 //! | `LANE + n` | the queue of worker `n` | that worker; made anew by the leader when it died |
-use super::super::error::AggError;
+use super::store;
+use crate::agg::error::AggError;
+use crate::agg::groups::Shape;
+use crate::agg::options::WORKERS_MAX;
+use crate::agg::wire::Corrupt;
 use bgworker::cursor::WorkCursor;
+use dsm::SegmentHandle;
 use dsm::toc::{Toc, TocPlan};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering};
@@ -17,12 +23,13 @@ use shm_mq::stream::Stream;
 use std::sync::Arc;
 
 /// What the table of contents must say of itself: "shmkagg" and the version of this layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"shmkagg\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"shmkagg\x02");
 
 const PLAN: u64 = 1;
 const EDGES: u64 = 2;
 const CURSOR: u64 = 3;
 const PROGRESS: u64 = 4;
+const GROUPS: u64 = 5;
 const LANE: u64 = 16;
 
 /// Bytes of each worker's ring. A chunk's groups may be larger: they go in pieces then.
@@ -42,6 +49,22 @@ shm_sync!(ProgressWords { chunks, rows, bytes, reserved });
 
 const _: () = assert!(size_of::<ProgressWords>() == 64);
 
+/// Where groups are shared. Written by the leader alone, Relaxed: what `at` leads to was published
+/// by the domain.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct GroupsWords {
+    /// Handle of the shared hash's segment; 0: groups go as messages.
+    at: AtomicU64,
+    max_bytes: AtomicU64,
+    workers: AtomicU64,
+    reserved: Reserved<5>,
+}
+
+shm_sync!(GroupsWords { at, max_bytes, workers, reserved });
+
+const _: () = assert!(size_of::<GroupsWords>() == 64);
+
 /// The segment of a job, as one process has it mapped.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -49,6 +72,7 @@ pub(super) struct Board {
     toc: Toc,
     pub(super) cursor: WorkCursor,
     progress: Mapped<ProgressWords>,
+    groups: Mapped<GroupsWords>,
 }
 
 /// What a board is made for.
@@ -58,6 +82,8 @@ pub(super) struct Job<'a> {
     pub(super) edges: &'a [u64],
     pub(super) chunks: u64,
     pub(super) workers: u32,
+    /// The most memory of shared groups.
+    pub(super) groups_bytes: u64,
 }
 
 impl Job<'_> {
@@ -68,6 +94,7 @@ impl Job<'_> {
         plan = plan.chunk(list_bytes(size_of_val(self.edges)));
         plan = plan.chunk_aligned(WorkCursor::bytes_for(self.chunks), 128);
         plan = plan.chunk(size_of::<ProgressWords>() as u64);
+        plan = plan.chunk(size_of::<GroupsWords>() as u64);
         for _ in 0..self.workers {
             plan = plan.chunk_aligned(Stream::bytes_for(RING_BYTES), 128);
         }
@@ -97,6 +124,16 @@ impl Board {
         // SAFETY: as above.
         unsafe { mapping.region().place(at, words) }.map_err(internal)?;
         toc.insert(PROGRESS, at).map_err(internal)?;
+        let at = toc.allocate(size_of::<GroupsWords>() as u64).map_err(internal)?;
+        let words = GroupsWords {
+            at: zero(),
+            max_bytes: AtomicU64::new(job.groups_bytes),
+            workers: AtomicU64::new(job.workers.into()),
+            reserved: Reserved::new(),
+        };
+        // SAFETY: as above.
+        unsafe { mapping.region().place(at, words) }.map_err(internal)?;
+        toc.insert(GROUPS, at).map_err(internal)?;
         for lane in 0..u64::from(job.workers) {
             let bytes = Stream::bytes_for(RING_BYTES);
             let at = toc.allocate_aligned(bytes, 128).map_err(internal)?;
@@ -110,7 +147,8 @@ impl Board {
         let toc = Toc::attach(mapping, MAGIC).map_err(internal)?;
         let cursor = WorkCursor::attach(mapping, place(&toc, CURSOR)?).map_err(internal)?;
         let progress = Mapped::new(mapping, place(&toc, PROGRESS)?).map_err(internal)?;
-        Ok(Board { mapping: mapping.clone(), toc, cursor, progress })
+        let groups = Mapped::new(mapping, place(&toc, GROUPS)?).map_err(internal)?;
+        Ok(Board { mapping: mapping.clone(), toc, cursor, progress, groups })
     }
 
     /// The plan, as bytes.
@@ -148,6 +186,25 @@ impl Board {
         for (word, value) in [(c, chunks), (r, rows), (b, bytes)] {
             word.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// From now on groups are shared there.
+    pub(super) fn share_groups(&self, at: SegmentHandle) {
+        self.groups.at.store(at.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Where groups are shared, if they are.
+    pub(super) fn groups_at(&self) -> Option<SegmentHandle> {
+        SegmentHandle::from_bits(self.groups.at.load(Ordering::Relaxed))
+    }
+
+    /// What the store of shared groups is made for, in the job of the segment `job`.
+    pub(super) fn store(&self, job: SegmentHandle, shape: Shape) -> Result<store::Job, AggError> {
+        let workers = u32::try_from(self.groups.workers.load(Ordering::Relaxed));
+        let workers = workers.ok().filter(|workers| i64::from(*workers) <= WORKERS_MAX);
+        let workers = workers.ok_or(Corrupt("the number of workers is out of bounds"))?;
+        let max_bytes = self.groups.max_bytes.load(Ordering::Relaxed);
+        Ok(store::Job { segment: job, shape, workers, max_bytes })
     }
 
     fn lane_at(&self, lane: u32) -> Result<u64, AggError> {

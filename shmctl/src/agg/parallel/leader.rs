@@ -3,18 +3,21 @@ use super::board::{self, Board, internal};
 use super::chaos::Chaos;
 use super::lane::{self, Report};
 use super::message::Message;
+use super::store::{self, Store, StoreError};
 use super::{SEGMENT_VARIABLE, environment, open_domain};
 use crate::agg::error::AggError;
 use crate::agg::groups::{Groups, Shape};
 use crate::agg::interrupt::Interrupt;
 use crate::agg::job::{Job, Outcome, SegmentUse};
-use crate::agg::options::{Options, WORKERS_MAX};
+use crate::agg::options::{AUTO_GROUPS, Options, Sharing, WORKERS_MAX};
 use crate::agg::progress::Progress;
 use crate::agg::scan::{ChunkStats, ScanError};
+use bgworker::cursor::PieceState;
 use bgworker::{
     Event, Exit, Inheritance, Output, Program, State, Supervisor, SupervisorConfig, WorkerId,
     WorkerSpec,
 };
+use dsm::backend::Backend;
 use dsm::{Domain, Segment};
 use rustix::fs::{MemfdFlags, memfd_create};
 use shm_core::participants::ParticipantId;
@@ -60,7 +63,7 @@ pub fn run(
     }
     let mut kills = 0;
     loop {
-        let mut run = Run::new(&domain, job, workers(options), progress)?;
+        let mut run = Run::new(&domain, job, options, progress)?;
         let kills_left = u64::from(options.kills) - kills;
         let chaos = options.chaos.then_some(kills_left);
         let end = run.start(chaos).and_then(|()| run.finish_all(interrupt));
@@ -69,12 +72,20 @@ pub fn run(
         let segments = run.segments();
         drop(run);
         match end? {
-            End::Answer(groups) => {
+            End::Answer { groups, shared_groups } => {
                 job.check_unchanged()?;
                 let backend = Some(domain.backend());
                 let workers = workers(options);
                 let elapsed = began.elapsed();
-                return Ok(Outcome { groups, elapsed, workers, backend, kills, segments });
+                return Ok(Outcome {
+                    groups,
+                    elapsed,
+                    workers,
+                    backend,
+                    kills,
+                    shared_groups,
+                    segments,
+                });
             }
             End::Quoted => {
                 job.cut_exactly(interrupt).map_err(|error| unless_changed(job, error))?;
@@ -99,13 +110,17 @@ fn workers(options: &Options) -> u32 {
 
 /// How a run ended.
 enum End {
-    Answer(Groups),
+    Answer {
+        groups: Groups,
+        shared_groups: u64,
+    },
     /// The chunks were cut where records do not end: cut exactly and begin again.
     Quoted,
 }
 
 /// One run over the chunks of a job.
 struct Run<'a> {
+    domain: &'a Domain,
     job: &'a Job,
     progress: &'a Progress,
     inherit: Inheritance,
@@ -123,6 +138,12 @@ struct Run<'a> {
     tally: Tally,
     kills: u64,
     accidents: u64,
+    sharing: Sharing,
+    /// Not to be shared is an error.
+    must_share: bool,
+    store_job: store::Job,
+    /// The shared groups: workers use them once the board says so.
+    store: Option<Store>,
     board: Board,
     /// Dropped last: to remove it takes descriptors, and the others have some to give back.
     segment: Segment,
@@ -133,6 +154,7 @@ struct Tally {
     groups: Groups,
     done: Vec<bool>,
     chunks: u64,
+    rows: u64,
     bytes: u64,
     /// The first chunk known to be at fault.
     fault: Option<(u64, ScanError)>,
@@ -141,19 +163,27 @@ struct Tally {
 impl<'a> Run<'a> {
     /// A run that has not begun.
     fn new(
-        domain: &Domain,
+        domain: &'a Domain,
         job: &'a Job,
-        workers: u32,
+        options: &Options,
         progress: &'a Progress,
     ) -> Result<Run<'a>, AggError> {
         let (plan, edges) = (job.plan().encode(), job.chunks().edges());
-        let chunks = job.chunks().count();
-        let made_for = board::Job { plan: &plan, edges, chunks, workers };
+        let (chunks, workers) = (job.chunks().count(), workers(options));
+        let groups_bytes = options.groups_bytes(domain.backend());
+        let made_for = board::Job { plan: &plan, edges, chunks, workers, groups_bytes };
         let segment = domain.create_segment(made_for.segment_bytes()?).map_err(environment)?;
         let board = Board::create(segment.mapping(), &made_for)?;
+        let store_job = board.store(segment.handle(), Shape::from(job.plan().query()))?;
+        let store = early_store(domain, &store_job, options.groups)?;
         let supervisor = Supervisor::start(SupervisorConfig::default()).map_err(no_thread)?;
         let (sender, reports) = mpsc::channel();
-        Ok(Run {
+        let mut run = Run {
+            domain,
+            sharing: options.groups,
+            must_share: options.groups == Sharing::Shared,
+            store_job,
+            store,
             inherit: inheritance(domain, &segment)?,
             messages: Arc::new(messages()?),
             me: domain.member().clone(),
@@ -171,7 +201,27 @@ impl<'a> Run<'a> {
             board,
             sender,
             reports,
-        })
+        };
+        if run.sharing == Sharing::Shared {
+            run.share();
+        }
+        Ok(run)
+    }
+
+    /// Has the workers share their groups from now on.
+    fn share(&mut self) {
+        if let Some(store) = &self.store {
+            self.board.share_groups(store.handle());
+        }
+    }
+
+    /// There are so many groups that they are better shared, where that can be.
+    fn share_late(&mut self) {
+        self.sharing = Sharing::Shared;
+        if self.store.is_none() {
+            self.store = Store::make(self.domain, &self.store_job).ok();
+        }
+        self.share();
     }
 
     /// Starts the workers, and who kills so many of them. To be stopped whether it succeeds or not.
@@ -237,7 +287,15 @@ impl<'a> Run<'a> {
             }
         }
         let empty = self.job.no_groups();
-        Ok(End::Answer(std::mem::replace(&mut self.tally.groups, empty)))
+        let mut groups = std::mem::replace(&mut self.tally.groups, empty);
+        let shared_groups = match &mut self.store {
+            None => 0,
+            Some(store) => {
+                store.reap();
+                store.collect(&self.board.cursor, &mut groups, || interrupt.check())?
+            }
+        };
+        Ok(End::Answer { groups, shared_groups })
     }
 
     /// Counts a message; `false` where the chunks have to be cut anew.
@@ -249,15 +307,26 @@ impl<'a> Run<'a> {
                     self.tally.add(chunk, &stats, groups)?;
                     self.progress.advance(stats.bytes);
                 }
+                if self.sharing == Sharing::Auto && self.tally.groups.len() >= AUTO_GROUPS {
+                    self.share_late();
+                }
             }
+            Message::Committed { chunk, stats } => {
+                if self.is_committed(chunk, worker) {
+                    self.tally.count(chunk, &stats);
+                    self.progress.advance(stats.bytes);
+                }
+            }
+            Message::Unshared { why } if self.must_share => return Err(cannot_share(&why)),
+            Message::Unshared { .. } => {}
             Message::Fault { chunk, error } => {
                 if self.board.cursor.complete(chunk, worker) {
                     self.tally.fault(chunk, error);
                 }
             }
         }
-        let Tally { chunks, bytes, ref groups, .. } = self.tally;
-        self.board.show_progress(chunks, groups.rows(), bytes);
+        let Tally { chunks, rows, bytes, .. } = self.tally;
+        self.board.show_progress(chunks, rows, bytes);
         if let Some(chaos) = &mut self.chaos {
             chaos.at(chunks);
         }
@@ -268,10 +337,30 @@ impl<'a> Run<'a> {
     fn replace(&mut self, lane: u32, gone: Option<ParticipantId>) -> Result<(), AggError> {
         if let Some(gone) = gone {
             self.board.cursor.release(gone);
+            self.count_what_was_committed(gone);
+            if let Some(store) = &self.store {
+                store.reap();
+            }
         }
         let worker = self.start_worker(lane)?;
         self.lock_workers()[lane as usize] = worker;
         Ok(())
+    }
+
+    fn is_committed(&self, chunk: u64, worker: ParticipantId) -> bool {
+        self.board.cursor.state(chunk) == Some(PieceState::Committed(worker))
+    }
+
+    /// Counts the chunks that a worker had committed when it died before it could tell.
+    fn count_what_was_committed(&mut self, gone: ParticipantId) {
+        for (chunk, part) in (0..).zip(self.job.chunks().iter()) {
+            if !self.tally.is_done(chunk) && self.is_committed(chunk, gone) {
+                let bytes = part.end.saturating_sub(part.start);
+                // The rows will be counted with the groups.
+                self.tally.count(chunk, &ChunkStats { rows: 0, bytes, next: 0 });
+                self.progress.advance(bytes);
+            }
+        }
     }
 
     /// Learns how workers ended.
@@ -338,12 +427,49 @@ impl<'a> Run<'a> {
 
     fn segments(&self) -> Vec<SegmentUse> {
         let name = self.segment.handle().to_string();
-        vec![SegmentUse { name, bytes: self.segment.len() }]
+        let job = SegmentUse { name, bytes: self.segment.len() };
+        [job].into_iter().chain(self.store.as_ref().map(Store::segment)).collect()
     }
 
     fn lock_workers(&self) -> std::sync::MutexGuard<'_, Vec<WorkerId>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if self.store.take().is_some() {
+            Store::remove(self.domain, &self.store_job);
+        }
+    }
+}
+
+/// The store that has to be there before the workers start: where groups are to be shared from the
+/// beginning, or where only children find a segment, those that are started later (`memfd`).
+fn early_store(
+    domain: &Domain,
+    job: &store::Job,
+    sharing: Sharing,
+) -> Result<Option<Store>, AggError> {
+    let is_due = match sharing {
+        Sharing::Messages => false,
+        Sharing::Shared => true,
+        Sharing::Auto => domain.backend() == Backend::Memfd,
+    };
+    match is_due.then(|| Store::make(domain, job)).transpose() {
+        Ok(store) => Ok(store),
+        Err(_) if sharing == Sharing::Auto => Ok(None),
+        Err(StoreError::Refused(why)) => Err(cannot_share(&why)),
+        Err(StoreError::Failed(error)) => Err(error),
+    }
+}
+
+/// Groups are to be shared, and cannot be.
+fn cannot_share(why: &str) -> AggError {
+    environment(format!(
+        "the groups cannot be shared: {why}; give them more memory with --groups-memory, make room \
+         for shared memory, or give --groups messages"
+    ))
 }
 
 /// A file without a name: nobody has to read it for workers to get on.
@@ -374,7 +500,7 @@ fn inheritance(domain: &Domain, segment: &Segment) -> Result<Inheritance, AggErr
 impl Tally {
     fn new(job: &Job, chunks: u64) -> Tally {
         let done = vec![false; chunks as usize];
-        Tally { groups: job.no_groups(), done, chunks: 0, bytes: 0, fault: None }
+        Tally { groups: job.no_groups(), done, chunks: 0, rows: 0, bytes: 0, fault: None }
     }
 
     fn is_complete(&self) -> bool {
@@ -382,8 +508,7 @@ impl Tally {
     }
 
     fn add(&mut self, chunk: u64, stats: &ChunkStats, groups: Groups) -> Result<(), AggError> {
-        self.mark(chunk);
-        self.bytes += stats.bytes;
+        self.count(chunk, stats);
         self.groups.merge(groups).map_err(|_| internal("more rows than can be counted"))
     }
 
@@ -394,7 +519,19 @@ impl Tally {
         }
     }
 
-    /// The cursor has said that the chunk is complete, which it says once.
+    /// A chunk that the cursor calls complete, wherever its groups are; a second time is none.
+    fn count(&mut self, chunk: u64, stats: &ChunkStats) {
+        if !self.is_done(chunk) {
+            self.mark(chunk);
+            self.rows = self.rows.saturating_add(stats.rows);
+            self.bytes = self.bytes.saturating_add(stats.bytes);
+        }
+    }
+
+    fn is_done(&self, chunk: u64) -> bool {
+        self.done[chunk as usize]
+    }
+
     fn mark(&mut self, chunk: u64) {
         self.done[chunk as usize] = true;
         self.chunks += 1;

@@ -6,6 +6,8 @@ use crate::agg::wire::{Corrupt, Input};
 const DONE: u8 = 1;
 const FAULT: u8 = 2;
 const QUOTED: u8 = 3;
+const COMMITTED: u8 = 4;
+const UNSHARED: u8 = 5;
 
 /// A message as it arrived.
 #[derive(Debug)]
@@ -17,16 +19,30 @@ pub(super) enum Message {
     Fault { chunk: u64, error: ScanError },
     /// Lines are not records in this file: see [`Scan::Quoted`](crate::agg::scan::Scan::Quoted).
     Quoted,
+    /// A chunk is done and committed; its groups are in the shared hash. That it counts is for the
+    /// cursor to say.
+    Committed { chunk: u64, stats: ChunkStats },
+    /// The worker cannot use the shared hash, for this reason: its groups come as messages.
+    Unshared { why: String },
 }
 
 /// Writes a [`Message::Done`] over `out`.
 pub(super) fn encode_done(chunk: u64, stats: &ChunkStats, groups: &Groups, out: &mut Vec<u8>) {
+    encode_stats(DONE, chunk, stats, out);
+    groups.encode_into(out);
+}
+
+/// Writes a [`Message::Committed`] over `out`.
+pub(super) fn encode_committed(chunk: u64, stats: &ChunkStats, out: &mut Vec<u8>) {
+    encode_stats(COMMITTED, chunk, stats, out);
+}
+
+fn encode_stats(tag: u8, chunk: u64, stats: &ChunkStats, out: &mut Vec<u8>) {
     out.clear();
-    out.push(DONE);
+    out.push(tag);
     for number in [chunk, stats.rows, stats.bytes, stats.next] {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    groups.encode_into(out);
 }
 
 /// Writes a [`Message::Fault`] over `out`.
@@ -44,6 +60,13 @@ pub(super) fn encode_quoted(out: &mut Vec<u8>) {
     out.push(QUOTED);
 }
 
+/// Writes a [`Message::Unshared`] over `out`.
+pub(super) fn encode_unshared(why: &str, out: &mut Vec<u8>) {
+    out.clear();
+    out.push(UNSHARED);
+    out.extend(why.as_bytes());
+}
+
 impl Message {
     /// The message in `bytes`, which another process wrote.
     pub(super) fn decode(shape: Shape, bytes: &[u8]) -> Result<Message, Corrupt> {
@@ -51,9 +74,7 @@ impl Message {
         let [tag] = input.array()?;
         match tag {
             DONE => {
-                let mut number = || input.array().map(u64::from_le_bytes);
-                let chunk = number()?;
-                let stats = ChunkStats { rows: number()?, bytes: number()?, next: number()? };
+                let (chunk, stats) = decode_stats(&mut input)?;
                 let groups = Groups::decode(shape, input.0)?;
                 Ok(Message::Done { chunk, stats, groups })
             }
@@ -64,9 +85,23 @@ impl Message {
                 Ok(Message::Fault { chunk, error })
             }
             QUOTED => Ok(Message::Quoted),
+            COMMITTED => {
+                let (chunk, stats) = decode_stats(&mut input)?;
+                Ok(Message::Committed { chunk, stats })
+            }
+            UNSHARED => {
+                let why = String::from_utf8_lossy(input.0).into_owned();
+                Ok(Message::Unshared { why })
+            }
             _ => Err(Corrupt("its kind is unknown")),
         }
     }
+}
+
+fn decode_stats(input: &mut Input<'_>) -> Result<(u64, ChunkStats), Corrupt> {
+    let mut number = || input.array().map(u64::from_le_bytes);
+    let chunk = number()?;
+    Ok((chunk, ChunkStats { rows: number()?, bytes: number()?, next: number()? }))
 }
 
 #[cfg(test)]
@@ -87,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>, tag in 0..5u8) {
+        fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>, tag in 0..7u8) {
             let shape = Shape { keys: 1, tallies: 1 };
             let _ = Message::decode(shape, &bytes);
             let _ = Message::decode(shape, &[&[tag], &bytes[..]].concat());

@@ -17,6 +17,13 @@
 //! the leader give back the chunks which the dead one held, make the queue anew, and have the
 //! supervisor start another worker on it.
 //!
+//! **With many groups** ([`--groups`](super::options::Sharing)) a worker adds those of a chunk to a
+//! hash in shared memory, and commits the chunk itself; its message says only that. What it has
+//! added counts from its commit on, in all groups at once, and not at all if it dies before:
+//! see [`shares`]. At the end the leader reads what counts, and adds it to what came by messages.
+//! So it makes no difference when the one way gives place to the other, or which worker cannot use
+//! the hash, for want of memory for example, and sends its groups.
+//!
 //! **When the leader dies**, each worker's watch ends it. What the leader had made stays in the
 //! domain, whose name is the same for every run of a user; so the next run, being the next to
 //! enter, cleans it up.
@@ -25,6 +32,8 @@ mod chaos;
 mod lane;
 mod leader;
 mod message;
+mod shares;
+mod store;
 mod worker;
 
 pub use leader::run;
@@ -62,12 +71,16 @@ fn open_domain(options: &Options) -> Result<Domain, AggError> {
     for backend in NAMED {
         // Entering cleans up, and the last one out removes the rest. What cannot be entered is
         // reported below if it is in our way.
-        drop(Domain::open_existing(config(options, Some(backend))));
+        if let Ok(Some(domain)) = Domain::open_existing(config(options, Some(backend))) {
+            store::tidy(&domain);
+        }
     }
-    Domain::open(config(options, options.backend)).map_err(|error| match error {
+    let domain = Domain::open(config(options, options.backend)).map_err(|error| match error {
         OpenError::UnknownBackend(error) => AggError::Usage(error.to_string()),
         error => environment(error),
-    })
+    })?;
+    store::tidy(&domain);
+    Ok(domain)
 }
 
 /// Memory, limits, rights: for the user to mend.
