@@ -197,14 +197,15 @@ impl<T: OneMapping> Receiver<T> {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<usize, RecvError> {
-        let mut pause = Pause::new(deadline);
+        let (mut pause, mut is_over) = (Pause::new(deadline), false);
         loop {
             if let Some(len) = self.find_before_the_end()? {
                 return Ok(len);
             }
-            if !pause.step(&self.cursor.peer) {
+            if is_over {
                 return Err(RecvError::TimedOut);
             }
+            is_over = !pause.step(&self.cursor.peer);
         }
     }
 
@@ -286,6 +287,9 @@ impl Cursor {
         self.shared.released.tell(&mut self.told, position, records);
         if position.wrapping_sub(self.woken) > self.count / 4 {
             self.wake();
+        } else {
+            // Without a fence: it may miss a sender that falls asleep now, which looks again soon.
+            self.peer.wake_seen();
         }
     }
 

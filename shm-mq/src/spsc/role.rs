@@ -10,8 +10,9 @@ use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Where the other role is nobody's there is no life word to sleep on: we look this often.
-const NOBODY_LOOKED_EVERY: Duration = Duration::from_millis(20);
+/// Where the other role is nobody's there is no life word to sleep on, and a sender that falls
+/// asleep may be missed by a receiver that releases a little: we look this often.
+const LOOKED_EVERY: Duration = Duration::from_millis(20);
 
 /// Rounds in which a role's word may change under who takes it.
 const ROUNDS_MAX: u32 = 1000;
@@ -168,6 +169,12 @@ impl Peer {
         self.shared.bed(self.side).notify();
     }
 
+    /// Wakes it, if it is known to sleep: it may have fallen asleep just now.
+    #[inline]
+    pub(super) fn wake_seen(&self) {
+        self.shared.bed(self.side).notify_seen();
+    }
+
     pub(super) fn leave(&self) {
         self.shared.leave(self.side.other(), self.member.id());
     }
@@ -177,14 +184,16 @@ impl Peer {
     }
 
     fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let soon = || Instant::now() + NOBODY_LOOKED_EVERY;
-        match self.watch.as_ref().filter(|watch| !watch.is_dead()) {
-            Some(watch) => participants::wait(self.my_bed(), ticket, &[watch], deadline),
-            None => {
-                let until = deadline.map_or_else(soon, |deadline| deadline.min(soon()));
-                participants::wait(self.my_bed(), ticket, &[], Some(until))
+        let watch = self.watch.as_ref().filter(|watch| !watch.is_dead());
+        let until = match (&watch, self.side) {
+            // It wakes us, or dies.
+            (Some(_), Side::Sender) => deadline,
+            _ => {
+                let soon = Instant::now() + LOOKED_EVERY;
+                Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
             }
         };
+        participants::wait(self.my_bed(), ticket, watch.as_slice(), until);
         deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }

@@ -383,7 +383,7 @@ impl Cursor {
         deadline: Option<Instant>,
     ) -> Result<Room, SendError> {
         self.publish(lines);
-        let mut pause = Pause::new(deadline);
+        let (mut pause, mut is_over) = (Pause::new(deadline), false);
         loop {
             let gone = self.peer.gone();
             if let Some(room) = self.room(len)? {
@@ -392,9 +392,10 @@ impl Cursor {
             if let Some(gone) = gone {
                 return Err(gone.into());
             }
-            if !pause.step(&self.peer) {
+            if is_over {
                 return Err(SendError::TimedOut);
             }
+            is_over = !pause.step(&self.peer);
         }
     }
 
