@@ -113,7 +113,11 @@ impl<T: OneMapping> Receiver<T> {
         shared.take(Side::Receiver, me, me.id(), Seat::Open)?;
         let count = lines.count();
         let peer = Peer::new(shared.clone(), Side::Receiver, me.clone());
-        let told = shared.released.last().ok_or(AttachError::Corrupt)?;
+        let Some(told) = shared.released.last() else {
+            // Nobody is to wait for who has no handle.
+            peer.leave();
+            return Err(AttachError::Corrupt);
+        };
         let cursor = Cursor {
             shared: shared.clone(),
             peer,

@@ -153,7 +153,11 @@ impl<T: OneMapping> Sender<T> {
             is_corrupt: false,
             not_sync: PhantomData,
         };
-        cursor.go_on(&lines).ok_or(AttachError::Corrupt)?;
+        if cursor.go_on(&lines).is_none() {
+            // Nobody is to wait for who has no handle.
+            cursor.peer.leave();
+            return Err(AttachError::Corrupt);
+        }
         Ok(Sender { lines, cursor })
     }
 
@@ -480,12 +484,15 @@ enum Bytes<'s> {
 }
 
 impl<T: OneMapping> Reserved<'_, T> {
-    /// Sends the record.
+    /// Sends the record. In a forked child, which has the place of its parent, it does nothing.
     ///
     /// # If a process dies here
     /// The record is in the queue as a whole, or not at all.
     #[inline]
     pub fn commit(self) {
+        if self.cursor.fork.check().is_err() {
+            return;
+        }
         match self.bytes {
             Bytes::InPlace(draft) => draft.finish(),
             // SAFETY: the room is ours.

@@ -107,6 +107,8 @@ impl Progress {
         in_program_order();
         // Pairs with the Acquire in `Sender::refresh`: our last look at the lines before.
         self.position.store(position, Ordering::Release);
+        // Nor is the other mark written before, or a line anew.
+        in_program_order();
         *told = Told { position, records, mark };
     }
 
