@@ -102,6 +102,15 @@ impl EventCount {
         }
     }
 
+    /// As [`notify`](EventCount::notify), for a load where nobody sleeps. Who announces itself at
+    /// this moment may be missed: it sleeps for a bounded time, or is notified later.
+    #[inline]
+    pub fn notify_seen(&self) {
+        if self.futex.word().load(Ordering::Relaxed) & (SLEEPER | WAKING) != 0 {
+            self.wake();
+        }
+    }
+
     /// After a change: whether anybody who announced itself before it may still sleep, or is owed a
     /// wake-up by one who died or stands still.
     pub(crate) fn has_sleepers(&self) -> bool {

@@ -4,3 +4,6 @@
 
 /// `stream`: byte messages of any size, one sender to one receiver.
 pub mod stream;
+
+/// `spsc`: records from one sender to one receiver, in place.
+pub mod spsc;

@@ -49,6 +49,11 @@ impl Word {
     pub fn store(&self, value: u64) {
         self.word.store(value, Ordering::Relaxed);
     }
+
+    /// The word as an atomic, for one that is a header at times and payload at others.
+    pub fn atomic(&self) -> &AtomicU64 {
+        &self.word
+    }
 }
 
 /// The pieces of `len` bytes at byte `at`: a word's number, the first byte in it, how many bytes.

@@ -26,6 +26,11 @@ mod explored;
 #[cfg(shm_explore)]
 pub use explored::*;
 
+#[cfg(any(shm_loom, shm_explore))]
+mod drafted;
+#[cfg(any(shm_loom, shm_explore))]
+pub use drafted::Draft;
+
 /// Copies for bytes that a peer may be writing.
 pub mod relaxed;
 

@@ -60,6 +60,11 @@ impl Word {
     pub fn store(&self, value: u64) {
         self.atomic.store(value, Ordering::Relaxed);
     }
+
+    /// The word as an atomic, for one that is a header at times and payload at others.
+    pub fn atomic(&self) -> &AtomicU64 {
+        &self.atomic
+    }
 }
 
 impl Default for Word {

@@ -2,7 +2,7 @@
 use super::WORD_BYTES;
 use crate::sync::{AtomicU64, Ordering};
 use core::cell::UnsafeCell;
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use relptr::ShmSync;
 
 /// Eight payload bytes in shared memory, owned by whoever the protocol says.
@@ -55,8 +55,9 @@ impl Word {
         self.atomic().store(value, Ordering::Relaxed);
     }
 
+    /// The word as an atomic, for one that is a header at times and payload at others.
     #[inline]
-    fn atomic(&self) -> &AtomicU64 {
+    pub fn atomic(&self) -> &AtomicU64 {
         // SAFETY: valid and aligned, a field of self; who accesses it plainly promises (`get`,
         // `set`, the copies) that this does not happen meanwhile.
         unsafe { AtomicU64::from_ptr(self.cell.get()) }
@@ -126,6 +127,48 @@ impl<'a> View<'a> {
         let from = range(words, at, len).cast_const();
         // SAFETY: in range, initialised, and unwritten for 'a by the caller's promise.
         View { bytes: unsafe { core::slice::from_raw_parts(from, len) } }
+    }
+}
+
+/// Bytes to be written where they lie.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    bytes: &'a mut [u8],
+}
+
+impl<'a> Draft<'a> {
+    /// The `len` bytes at byte `at` of `words`: whatever stands there.
+    ///
+    /// # Safety
+    /// Nobody else accesses these bytes for `'a`.
+    ///
+    /// # Panics
+    /// Where they do not lie inside `words`.
+    #[inline]
+    pub unsafe fn new(words: &'a [Word], at: usize, len: usize) -> Draft<'a> {
+        let to = range(words, at, len);
+        // SAFETY: in range, initialised, and nobody else's for 'a by the caller's promise.
+        Draft { bytes: unsafe { core::slice::from_raw_parts_mut(to, len) } }
+    }
+
+    /// They are written.
+    #[inline]
+    pub fn finish(self) {}
+}
+
+impl Deref for Draft<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+impl DerefMut for Draft<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.bytes
     }
 }
 

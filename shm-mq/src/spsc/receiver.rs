@@ -1,0 +1,378 @@
+//! The receiver's half.
+use super::lines::{Header, Lines, Place, lines_for, record_bytes_max};
+use super::role::{Missing, Pause, Peer, Side};
+use super::shared::{Seat, Shared, Told};
+use super::{AttachError, Queue};
+use crate::stream::OneMapping;
+use shm_core::bytes::View;
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::Member;
+use shm_core::process::ForkGuard;
+use shm_core::trust::Crashing;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why no record was received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// The deadline passed.
+    #[error("the deadline passed before a record came")]
+    TimedOut,
+    /// The sender has left, nobody has come in its place, and all that was sent has been received.
+    #[error("the sender has detached")]
+    Detached,
+    /// The sender's process has died, and all it sent has been received. Its successor goes on.
+    #[error("the sender's process has died")]
+    PeerDied,
+    /// The sender wrote nonsense into shared memory. The handle is of no further use.
+    #[error("the queue is corrupt: a record's header makes no sense")]
+    Corrupt,
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the receiver was attached by the process that this one was forked from")]
+    Forked,
+}
+
+impl From<Missing> for RecvError {
+    fn from(missing: Missing) -> RecvError {
+        match missing {
+            Missing::TimedOut => RecvError::TimedOut,
+            Missing::Detached => RecvError::Detached,
+            Missing::Died => RecvError::PeerDied,
+        }
+    }
+}
+
+/// The receiving end of a [`Queue`]: one thread at a time.
+///
+/// It can move to another thread, but not be shared:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<shm_mq::spsc::Receiver>();
+/// ```
+///
+/// # If a process dies here
+/// What it has not released stays in the queue: who takes the role next receives it, that which it
+/// was about to release included. [`received`](Receiver::received) says how many it had released.
+pub struct Receiver<T: OneMapping = Crashing> {
+    lines: Lines<T>,
+    /// A record, where it is not lent where it lies.
+    copy: Vec<u8>,
+    cursor: Cursor,
+}
+
+/// How far the receiver is. Apart from the bytes, which a [`Record`] borrows beside it.
+struct Cursor {
+    shared: Mapped<Shared>,
+    peer: Peer,
+    fork: ForkGuard,
+    /// Lines of the ring.
+    count: u64,
+    record_bytes_max: usize,
+    /// Where the next record is, and its number.
+    place: Place,
+    records: u64,
+    told: Told,
+    /// The position when the sender was woken last, if it slept.
+    woken: u64,
+    is_corrupt: bool,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl Receiver {
+    /// Takes the receiver's role in the queue at `offset` of `mapping`, whose records are what
+    /// `fingerprint` says.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    ///
+    /// # If a process dies here
+    /// It has the role or not; if it has, the next one takes it over.
+    pub fn attach(
+        m: &Arc<Mapping>,
+        offset: u64,
+        fingerprint: u64,
+        me: &Arc<Member>,
+    ) -> Result<Receiver, AttachError> {
+        Queue::attach(m, offset, fingerprint)?.receiver(me)
+    }
+}
+
+impl<T: OneMapping> Receiver<T> {
+    pub(super) fn open(
+        shared: &Mapped<Shared>,
+        lines: Lines<T>,
+        me: &Arc<Member>,
+    ) -> Result<Receiver<T>, AttachError> {
+        me.check_fork()?;
+        shared.take(Side::Receiver, me, me.id(), Seat::Open)?;
+        let count = lines.count();
+        let peer = Peer::new(shared.clone(), Side::Receiver, me.clone());
+        let Some(told) = shared.released.last() else {
+            // Nobody is to wait for who has no handle.
+            peer.leave();
+            return Err(AttachError::Corrupt);
+        };
+        let cursor = Cursor {
+            shared: shared.clone(),
+            peer,
+            fork: ForkGuard::new(),
+            count,
+            record_bytes_max: record_bytes_max(count) as usize,
+            place: Place::at(told.position, count),
+            records: told.records,
+            told,
+            woken: told.position,
+            is_corrupt: false,
+            not_sync: PhantomData,
+        };
+        Ok(Receiver { lines, copy: Vec::new(), cursor })
+    }
+
+    /// Records that receivers of this queue ever released. Of a receiver that takes over from a
+    /// dead one: up to here its predecessor has them.
+    pub fn received(&self) -> u64 {
+        self.cursor.records
+    }
+
+    /// The next record if there is one now.
+    ///
+    /// # Errors
+    /// [`RecvError`], but not [`TimedOut`](RecvError::TimedOut), and the sender's end only once
+    /// all is received.
+    ///
+    /// # If a process dies here
+    /// The record is the successor's.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<Option<Record<'_, T>>, RecvError> {
+        match self.find()? {
+            Some(len) => Ok(Some(self.record(len))),
+            None => self.find_before_the_end().map(|len| len.map(|len| self.record(len))),
+        }
+    }
+
+    /// The next record, waiting as long as it takes.
+    ///
+    /// It keeps the receiver borrowed, for the sender gets the lines back when it is dropped.
+    ///
+    /// # Errors
+    /// [`RecvError`], but not [`TimedOut`](RecvError::TimedOut).
+    ///
+    /// # If a process dies here
+    /// The record is the successor's.
+    #[inline]
+    pub fn recv(&mut self) -> Result<Record<'_, T>, RecvError> {
+        self.recv_until(None)
+    }
+
+    /// As [`recv`](Receiver::recv), until `deadline`.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    ///
+    /// # If a process dies here
+    /// The record is the successor's.
+    #[inline]
+    pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Record<'_, T>, RecvError> {
+        self.recv_until(Some(deadline))
+    }
+
+    /// Waits until a sender has attached.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`], [`RecvError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        Ok(self.cursor.peer.wait_until_open(deadline)?)
+    }
+
+    #[inline]
+    fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Record<'_, T>, RecvError> {
+        let len = match self.find()? {
+            Some(len) => len,
+            None => self.wait(deadline)?,
+        };
+        Ok(self.record(len))
+    }
+
+    #[cold]
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<usize, RecvError> {
+        let (mut pause, mut is_over) = (Pause::new(deadline), false);
+        loop {
+            if let Some(len) = self.find_before_the_end()? {
+                return Ok(len);
+            }
+            if is_over {
+                return Err(RecvError::TimedOut);
+            }
+            is_over = !pause.step(&self.cursor.peer);
+        }
+    }
+
+    /// Looks at the sender, and then once more for a record: it may have published one before its
+    /// end.
+    #[cold]
+    fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
+        self.cursor.wake();
+        let gone = self.cursor.peer.gone();
+        match (self.find()?, gone) {
+            (None, Some(gone)) => Err(gone.into()),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// The length of the next record, if it is there.
+    #[inline]
+    fn find(&mut self) -> Result<Option<usize>, RecvError> {
+        let cursor = &mut self.cursor;
+        cursor.usable()?;
+        let (number, mut steps) = (cursor.records as u32, 0);
+        loop {
+            let to_end = cursor.place.to_end(cursor.count);
+            match self.lines.look(cursor.place) {
+                Header::Nothing => return Ok(None),
+                Header::Record { number: its, len }
+                    if its == number
+                        && len <= cursor.record_bytes_max
+                        && lines_for(len) <= to_end =>
+                {
+                    return Ok(Some(len));
+                }
+                Header::AtTheBeginning { number: its }
+                    if its == number && steps == 0 && to_end < cursor.count =>
+                {
+                    steps = 1;
+                    cursor.place = cursor.place.plus(to_end, cursor.count);
+                }
+                _ => {
+                    cursor.is_corrupt = true;
+                    return Err(RecvError::Corrupt);
+                }
+            }
+        }
+    }
+
+    /// The record that `find` has found.
+    #[inline]
+    fn record(&mut self, len: usize) -> Record<'_, T> {
+        let place = self.cursor.place;
+        let bytes = if T::IN_PLACE {
+            // SAFETY: the record is ours until `Held` releases it, after the view.
+            unsafe { self.lines.view(place, len) }
+        } else {
+            self.copy.clear();
+            // SAFETY: the record is ours.
+            unsafe { self.lines.append(place, len, &mut self.copy) };
+            View::from(self.copy.as_slice())
+        };
+        Record { bytes, _held: Held { cursor: &mut self.cursor, len }, level: PhantomData }
+    }
+}
+
+impl Cursor {
+    #[inline]
+    fn usable(&self) -> Result<(), RecvError> {
+        if self.fork.check().is_err() {
+            return Err(RecvError::Forked);
+        }
+        if self.is_corrupt { Err(RecvError::Corrupt) } else { Ok(()) }
+    }
+
+    /// Gives the lines of the record at `place` back.
+    #[inline]
+    fn release(&mut self, len: usize) {
+        self.place = self.place.plus(lines_for(len), self.count);
+        self.records = self.records.wrapping_add(1);
+        let (position, records) = (self.place.position, self.records);
+        self.shared.released.tell(&mut self.told, position, records);
+        if position.wrapping_sub(self.woken) > self.count / 4 {
+            self.wake();
+        } else {
+            // Without a fence: it may miss a sender that falls asleep now, which looks again soon.
+            self.peer.wake_seen();
+        }
+    }
+
+    /// Wakes the sender, if it sleeps and something was released since the last time.
+    #[inline]
+    fn wake(&mut self) {
+        if self.woken != self.told.position {
+            self.woken = self.told.position;
+            self.peer.wake();
+        }
+    }
+}
+
+impl Drop for Cursor {
+    /// Gives the role back.
+    ///
+    /// # If a process dies here
+    /// As if it had died before.
+    fn drop(&mut self) {
+        if self.fork.check().is_ok() {
+            self.peer.leave();
+        }
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (records, position) = (self.cursor.records, self.cursor.place.position);
+        f.debug_struct("Receiver").field("received", &records).field("line", &position).finish()
+    }
+}
+
+/// A received record: its bytes, in the ring or in the receiver's private buffer.
+///
+/// Dropping it releases it.
+pub struct Record<'r, T: OneMapping = Crashing> {
+    bytes: View<'r>,
+    /// Dropped after the bytes.
+    _held: Held<'r>,
+    level: PhantomData<T>,
+}
+
+impl<T: OneMapping> Record<'_, T> {
+    /// Leaves the record for the next receive.
+    pub fn put_back(self) {
+        // What releases it is `Held`; a view holds nothing.
+        std::mem::forget(self);
+    }
+}
+
+impl<T: OneMapping> Deref for Record<'_, T> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Record<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Record").field(&&self.bytes[..]).finish()
+    }
+}
+
+/// Releases the record at its end.
+struct Held<'r> {
+    cursor: &'r mut Cursor,
+    len: usize,
+}
+
+impl Drop for Held<'_> {
+    /// # If a process dies here
+    /// The record is released, or the successor's.
+    #[inline]
+    fn drop(&mut self) {
+        // To a forked child it was never given: its parent still reads these bytes.
+        if self.cursor.fork.check().is_ok() {
+            self.cursor.release(self.len);
+        }
+    }
+}

@@ -1,0 +1,532 @@
+//! The sender's half.
+use super::lines::{Header, Lines, Place, lines_for, record_bytes_max};
+use super::role::{Missing, Pause, Peer, Side};
+use super::shared::{Seat, Shared, Told};
+use super::{AttachError, Queue};
+use crate::stream::OneMapping;
+use shm_core::bytes::Draft;
+use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::Member;
+use shm_core::process::ForkGuard;
+use shm_core::sync::Ordering;
+use shm_core::trust::{Crashing, Trust};
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a record was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The deadline passed.
+    #[error("the deadline passed before the queue had room for the record")]
+    TimedOut,
+    /// The receiver has left, and nobody has come in its place.
+    #[error("the receiver has detached")]
+    Detached,
+    /// The queue is full and the receiver's process has died. Its successor will receive what is
+    /// in the queue.
+    #[error("the queue is full, and the receiver's process has died")]
+    PeerDied,
+    /// The receiver wrote nonsense into shared memory. The handle is of no further use.
+    #[error("the queue is corrupt: the receiver's position makes no sense")]
+    Corrupt,
+    /// No record of this queue is so long.
+    #[error("a record of {len} bytes is too long: this queue takes {largest}")]
+    TooLong {
+        /// Bytes of the record.
+        len: usize,
+        /// The most that it takes.
+        largest: usize,
+    },
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the sender was attached by the process that this one was forked from")]
+    Forked,
+}
+
+impl From<Missing> for SendError {
+    fn from(missing: Missing) -> SendError {
+        match missing {
+            Missing::TimedOut => SendError::TimedOut,
+            Missing::Detached => SendError::Detached,
+            Missing::Died => SendError::PeerDied,
+        }
+    }
+}
+
+/// The sending end of a [`Queue`]: one thread at a time.
+///
+/// It can move to another thread, but not be shared:
+///
+/// ```compile_fail
+/// fn shared<T: Sync>() {}
+/// shared::<shm_mq::spsc::Sender>();
+/// ```
+///
+/// # If a process dies here
+/// What was published stays in the queue, and is received. Who takes the role next goes on behind
+/// it; [`sent`](Sender::sent) says how many records there were.
+pub struct Sender<T: OneMapping = Crashing> {
+    lines: Lines<T>,
+    cursor: Cursor,
+}
+
+/// How far the sender is. Apart from the lines, of which a [`Reserved`] borrows some beside it.
+struct Cursor {
+    shared: Mapped<Shared>,
+    peer: Peer,
+    fork: ForkGuard,
+    /// Lines of the ring.
+    count: u64,
+    record_bytes_max: usize,
+    /// Where the next record goes, and its number.
+    place: Place,
+    records: u64,
+    /// The position up to which lines are ours to write.
+    limit: u64,
+    told: Told,
+    pending: Option<Pending>,
+    is_corrupt: bool,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// The first record that was pushed and not published: where the receiver waits, for what, and the
+/// number of records before it.
+#[derive(Clone, Copy)]
+struct Pending {
+    at: Place,
+    header: Header,
+    records: u64,
+}
+
+/// Where a record goes.
+#[derive(Clone, Copy)]
+struct Room {
+    at: Place,
+    end: Place,
+    /// It is the beginning of the ring, of which this place is to tell.
+    from: Option<Place>,
+}
+
+impl Sender {
+    /// Takes the sender's role in the queue at `offset` of `mapping`, whose records are what
+    /// `fingerprint` says.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    ///
+    /// # If a process dies here
+    /// It has the role or not; if it has, the next one takes it over.
+    pub fn attach(
+        m: &Arc<Mapping>,
+        offset: u64,
+        fingerprint: u64,
+        me: &Arc<Member>,
+    ) -> Result<Sender, AttachError> {
+        Queue::attach(m, offset, fingerprint)?.sender(me)
+    }
+}
+
+impl<T: OneMapping> Sender<T> {
+    pub(super) fn open(
+        shared: &Mapped<Shared>,
+        lines: Lines<T>,
+        me: &Arc<Member>,
+    ) -> Result<Sender<T>, AttachError> {
+        me.check_fork()?;
+        shared.take(Side::Sender, me, me.id(), Seat::Open)?;
+        let count = lines.count();
+        let mut cursor = Cursor {
+            shared: shared.clone(),
+            peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
+            fork: ForkGuard::new(),
+            count,
+            record_bytes_max: record_bytes_max(count) as usize,
+            place: Place::default(),
+            records: 0,
+            limit: 0,
+            told: Told::default(),
+            pending: None,
+            is_corrupt: false,
+            not_sync: PhantomData,
+        };
+        if cursor.go_on(&lines).is_none() {
+            // Nobody is to wait for who has no handle.
+            cursor.peer.leave();
+            return Err(AttachError::Corrupt);
+        }
+        Ok(Sender { lines, cursor })
+    }
+
+    /// Records that were ever published by senders of this queue, or pushed by this one. Of a
+    /// sender that takes over from a dead one: up to here its predecessor's have been accepted.
+    pub fn sent(&self) -> u64 {
+        self.cursor.records
+    }
+
+    /// The longest record, in bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        self.cursor.record_bytes_max
+    }
+
+    /// Sends a record if there is room for it now; `false` where there is not.
+    ///
+    /// # Errors
+    /// [`SendError`], but not [`TimedOut`](SendError::TimedOut) and
+    /// [`PeerDied`](SendError::PeerDied).
+    ///
+    /// # If a process dies here
+    /// The record is in the queue as a whole, or not at all.
+    #[inline]
+    pub fn try_send(&mut self, record: &[u8]) -> Result<bool, SendError> {
+        let is_put = self.push(record)?;
+        self.cursor.publish(&self.lines);
+        Ok(is_put)
+    }
+
+    /// Sends a record, waiting for room as long as it takes.
+    ///
+    /// # Errors
+    /// [`SendError`], but not [`TimedOut`](SendError::TimedOut).
+    ///
+    /// # If a process dies here
+    /// As in [`try_send`](Sender::try_send).
+    #[inline]
+    pub fn send(&mut self, record: &[u8]) -> Result<(), SendError> {
+        self.send_until(record, None)
+    }
+
+    /// As [`send`](Sender::send), until `deadline`.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    ///
+    /// # If a process dies here
+    /// As in [`try_send`](Sender::try_send).
+    #[inline]
+    pub fn send_deadline(&mut self, record: &[u8], deadline: Instant) -> Result<(), SendError> {
+        self.send_until(record, Some(deadline))
+    }
+
+    #[inline]
+    fn send_until(&mut self, record: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
+        let room = match self.cursor.room(record.len())? {
+            Some(room) => room,
+            None => self.cursor.wait_for_room(&self.lines, record.len(), deadline)?,
+        };
+        self.put(room, record);
+        self.cursor.publish(&self.lines);
+        Ok(())
+    }
+
+    /// Puts a record into the queue that the receiver may not see before
+    /// [`flush`](Sender::flush), the next send, or a push that finds no room: `false` then. A
+    /// receiver that is woken once for many records takes them faster.
+    ///
+    /// # Errors
+    /// As [`try_send`](Sender::try_send).
+    ///
+    /// # If a process dies here
+    /// What was pushed and not published is lost with it.
+    #[inline]
+    pub fn push(&mut self, record: &[u8]) -> Result<bool, SendError> {
+        let Some(room) = self.cursor.room(record.len())? else {
+            self.cursor.publish(&self.lines);
+            return Ok(false);
+        };
+        self.put(room, record);
+        Ok(true)
+    }
+
+    #[inline]
+    fn put(&mut self, room: Room, record: &[u8]) {
+        // SAFETY: `room` has been released, or never used.
+        unsafe { self.lines.write(room.at, record) };
+        self.cursor.step(&self.lines, room, record.len());
+    }
+
+    /// Publishes what was [pushed](Sender::push).
+    ///
+    /// # Errors
+    /// [`SendError::Forked`].
+    ///
+    /// # If a process dies here
+    /// All of it is published, or nothing.
+    #[inline]
+    pub fn flush(&mut self) -> Result<(), SendError> {
+        self.cursor.fork.check().map_err(|_| SendError::Forked)?;
+        self.cursor.publish(&self.lines);
+        Ok(())
+    }
+
+    /// Lends the place of a record of `len` bytes, to be written where it lies; `None` where there
+    /// is no room now.
+    ///
+    /// # Errors
+    /// As [`try_send`](Sender::try_send).
+    ///
+    /// # If a process dies here
+    /// There is no such record.
+    #[inline]
+    pub fn reserve(&mut self, len: usize) -> Result<Option<Reserved<'_, T>>, SendError> {
+        let Some(room) = self.cursor.room(len)? else {
+            self.cursor.publish(&self.lines);
+            return Ok(None);
+        };
+        let bytes = if T::IN_PLACE {
+            // SAFETY: `room` is ours until it is published, after the draft.
+            Bytes::InPlace(unsafe { self.lines.draft(room.at, len) })
+        } else {
+            Bytes::Private(vec![0; len])
+        };
+        Ok(Some(Reserved { bytes, room, len, lines: &self.lines, cursor: &mut self.cursor }))
+    }
+
+    /// Waits until a receiver has attached.
+    ///
+    /// # Errors
+    /// [`SendError::TimedOut`], [`SendError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
+        Ok(self.cursor.peer.wait_until_open(deadline)?)
+    }
+}
+
+impl Cursor {
+    /// Finds out how far the last sender was: from its last word on, to the end.
+    ///
+    /// The lines behind its last word are as it left them: it had not seen more of them released
+    /// than it had then.
+    fn go_on<T: Trust>(&mut self, lines: &Lines<T>) -> Option<()> {
+        let told = self.shared.sent.last()?;
+        let (mut place, mut records) = (Place::at(told.position, self.count), told.records);
+        // Each step is a line at least.
+        for _ in 0..=self.count {
+            let to_end = place.to_end(self.count);
+            let distance = match lines.look(place) {
+                Header::Nothing => {
+                    (self.place, self.records, self.told) = (place, records, told);
+                    return self.refresh().ok();
+                }
+                Header::AtTheBeginning { number } if number == records as u32 => to_end,
+                Header::Record { number, len } if number == records as u32 => {
+                    records = records.wrapping_add(1);
+                    Some(lines_for(len)).filter(|lines| *lines <= to_end)?
+                }
+                _ => return None,
+            };
+            place = place.plus(distance, self.count);
+        }
+        None
+    }
+
+    /// Where a record of `len` bytes goes; `None` where there is no room now.
+    #[inline]
+    fn room(&mut self, len: usize) -> Result<Option<Room>, SendError> {
+        self.check(len)?;
+        if let Some(room) = self.known_room(len) {
+            return Ok(Some(room));
+        }
+        self.refresh()?;
+        Ok(self.known_room(len))
+    }
+
+    #[inline]
+    fn check(&self, len: usize) -> Result<(), SendError> {
+        if self.fork.check().is_err() {
+            return Err(SendError::Forked);
+        }
+        if self.is_corrupt {
+            return Err(SendError::Corrupt);
+        }
+        if len > self.record_bytes_max {
+            return Err(SendError::TooLong { len, largest: self.record_bytes_max });
+        }
+        if self.peer.has_left() {
+            return Err(SendError::Detached);
+        }
+        Ok(())
+    }
+
+    /// As [`room`](Sender::room), as far as we know.
+    #[inline]
+    fn known_room(&self, len: usize) -> Option<Room> {
+        let (lines, to_end) = (lines_for(len), self.place.to_end(self.count));
+        let (from, at) = if lines <= to_end {
+            (None, self.place)
+        } else {
+            (Some(self.place), self.place.plus(to_end, self.count))
+        };
+        let end = at.plus(lines, self.count);
+        // And a line for the end.
+        let room = Room { at, end, from };
+        (end.position < self.limit).then_some(room)
+    }
+
+    /// Looks how much has been released: a claim, at most a ring behind us. And says how far we
+    /// are, before any of it is written anew.
+    fn refresh(&mut self) -> Result<(), SendError> {
+        // Pairs with the Release in `Progress::tell`: the receiver's last look at the lines before.
+        let released = self.shared.released.position.load(Ordering::Acquire);
+        if self.place.position.wrapping_sub(released) > self.count {
+            self.is_corrupt = true;
+            return Err(SendError::Corrupt);
+        }
+        self.limit = released + self.count;
+        self.tell();
+        Ok(())
+    }
+
+    #[cold]
+    fn wait_for_room<T: Trust>(
+        &mut self,
+        lines: &Lines<T>,
+        len: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Room, SendError> {
+        self.publish(lines);
+        let (mut pause, mut is_over) = (Pause::new(deadline), false);
+        loop {
+            let gone = self.peer.gone();
+            if let Some(room) = self.room(len)? {
+                return Ok(room);
+            }
+            if let Some(gone) = gone {
+                return Err(gone.into());
+            }
+            if is_over {
+                return Err(SendError::TimedOut);
+            }
+            is_over = !pause.step(&self.peer);
+        }
+    }
+
+    /// The bytes of a record have been written: it is the next one.
+    #[inline]
+    fn step<T: Trust>(&mut self, lines: &Lines<T>, room: Room, len: usize) {
+        lines.end_at(room.end);
+        let number = self.records as u32;
+        let record = Header::Record { number, len };
+        let (at, header) = match room.from {
+            None => (room.at, record),
+            Some(from) => {
+                lines.put(room.at, record);
+                (from, Header::AtTheBeginning { number })
+            }
+        };
+        match self.pending {
+            None => self.pending = Some(Pending { at, header, records: self.records }),
+            Some(_) => lines.put(at, header),
+        }
+        self.place = room.end;
+        self.records = self.records.wrapping_add(1);
+    }
+
+    #[inline]
+    fn publish<T: Trust>(&mut self, lines: &Lines<T>) {
+        if let Some(pending) = self.pending.take() {
+            lines.publish(pending.at, pending.header);
+            self.peer.wake();
+        }
+    }
+
+    /// Says how far we are: where a successor looks for the end from.
+    fn tell(&mut self) {
+        let (place, records) = match self.pending {
+            Some(pending) => (pending.at, pending.records),
+            None => (self.place, self.records),
+        };
+        if self.told.position != place.position {
+            self.shared.sent.tell(&mut self.told, place.position, records);
+        }
+    }
+}
+
+impl<T: OneMapping> Drop for Sender<T> {
+    /// Publishes what was pushed, and gives the role back.
+    ///
+    /// # If a process dies here
+    /// As if it had died before.
+    fn drop(&mut self) {
+        if self.cursor.fork.check().is_ok() {
+            self.cursor.publish(&self.lines);
+            if !self.cursor.is_corrupt {
+                self.cursor.tell();
+            }
+            self.cursor.peer.leave();
+        }
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (records, position) = (self.cursor.records, self.cursor.place.position);
+        f.debug_struct("Sender").field("sent", &records).field("line", &position).finish()
+    }
+}
+
+/// The place of a record that is not sent yet. Dropped, it is not sent.
+#[must_use = "it is sent by `commit`"]
+pub struct Reserved<'s, T: OneMapping = Crashing> {
+    bytes: Bytes<'s>,
+    room: Room,
+    len: usize,
+    lines: &'s Lines<T>,
+    cursor: &'s mut Cursor,
+}
+
+enum Bytes<'s> {
+    InPlace(Draft<'s>),
+    /// Among peers that may write anywhere.
+    Private(Vec<u8>),
+}
+
+impl<T: OneMapping> Reserved<'_, T> {
+    /// Sends the record. In a forked child, which has the place of its parent, it does nothing.
+    ///
+    /// # If a process dies here
+    /// The record is in the queue as a whole, or not at all.
+    #[inline]
+    pub fn commit(self) {
+        if self.cursor.fork.check().is_err() {
+            return;
+        }
+        match self.bytes {
+            Bytes::InPlace(draft) => draft.finish(),
+            // SAFETY: the room is ours.
+            Bytes::Private(bytes) => unsafe { self.lines.write(self.room.at, &bytes) },
+        }
+        self.cursor.step(self.lines, self.room, self.len);
+        self.cursor.publish(self.lines);
+    }
+}
+
+impl<T: OneMapping> Deref for Reserved<'_, T> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::InPlace(draft) => draft,
+            Bytes::Private(bytes) => bytes,
+        }
+    }
+}
+
+impl<T: OneMapping> DerefMut for Reserved<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.bytes {
+            Bytes::InPlace(draft) => draft,
+            Bytes::Private(bytes) => bytes,
+        }
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Reserved<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reserved").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,632 @@
+//! Either side of a queue is killed at each instruction of what it does, and somebody takes its
+//! role: each record that was acknowledged is received once, in its order and whole, and the
+//! counts of both sides are right.
+#![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/crash_common/mod.rs"]
+mod crash_common;
+mod spsc_common;
+#[path = "crash_spsc/world.rs"]
+mod world;
+
+use shm_core::participants::Member;
+use shm_mq::spsc::{AttachError, Queue, Receiver, RecvError, SendError, Sender};
+use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use world::{BASE, RING_BYTES, World, queue_at, record, said};
+
+/// In the notes: how many records the doomed one was told are sent, or has released.
+const SENT: usize = 0;
+const RECEIVED: usize = 1;
+/// Whether the doomed one was told that it has the role.
+const HAS_ROLE: usize = 2;
+/// Whether a silent peer lives is read from `/proc`: 60,000 instructions where not optimised.
+const BYSTANDER_MAX: usize = 200_000;
+/// So long one sleeps that is killed asleep.
+const NAP: Duration = Duration::from_secs(2);
+/// Who finds nothing to do looks through a text of `/proc`, which is not of one length: so many
+/// instructions in there may be missed.
+const MISSED_MAX: usize = 200;
+
+/// What the doomed one is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Sender,
+    Receiver,
+    /// It sends to itself.
+    Both,
+}
+
+impl Role {
+    fn sends(self) -> bool {
+        self != Role::Receiver
+    }
+
+    fn receives(self) -> bool {
+        self != Role::Sender
+    }
+}
+
+/// One that has a role does something.
+#[derive(Clone, Copy)]
+struct Acts {
+    name: &'static str,
+    operations: &'static [&'static str],
+    role: Role,
+    /// Records in the queue before.
+    queued: u64,
+    /// So many the doomed one sends.
+    sends: u64,
+    /// It takes the role in `operate`.
+    is_late: bool,
+    prepare: fn(&mut Doomed),
+    operate: fn(&World, &mut Doomed, &Notes),
+    /// Nobody has the other role but a bystander.
+    is_alone: bool,
+    /// The other side learns of the end before somebody takes the role.
+    learns: bool,
+    /// Somebody has taken the role before, and may have sent or received one record.
+    has_heir: bool,
+}
+
+const ACTS: Acts = Acts {
+    name: "",
+    operations: &[],
+    role: Role::Both,
+    queued: 0,
+    sends: 0,
+    is_late: false,
+    prepare: |_| (),
+    operate: |_, _, _| (),
+    is_alone: false,
+    learns: false,
+    has_heir: false,
+};
+
+struct Doomed {
+    me: Arc<Member>,
+    sender: Option<Sender>,
+    receiver: Option<Receiver>,
+    to_send: Vec<Vec<u8>>,
+    to_receive: Vec<Vec<u8>>,
+}
+
+impl Doomed {
+    fn sender(&mut self) -> &mut Sender {
+        self.sender.as_mut().unwrap()
+    }
+
+    fn receiver(&mut self) -> &mut Receiver {
+        self.receiver.as_mut().unwrap()
+    }
+}
+
+impl Acts {
+    fn first(&self) -> u64 {
+        BASE + self.queued
+    }
+
+    /// What the successors were told fits what the doomed one was told, and did.
+    fn counts_are_right(&self, world: &World, notes: &Notes, end: End) -> Result<(), String> {
+        let (Some(sender), Some(receiver)) = (&world.sender, &world.receiver) else {
+            return Err("has not taken the roles".to_owned());
+        };
+        let (sent, received) = (sender.sent(), receiver.received());
+        let heirs = u64::from(self.has_heir && end == End::Killed);
+        if self.role.sends() {
+            let least = self.first() + notes.get(SENT);
+            let most = self.first() + self.sends + heirs;
+            let is_all = end == End::Killed || self.is_alone || sent == most;
+            if !(least..=most).contains(&sent) || !is_all {
+                return Err(format!("{sent} were sent, and not {least} to {most}"));
+            }
+        }
+        if self.role.receives() {
+            let least = BASE + notes.get(RECEIVED);
+            // Between the release and the note.
+            let most = least + u64::from(end == End::Killed) + heirs;
+            if !(least..=most).contains(&received) {
+                return Err(format!("{received} were received, and not {least} to {most}"));
+            }
+        }
+        if received > sent {
+            return Err(format!("of {sent} records {received} were received"));
+        }
+        Ok(())
+    }
+}
+
+impl Scenario for Acts {
+    type World = World;
+    type Doomed = Doomed;
+
+    fn name(&self) -> String {
+        format!("spsc, {}", self.name)
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        self.operations
+    }
+
+    fn world(&self) -> World {
+        let mut world = World::new(self.queued);
+        world.sender.take_if(|_| self.is_alone || self.role.sends());
+        world.receiver.take_if(|_| self.is_alone || self.role.receives());
+        world
+    }
+
+    fn prepare(&self, world: &World, _: &Notes) -> Doomed {
+        let me = world.me.table().join().unwrap();
+        let (first, has) = (self.first(), |role: bool| role && !self.is_late);
+        let mut doomed = Doomed {
+            sender: has(self.role.sends()).then(|| world.queue.sender(&me).unwrap()),
+            receiver: has(self.role.receives()).then(|| world.queue.receiver(&me).unwrap()),
+            me,
+            to_send: (first..first + self.sends).map(record).collect(),
+            to_receive: (BASE..first + self.sends).map(record).collect(),
+        };
+        (self.prepare)(&mut doomed);
+        doomed
+    }
+
+    fn operate(&self, world: &World, doomed: &mut Doomed, notes: &Notes) {
+        (self.operate)(world, doomed, notes);
+    }
+
+    fn image(&self, world: &World) -> Vec<u8> {
+        world.image()
+    }
+
+    fn check(&self, mut world: World, notes: &Notes, end: End) -> Result<(), String> {
+        if self.learns && (!self.is_late || notes.get(HAS_ROLE) == 1) {
+            world.learns(end)?;
+        }
+        world.succeed()?;
+        self.counts_are_right(&world, notes, end)?;
+        world.goes_on()?;
+        (world.sender, world.receiver) = (None, None);
+        world.nothing_leaks(end)
+    }
+
+    fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
+        let me = world.me.table().join().unwrap();
+        if self.role == Role::Receiver {
+            let mut sender = world.queue.sender(&me).unwrap();
+            let records: Vec<_> = (self.first()..self.first() + 6).map(record).collect();
+            return Some(Box::new(move || {
+                for record in &records {
+                    match sender.try_send(record) {
+                        Ok(true) => {}
+                        Ok(false) | Err(SendError::Detached) => return Ok(()),
+                        Err(error) => return Err(said(error)),
+                    }
+                }
+                Err("there is more room than a ring has".to_owned())
+            }));
+        }
+        let mut receiver = world.queue.receiver(&me).unwrap();
+        let records: Vec<_> = (BASE..self.first() + self.sends).map(record).collect();
+        Some(Box::new(move || {
+            let mut records = records.iter();
+            loop {
+                match receiver.try_recv() {
+                    Ok(Some(got)) if records.next().is_some_and(|sent| **sent == *got) => {}
+                    Ok(Some(got)) => return Err(format!("received {got:?} of nobody's")),
+                    Ok(None) | Err(RecvError::Detached) => return Ok(()),
+                    Err(error) => return Err(format!("learns of one that is stopped: {error}")),
+                }
+            }
+        }))
+    }
+
+    /// Somebody takes the role, and does something in it.
+    fn recover<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
+        Some(Box::new(|| {
+            world.me.table().reap(|_| ());
+            let heir = world.me.table().join().map_err(said)?;
+            if self.role.sends() {
+                let mut sender = world.queue.sender(&heir).map_err(said)?;
+                let number = sender.sent();
+                sender.try_send(&record(number)).map_err(said)?;
+            }
+            if self.role.receives() {
+                let mut receiver = world.queue.receiver(&heir).map_err(said)?;
+                let number = receiver.received();
+                if receiver
+                    .try_recv()
+                    .is_ok_and(|got| got.is_some_and(|got| *got != *record(number)))
+                {
+                    return Err(format!("the heir received another than record {number}"));
+                }
+            }
+            Ok(())
+        }))
+    }
+
+    fn forked(&self, world: &World, doomed: &mut Doomed) -> Result<(), String> {
+        let sends = |sender: &mut Sender| sender.try_send(b"forked") != Err(SendError::Forked);
+        let receives = |receiver: &mut Receiver| {
+            !receiver.try_recv().is_err_and(|error| error == RecvError::Forked)
+        };
+        if doomed.sender.as_mut().is_some_and(sends) {
+            return Err("works with its parent's sender".to_owned());
+        }
+        if doomed.receiver.as_mut().is_some_and(receives) {
+            return Err("works with its parent's receiver".to_owned());
+        }
+        if !matches!(world.queue.sender(&doomed.me), Err(AttachError::Forked(_))) {
+            return Err("takes a role in its parent's name".to_owned());
+        }
+        (doomed.sender, doomed.receiver) = (None, None);
+        Ok(())
+    }
+}
+
+fn acknowledge(result: Result<(), SendError>, notes: &Notes) {
+    // A bystander may have come and gone as the receiver.
+    if result.is_ok() {
+        notes.count(SENT);
+    } else {
+        assert_eq!(result, Err(SendError::Detached));
+    }
+}
+
+fn push_all(doomed: &mut Doomed) {
+    let sender = doomed.sender.as_mut().unwrap();
+    assert!(doomed.to_send.iter().all(|record| sender.push(record) == Ok(true)));
+}
+
+fn send_all(doomed: &mut Doomed, notes: &Notes) {
+    for record in &doomed.to_send {
+        acknowledge(doomed.sender.as_mut().unwrap().send(record), notes);
+    }
+}
+
+/// Sends two records, the second one behind the end of the ring.
+fn send() -> Acts {
+    Acts {
+        name: "send",
+        operations: &["shm_mq::spsc::Sender::send", "shm_mq::spsc::Sender"],
+        role: Role::Sender,
+        sends: 2,
+        operate: |_, doomed, notes| send_all(doomed, notes),
+        ..ACTS
+    }
+}
+
+#[test]
+fn a_sender_may_die_in_send() {
+    Run::new(&send()).kill().passes();
+    Run::new(&Acts { learns: true, name: "send, the receiver learns of it", ..send() })
+        .kill()
+        .passes();
+    Run::new(&send()).fork().passes();
+    let alone = Acts { is_alone: true, name: "send, a receiver stands by", ..send() };
+    Run::new(&alone).bystander_at_most(BYSTANDER_MAX).stop().passes();
+}
+
+#[test]
+fn who_takes_the_role_of_a_dead_sender_may_die_too() {
+    Run::new(&Acts { has_heir: true, ..send() }).nested().passes();
+}
+
+#[test]
+fn a_sender_may_die_in_try_send() {
+    let scenario = Acts {
+        name: "try_send, until the ring is full",
+        operations: &["shm_mq::spsc::Sender::try_send"],
+        operate: |_, doomed, notes| {
+            let sender = doomed.sender.as_mut().unwrap();
+            for record in &doomed.to_send {
+                acknowledge(sender.try_send(record).map(|is_sent| assert!(is_sent)), notes);
+            }
+            // Says how far it is.
+            assert_eq!(sender.try_send(&[]), Ok(false));
+        },
+        ..send()
+    };
+    Run::new(&scenario).kill().passes();
+}
+
+#[test]
+fn a_sender_may_die_asleep() {
+    let scenario = Acts {
+        name: "send_deadline to a full ring, asleep",
+        operations: &["shm_mq::spsc::Sender::send_deadline"],
+        queued: 2,
+        sends: 0,
+        learns: true,
+        operate: |_, doomed, _| {
+            let sent = doomed.sender().send_deadline(&[], Instant::now() + NAP);
+            assert_eq!(sent, Err(SendError::TimedOut));
+        },
+        ..send()
+    };
+    Run::new(&scenario).asleep().passes();
+}
+
+#[test]
+fn a_sender_may_die_pushing_and_flushing() {
+    let scenario = Acts {
+        name: "push and flush",
+        operations: &["shm_mq::spsc::Sender::push", "shm_mq::spsc::Sender::flush"],
+        operate: |_, doomed, notes| {
+            push_all(doomed);
+            doomed.sender().flush().unwrap();
+            notes.set(SENT, 2);
+        },
+        ..send()
+    };
+    Run::new(&scenario).kill().passes();
+    let scenario = Acts {
+        name: "push, until the ring is full",
+        operations: &["shm_mq::spsc::Sender::push"],
+        operate: |_, doomed, notes| {
+            push_all(doomed);
+            // Publishes what was pushed.
+            assert_eq!(doomed.sender().push(&[]), Ok(false));
+            notes.set(SENT, 2);
+        },
+        ..scenario
+    };
+    Run::new(&scenario).kill().passes();
+}
+
+/// Two records' places are lent and written.
+fn reserve() -> Acts {
+    Acts {
+        name: "reserve and commit",
+        operations: &["shm_mq::spsc::Sender::reserve", "shm_mq::spsc::Reserved::commit"],
+        operate: |_, doomed, notes| {
+            let sender = doomed.sender.as_mut().unwrap();
+            for record in &doomed.to_send {
+                let mut place = sender.reserve(record.len()).unwrap().unwrap();
+                place.copy_from_slice(record);
+                place.commit();
+                notes.count(SENT);
+            }
+        },
+        ..send()
+    }
+}
+
+#[test]
+fn a_sender_may_die_in_a_place_that_it_reserved() {
+    Run::new(&reserve()).kill().passes();
+    Run::new(&reserve()).fork().passes();
+    let dropped = Acts {
+        name: "reserve, and no commit",
+        operations: &["shm_mq::spsc::Sender::reserve"],
+        sends: 0,
+        operate: |_, doomed, _| {
+            let mut place = doomed.sender().reserve(200).unwrap().unwrap();
+            place.fill(7);
+        },
+        ..reserve()
+    };
+    Run::new(&dropped).kill().passes();
+}
+
+#[test]
+fn a_sender_may_die_detaching() {
+    let scenario = Acts {
+        name: "drop of a sender with something pending",
+        operations: &["shm_mq::spsc::Sender::drop"],
+        prepare: push_all,
+        operate: |_, doomed, _| drop(doomed.sender.take()),
+        learns: true,
+        ..send()
+    };
+    Run::new(&scenario).kill().passes();
+}
+
+/// Receives two records, the second one from behind the end of the ring, and finds no more.
+fn recv() -> Acts {
+    Acts {
+        name: "recv, drop of a record, try_recv",
+        operations: &[
+            "shm_mq::spsc::Receiver::recv",
+            "shm_mq::spsc::Receiver::try_recv",
+            "shm_mq::spsc::receiver::Held::drop",
+            "shm_mq::spsc::Receiver",
+        ],
+        role: Role::Receiver,
+        queued: 2,
+        operate: |_, doomed, notes| {
+            let receiver = doomed.receiver.as_mut().unwrap();
+            for record in &doomed.to_receive {
+                assert_eq!(*receiver.recv().unwrap(), **record);
+                notes.count(RECEIVED);
+            }
+            // A bystander may have sent one, or come and gone as the sender.
+            match receiver.try_recv() {
+                Ok(Some(record)) => record.put_back(),
+                Ok(None) | Err(RecvError::Detached) => {}
+                Err(error) => panic!("{error}"),
+            }
+        },
+        ..ACTS
+    }
+}
+
+#[test]
+fn a_receiver_may_die_in_recv() {
+    let run = |scenario: &Acts| Run::new(scenario).allow_missed(MISSED_MAX).kill().passes();
+    run(&recv());
+    run(&Acts { learns: true, name: "recv, the sender learns of it", ..recv() });
+    Run::new(&recv()).allow_missed(MISSED_MAX).fork().passes();
+    let alone = Acts { is_alone: true, name: "recv, a sender stands by", ..recv() };
+    let run = Run::new(&alone).allow_missed(MISSED_MAX).bystander_at_most(BYSTANDER_MAX);
+    run.stop().passes();
+}
+
+#[test]
+fn who_takes_the_role_of_a_dead_receiver_may_die_too() {
+    let scenario = Acts {
+        name: "recv_deadline",
+        operations: &["shm_mq::spsc::Receiver::recv_deadline"],
+        operate: |_, doomed, notes| {
+            let (receiver, soon) = (doomed.receiver.as_mut().unwrap(), Instant::now() + NAP);
+            for record in &doomed.to_receive {
+                assert_eq!(*receiver.recv_deadline(soon).unwrap(), **record);
+                notes.count(RECEIVED);
+            }
+        },
+        has_heir: true,
+        ..recv()
+    };
+    Run::new(&scenario).nested().passes();
+}
+
+#[test]
+fn a_receiver_may_die_asleep() {
+    let scenario = Acts {
+        name: "recv_deadline, asleep",
+        operations: &["shm_mq::spsc::Receiver::recv_deadline"],
+        queued: 0,
+        learns: true,
+        operate: |_, doomed, _| {
+            let got = doomed.receiver().recv_deadline(Instant::now() + NAP);
+            assert_eq!(got.err(), Some(RecvError::TimedOut));
+        },
+        ..recv()
+    };
+    Run::new(&scenario).asleep().passes();
+}
+
+#[test]
+fn a_receiver_may_die_putting_back() {
+    let scenario = Acts {
+        name: "try_recv and put_back, then try_recv",
+        operations: &["shm_mq::spsc::Receiver::try_recv"],
+        operate: |_, doomed, notes| {
+            doomed.receiver().try_recv().unwrap().unwrap().put_back();
+            for _ in 0..2 {
+                doomed.receiver().try_recv().unwrap().unwrap();
+                notes.count(RECEIVED);
+            }
+        },
+        ..recv()
+    };
+    Run::new(&scenario).kill().passes();
+}
+
+#[test]
+fn a_receiver_may_die_detaching() {
+    let scenario = Acts {
+        name: "drop of a receiver",
+        operations: &["shm_mq::spsc::receiver::Cursor::drop"],
+        operate: |_, doomed, _| drop(doomed.receiver.take()),
+        learns: true,
+        ..recv()
+    };
+    Run::new(&scenario).kill().passes();
+}
+
+/// Goes around the ring: what has been received is written anew.
+fn both() -> Acts {
+    Acts {
+        name: "try_send and try_recv, around the ring",
+        operations: &["shm_mq::spsc::Sender::try_send", "shm_mq::spsc::Receiver::try_recv"],
+        queued: 1,
+        sends: 3,
+        operate: |_, doomed, notes| {
+            let (sender, receiver) = (doomed.sender.as_mut().unwrap(), &mut doomed.receiver);
+            for record in &doomed.to_send {
+                assert_eq!(sender.try_send(record), Ok(true));
+                notes.count(SENT);
+                drop(receiver.as_mut().unwrap().try_recv().unwrap().unwrap());
+                notes.count(RECEIVED);
+            }
+        },
+        ..ACTS
+    }
+}
+
+#[test]
+fn one_may_die_that_goes_around_the_ring() {
+    Run::new(&both()).kill().passes();
+    Run::new(&both()).fork().passes();
+    Run::new(&Acts { has_heir: true, ..both() }).nested().passes();
+}
+
+/// A role is taken, or given to the doomed one.
+#[test]
+fn one_may_die_attaching_or_being_given_a_role() {
+    let at = |role, operations: &'static [&'static str], operate| {
+        let name = operations[0].trim_start_matches("shm_mq::spsc::");
+        let queued = 2;
+        Acts { name, operations, role, queued, operate, is_late: true, learns: true, ..ACTS }
+    };
+    let scenarios = [
+        at(Role::Sender, &["shm_mq::spsc::Sender::attach"], |world, doomed, notes| {
+            let sender = Sender::attach(&world.mapping, queue_at(), 0, &doomed.me);
+            doomed.sender = Some(sender.unwrap());
+            notes.set(HAS_ROLE, 1);
+        }),
+        at(Role::Receiver, &["shm_mq::spsc::Receiver::attach"], |world, doomed, notes| {
+            let receiver = Receiver::attach(&world.mapping, queue_at(), 0, &doomed.me);
+            doomed.receiver = Some(receiver.unwrap());
+            notes.set(HAS_ROLE, 1);
+        }),
+        at(Role::Sender, &["shm_mq::spsc::Queue::set_sender"], |world, doomed, notes| {
+            world.queue.set_sender(&doomed.me, doomed.me.id()).unwrap();
+            doomed.sender = Some(world.queue.sender(&doomed.me).unwrap());
+            notes.set(HAS_ROLE, 1);
+        }),
+        at(Role::Receiver, &["shm_mq::spsc::Queue::set_receiver"], |world, doomed, notes| {
+            world.queue.set_receiver(&doomed.me, doomed.me.id()).unwrap();
+            doomed.receiver = Some(world.queue.receiver(&doomed.me).unwrap());
+            notes.set(HAS_ROLE, 1);
+        }),
+    ];
+    for scenario in scenarios {
+        Run::new(&scenario).kill().passes();
+    }
+}
+
+/// A queue is made; who dies at it leaves bytes that are made into one anew.
+struct Creates;
+
+impl Scenario for Creates {
+    type World = World;
+    type Doomed = ();
+
+    fn name(&self) -> String {
+        "spsc, create".to_owned()
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        &["shm_mq::spsc::Queue::create"]
+    }
+
+    fn world(&self) -> World {
+        let mut world = World::new(2);
+        (world.sender, world.receiver) = (None, None);
+        world
+    }
+
+    fn prepare(&self, _: &World, _: &Notes) {}
+
+    fn operate(&self, world: &World, (): &mut (), _: &Notes) {
+        // SAFETY: nobody else uses these bytes.
+        unsafe { Queue::create(&world.mapping, queue_at(), RING_BYTES, 0) }.unwrap();
+    }
+
+    fn image(&self, world: &World) -> Vec<u8> {
+        world.image()
+    }
+
+    fn check(&self, mut world: World, _: &Notes, _: End) -> Result<(), String> {
+        // SAFETY: nobody else uses these bytes.
+        let queue = unsafe { Queue::create(&world.mapping, queue_at(), RING_BYTES, 0) };
+        world.queue = queue.map_err(said)?;
+        world.succeed()?;
+        world.goes_on()
+    }
+}
+
+#[test]
+fn one_may_die_creating() {
+    Run::new(&Creates).kill().passes();
+}

@@ -1,0 +1,151 @@
+//! The world of the crash tests of `spsc`: a table and a queue that one may die at, and what the
+//! test process then finds.
+use crate::crash_common::shared;
+use crate::spsc_common::{LIMIT, text};
+use shm_core::mapping::Mapping;
+use shm_core::participants::{Member, Table};
+use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
+use shm_testkit::killpoint::{End, SharedMemory};
+use std::sync::Arc;
+use std::time::Instant;
+
+const SLOTS: u32 = 3;
+/// Eight lines.
+pub(crate) const RING_BYTES: u64 = 512;
+/// Of 1, 3, 1, 2 and 4 lines: record number 4 does not fit before the end of the ring.
+const LENS: [usize; 5] = [20, 150, 0, 57, 200];
+/// So many have been sent and received in each world: number 3 is at the sixth line.
+pub(crate) const BASE: u64 = 3;
+
+pub(crate) fn record(number: u64) -> Vec<u8> {
+    text(number + 1, LENS[number as usize % LENS.len()])
+}
+
+pub(crate) fn said<E: std::fmt::Display>(error: E) -> String {
+    error.to_string()
+}
+
+/// A table and a queue in memory that children share; the test process is a member.
+pub(crate) struct World {
+    memory: SharedMemory,
+    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) me: Arc<Member>,
+    pub(crate) queue: Queue,
+    pub(crate) sender: Option<Sender>,
+    pub(crate) receiver: Option<Receiver>,
+}
+
+pub(crate) fn queue_at() -> u64 {
+    Table::bytes_for(SLOTS).next_multiple_of(64)
+}
+
+impl World {
+    /// A queue that `BASE` records went through, and that has `queued` more.
+    pub(crate) fn new(queued: u64) -> World {
+        let (memory, mapping) = shared(queue_at() + Queue::bytes_for(RING_BYTES));
+        // SAFETY: nobody else has the mapping.
+        let me = unsafe { Table::create(&mapping, 0, SLOTS) }.unwrap().join().unwrap();
+        // SAFETY: as above, and the table ends before.
+        let queue = unsafe { Queue::create(&mapping, queue_at(), RING_BYTES, 0) }.unwrap();
+        let (mut sender, mut receiver) = (queue.sender(&me).unwrap(), queue.receiver(&me).unwrap());
+        for number in 0..BASE + queued {
+            assert!(sender.try_send(&record(number)).unwrap());
+            if number < BASE {
+                receiver.try_recv().unwrap().unwrap();
+            }
+        }
+        World { memory, mapping, me, queue, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// All shared bytes, but for who is who: pids, start times and thread ids.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        let mut bytes = self.memory.copy();
+        for slot in 0..SLOTS {
+            let at = Table::bytes_for(slot) as usize;
+            // The seat's state stands in the topmost bits.
+            bytes[at..at + 7].fill(0);
+            bytes[at + 7] &= 0xc0;
+            bytes[at + 12..at + 16].fill(0);
+        }
+        bytes
+    }
+
+    /// The half that the test process has learns of the end of the other.
+    pub(crate) fn learns(&mut self, end: End) -> Result<(), String> {
+        let deadline = Instant::now() + LIMIT;
+        let is_death = if let Some(receiver) = &mut self.receiver {
+            loop {
+                let number = receiver.received();
+                match receiver.recv_deadline(deadline) {
+                    Ok(got) if *got == *record(number) => {}
+                    Ok(got) => return Err(format!("no record {number}, but {got:?}")),
+                    Err(RecvError::PeerDied) => break true,
+                    Err(RecvError::Detached) => break false,
+                    Err(error) => return Err(said(error)),
+                }
+            }
+        } else {
+            let sender = self.sender.as_mut().ok_or("nobody is there to learn of it")?;
+            loop {
+                let number = sender.sent();
+                match sender.send_deadline(&record(number), deadline) {
+                    Ok(()) if number < 100 => {}
+                    Ok(()) => return Err("there is more room than a ring has".to_owned()),
+                    Err(SendError::PeerDied) => break true,
+                    Err(SendError::Detached) => break false,
+                    Err(error) => return Err(said(error)),
+                }
+            }
+        };
+        if is_death && end == End::Finished {
+            return Err("it is said to have died, and has left".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Takes what roles are left.
+    pub(crate) fn succeed(&mut self) -> Result<(), String> {
+        if self.sender.is_none() {
+            self.sender = Some(self.queue.sender(&self.me).map_err(said)?);
+        }
+        if self.receiver.is_none() {
+            self.receiver = Some(self.queue.receiver(&self.me).map_err(said)?);
+        }
+        Ok(())
+    }
+
+    /// Receives what is there, goes around the ring a few times more, and counts.
+    pub(crate) fn goes_on(&mut self) -> Result<(), String> {
+        let (Some(sender), Some(receiver)) = (&mut self.sender, &mut self.receiver) else {
+            return Err("has not taken the roles".to_owned());
+        };
+        let there = sender.sent();
+        for number in receiver.received()..there + 12 {
+            if number >= there && !sender.try_send(&record(number)).map_err(said)? {
+                return Err(format!("no room for record {number}"));
+            }
+            match receiver.try_recv().map_err(said)? {
+                Some(got) if *got == *record(number) => {}
+                got => return Err(format!("of {there}, no record {number}, but {got:?}")),
+            }
+            if number + 1 >= there && receiver.try_recv().map_err(said)?.is_some() {
+                return Err(format!("a record behind number {number}"));
+            }
+        }
+        if (sender.sent(), receiver.received()) == (there + 12, there + 12) {
+            return Ok(());
+        }
+        Err(format!("{sender:?} and {receiver:?} miscounted"))
+    }
+
+    /// The dead one's seat is found and freed, and no more; then there is room for two.
+    pub(crate) fn nothing_leaks(&self, end: End) -> Result<(), String> {
+        let (reaped, dead) = (self.me.table().reap(|_| ()), usize::from(end == End::Killed));
+        // Of a helper that reaped first, or was killed too, nothing is left either.
+        if reaped > dead {
+            return Err(format!("{reaped} seats were reaped after {end:?}"));
+        }
+        let seats: Result<Vec<_>, _> = (1..SLOTS).map(|_| self.me.table().join()).collect();
+        seats.map(drop).map_err(|error| format!("a seat leaked: {error}"))
+    }
+}

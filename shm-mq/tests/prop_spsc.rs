@@ -1,0 +1,215 @@
+//! Any sequence of operations on both ends of a queue, and of handing them on, agrees with a plain
+//! queue of records. At each level of trust.
+#![cfg(not(any(shm_loom, shm_explore)))]
+mod spsc_common;
+use proptest::prelude::*;
+use shm_core::participants::Member;
+use shm_core::trust::{Buggy, Crashing};
+use shm_mq::spsc::{LINE_BYTES, Queue, Receiver, SendError, Sender};
+use shm_mq::stream::OneMapping;
+use spsc_common::{queue, text};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Lengths are in percent of the longest record.
+#[derive(Clone, Debug)]
+enum Op {
+    TrySend(usize),
+    Push(usize),
+    Flush,
+    /// Written in place; sent, or not.
+    Reserve(usize, bool),
+    Receive,
+    PutBack,
+    /// The sender leaves, and another one comes.
+    NextSender,
+    NextReceiver,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0..110_usize).prop_map(Op::TrySend),
+        4 => (0..110_usize).prop_map(Op::Push),
+        1 => Just(Op::Flush),
+        3 => (0..105_usize, any::<bool>()).prop_map(|(len, sent)| Op::Reserve(len, sent)),
+        8 => Just(Op::Receive),
+        1 => Just(Op::PutBack),
+        1 => Just(Op::NextSender),
+        1 => Just(Op::NextReceiver),
+    ]
+}
+
+/// The two ends and what they should do.
+struct Pair<S: OneMapping, R: OneMapping> {
+    queue: Queue,
+    me: Arc<Member>,
+    sender: Option<Sender<S>>,
+    receiver: Option<Receiver<R>>,
+    lines: u64,
+    sent: u64,
+    received: u64,
+    /// Records in the queue, and whether each has been published for certain.
+    model: VecDeque<(Vec<u8>, bool)>,
+}
+
+fn lines_for(len: usize) -> u64 {
+    (len as u64 + 8).div_ceil(LINE_BYTES)
+}
+
+impl<S: OneMapping, R: OneMapping> Pair<S, R> {
+    fn new(lines: u64) -> Self {
+        let (queue, me) = queue(lines * LINE_BYTES);
+        let sender = queue.clone().with_peers::<S>().sender(&me).unwrap();
+        let receiver = queue.clone().with_peers::<R>().receiver(&me).unwrap();
+        let (sender, receiver) = (Some(sender), Some(receiver));
+        Pair { queue, me, sender, receiver, lines, sent: 0, received: 0, model: VecDeque::new() }
+    }
+
+    fn sender(&mut self) -> &mut Sender<S> {
+        self.sender.as_mut().unwrap()
+    }
+
+    fn next(&mut self, percent: usize) -> Vec<u8> {
+        let len = self.sender().record_bytes_max() * percent / 100;
+        text(self.sent + 1, len)
+    }
+
+    fn all_published(&mut self) {
+        self.model.iter_mut().for_each(|(_, published)| *published = true);
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::TrySend(percent) => {
+                let record = self.next(percent);
+                let end = self.sender().try_send(&record);
+                if end.is_ok() {
+                    self.all_published();
+                }
+                self.was_put(record, end, true);
+            }
+            Op::Push(percent) => {
+                let record = self.next(percent);
+                let end = self.sender().push(&record);
+                if end == Ok(false) {
+                    self.all_published();
+                }
+                self.was_put(record, end, false);
+            }
+            Op::Flush => {
+                self.sender().flush().unwrap();
+                self.all_published();
+            }
+            Op::Reserve(percent, sent) => self.reserve(percent, sent),
+            Op::Receive => self.receive(),
+            Op::PutBack => {
+                if let Ok(Some(record)) = self.receiver.as_mut().unwrap().try_recv() {
+                    assert_eq!(*record, self.model[0].0);
+                    record.put_back();
+                }
+            }
+            Op::NextSender => {
+                self.sender = None;
+                self.all_published();
+                let sender = self.queue.clone().with_peers().sender(&self.me).unwrap();
+                self.sender = Some(sender);
+            }
+            Op::NextReceiver => {
+                self.receiver = None;
+                assert_eq!(self.sender().try_send(b""), Err(SendError::Detached));
+                let receiver = self.queue.clone().with_peers().receiver(&self.me).unwrap();
+                self.receiver = Some(receiver);
+            }
+        }
+        assert_eq!(self.sender().sent(), self.sent);
+        assert_eq!(self.receiver.as_ref().unwrap().received(), self.received);
+    }
+
+    fn was_put(&mut self, record: Vec<u8>, end: Result<bool, SendError>, published: bool) {
+        let largest = self.sender().record_bytes_max();
+        match end {
+            Ok(true) => {
+                self.sent += 1;
+                self.model.push_back((record, published));
+            }
+            // What is in the queue, the end, and what may have to be left out before the end.
+            Ok(false) => {
+                let used: u64 = self.model.iter().map(|(record, _)| lines_for(record.len())).sum();
+                let need = lines_for(record.len());
+                assert!(used + 2 * self.most_left_out() + 2 * need > self.lines, "{used} {need}");
+            }
+            Err(error) => {
+                assert_eq!(error, SendError::TooLong { len: record.len(), largest });
+                assert!(record.len() > largest);
+            }
+        }
+    }
+
+    /// Lines at the end of the ring that records in the queue may have left out.
+    fn most_left_out(&self) -> u64 {
+        self.model.iter().map(|(record, _)| lines_for(record.len()) - 1).max().unwrap_or(0)
+    }
+
+    fn reserve(&mut self, percent: usize, sent: bool) {
+        let record = self.next(percent);
+        match self.sender().reserve(record.len()) {
+            Ok(Some(mut place)) => {
+                place.copy_from_slice(&record);
+                assert_eq!(*place, record[..]);
+                if sent {
+                    place.commit();
+                    self.all_published();
+                    self.was_put(record, Ok(true), true);
+                }
+            }
+            Ok(None) => {
+                self.all_published();
+                self.was_put(record, Ok(false), true);
+            }
+            Err(error) => self.was_put(record, Err(error), true),
+        }
+    }
+
+    fn receive(&mut self) {
+        match self.receiver.as_mut().unwrap().try_recv().unwrap() {
+            Some(record) => {
+                assert_eq!(*record, self.model.pop_front().expect("sent").0);
+                self.received += 1;
+            }
+            None => assert!(self.model.front().is_none_or(|(_, published)| !published)),
+        }
+    }
+}
+
+fn cases() -> u32 {
+    if std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1") { 10_000 } else { 256 }
+}
+
+fn agrees<S: OneMapping, R: OneMapping>(lines: u64, ops: &[Op]) {
+    let mut pair = Pair::<S, R>::new(lines);
+    ops.iter().for_each(|op| pair.apply(op));
+    pair.sender().flush().unwrap();
+    pair.all_published();
+    while !pair.model.is_empty() {
+        pair.receive();
+    }
+    pair.receive();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
+
+    #[test]
+    fn agrees_with_a_plain_queue(
+        lines in 2..40_u64,
+        ops in prop::collection::vec(op(), 1..200),
+        careful in 0..4,
+    ) {
+        match careful {
+            0 => agrees::<Crashing, Crashing>(lines, &ops),
+            1 => agrees::<Crashing, Buggy>(lines, &ops),
+            2 => agrees::<Buggy, Crashing>(lines, &ops),
+            _ => agrees::<Buggy, Buggy>(lines, &ops),
+        }
+    }
+}
