@@ -40,6 +40,7 @@ use crate::stream::OneMapping;
 use shared::{Front, Kind, MAGIC, Shared, Slot, State};
 use shm_core::BadPtr;
 use shm_core::bytes::{WORD_BYTES, Word};
+use shm_core::futex::now_ms;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::{Forked, Liveness};
@@ -147,6 +148,15 @@ pub struct WorkQueue<T: OneMapping = Crashing> {
     job_words: usize,
     job_bytes: usize,
     level: PhantomData<T>,
+}
+
+/// What [`Slot::due`] says of a job that is not to be given out before `delay` has passed.
+fn due_in(delay: Duration) -> u64 {
+    match u64::try_from(delay.as_millis()) {
+        _ if delay.is_zero() => 0,
+        Ok(ms) => now_ms().saturating_add(ms.max(1)),
+        Err(_) => u64::MAX,
+    }
 }
 
 const fn words_for(job_bytes: u64) -> u64 {
@@ -416,6 +426,7 @@ impl<T: OneMapping> WorkQueue<T> {
 
     /// Makes the job of a slot that somebody was doing ready, as if it had never been tried.
     fn set_ready(&self, slot: &Slot, state: State) -> bool {
+        slot.due.store(0, Ordering::Relaxed);
         self.give_back(slot, state, state.anew())
     }
 

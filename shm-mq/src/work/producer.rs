@@ -1,10 +1,9 @@
 //! Sending jobs.
 use super::shared::{Kind, Slot, State};
-use super::{REAPED_EVERY, WorkQueue};
+use super::{REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::Draft as InPlace;
-use shm_core::futex::now_ms;
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -130,8 +129,12 @@ impl<T: OneMapping> Producer<T> {
                 continue;
             }
             slot.at.store(at, Ordering::Relaxed);
-            // Before the state says ready, which orders it.
-            queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Relaxed);
+            // Pairs with the Acquire in `Worker::look`: that the slot is being written.
+            let next = queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Release);
+            if next > at {
+                // Others were faster, and workers may have passed the slot when it was free.
+                queue.let_it_be_seen(slot);
+            }
             let words = queue.words_of(number);
             let bytes = if T::IN_PLACE {
                 // SAFETY: the slot is ours until the draft is gone.
@@ -180,7 +183,7 @@ struct Ours<'p, T: OneMapping> {
 impl<T: OneMapping> Draft<'_, T> {
     /// It is given out to nobody before this time has passed.
     pub fn delay(mut self, by: Duration) -> Self {
-        self.due = now_ms() + (by.as_millis() as u64).max(1);
+        self.due = due_in(by);
         self
     }
 

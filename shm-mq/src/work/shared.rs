@@ -116,7 +116,7 @@ impl Slot {
 ///
 /// The step counts the jobs that were ready here, so that a job which comes back is not mistaken
 /// for the one that it was.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct State(u64);
 
 /// The kinds of state.
@@ -228,7 +228,7 @@ impl State {
 ///
 /// Workers let it pass slots that have no job and will not have the one that they look at; who
 /// brings a job back moves it down again, and counts: so nobody who looked before lets it pass.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Front(u64);
 
 impl Front {
@@ -253,7 +253,7 @@ impl Front {
 
     /// Back at `position`, or before.
     pub(super) fn back_at(self, position: u64) -> Front {
-        let back = (self.0 + 1) & ((1 << Front::BACK_BITS) - 1);
+        let back = self.0.wrapping_add(1) & ((1 << Front::BACK_BITS) - 1);
         Front(self.position().min(position) << Front::BACK_BITS | back)
     }
 }

@@ -1,6 +1,6 @@
 //! Doing jobs.
 use super::shared::{Front, Kind, Slot, State};
-use super::{REAPED_EVERY, WorkQueue};
+use super::{REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::View;
@@ -22,7 +22,7 @@ pub enum ClaimError {
     /// The deadline passed.
     #[error("the deadline passed before there was a job")]
     TimedOut,
-    /// Another process wrote nonsense: this job has no such length. It counts as tried.
+    /// Another process wrote nonsense: no job has such a length. It is gone.
     #[error("the queue is corrupt: a job of {len} bytes")]
     Corrupt {
         /// What its slot says.
@@ -154,7 +154,8 @@ impl<T: OneMapping> Worker<T> {
         let count = slots.len() as u64;
         // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
         let front = Front::from_bits(shared.head.load(Ordering::Acquire));
-        let tail = shared.tail.load(Ordering::Relaxed);
+        // Pairs with the Release in `Producer::reserve`: which slots before it are being written.
+        let tail = shared.tail.load(Ordering::Acquire);
         // Each slot once.
         let lap = tail.saturating_sub(count);
         if front.position() < lap {
@@ -163,7 +164,8 @@ impl<T: OneMapping> Worker<T> {
             }
             self.pass(front, lap);
         }
-        let first = front.position().max(lap).min(tail);
+        // A liar's may be behind the tail.
+        let first = if front.position() > tail { lap } else { front.position().max(lap) };
         let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
         for at in first..tail {
             let number = (at % count) as usize;
@@ -171,8 +173,7 @@ impl<T: OneMapping> Worker<T> {
             // Pairs with the Releases of all who set states: the bytes, and the words beside.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             match state.kind() {
-                // One that is taken for a later lap is looked at there.
-                Some(Kind::Ready) if slot.at.load(Ordering::Relaxed) <= at => {
+                Some(Kind::Ready) if self.is_of_this_lap(slot, at) => {
                     let due = slot.due.load(Ordering::Relaxed);
                     if due != 0 && due > *now.get_or_insert_with(now_ms) {
                         due_next = Some(due_next.map_or(due, |next: u64| next.min(due)));
@@ -194,6 +195,13 @@ impl<T: OneMapping> Worker<T> {
             self.pass(front, passed);
         }
         Ok(Found::Nothing(due_next))
+    }
+
+    /// Whether the job of a slot is to be taken at this position. One that was sent since we looked
+    /// at the tail is looked at there; what no tail was ever behind is a liar's, and taken.
+    fn is_of_this_lap(&self, slot: &Slot, at: u64) -> bool {
+        let its = slot.at.load(Ordering::Relaxed);
+        its <= at || its >= self.queue.shared.tail.load(Ordering::Acquire)
     }
 
     /// Takes the oldest of the jobs that were brought back from before `lap`.
@@ -218,7 +226,8 @@ impl<T: OneMapping> Worker<T> {
 
     /// Lets `head` pass slots that were looked at since it was `front`.
     fn pass(&self, front: Front, to: u64) {
-        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        // Pairs with the Acquire in `look`: the tail that we had seen.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         let head = &self.queue.shared.head;
         // Fails where somebody brought a job back meanwhile.
         let _ = head.compare_exchange(front.bits(), front.at(to).bits(), ok, err);
@@ -227,11 +236,12 @@ impl<T: OneMapping> Worker<T> {
     fn job(&mut self, number: usize, state: State) -> Result<Job<'_, T>, ClaimError> {
         let Worker { queue, member, copy, .. } = self;
         let slot = &queue.slots[number];
-        let held = Held { queue, slot, state, member };
         let len = slot.len.load(Ordering::Relaxed);
         if len > queue.job_bytes as u64 {
+            queue.free(slot, state);
             return Err(ClaimError::Corrupt { len });
         }
+        let held = Held { queue, slot, state, member };
         let (words, len) = (queue.words_of(number), len as usize);
         let bytes = if T::IN_PLACE {
             // SAFETY: the slot is ours until `Held` gives it back, after the view.
@@ -301,7 +311,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
     /// It comes back.
     pub fn nack(self, delay: Duration) -> Result<(), Lost> {
         let held = self.into_held();
-        let due = if delay.is_zero() { 0 } else { now_ms() + (delay.as_millis() as u64).max(1) };
+        let due = due_in(delay);
         let is_back = held.is_ours() && {
             held.slot.due.store(due, Ordering::Relaxed);
             held.queue.bring_back(held.slot, held.state)
