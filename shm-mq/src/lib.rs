@@ -7,3 +7,6 @@ pub mod stream;
 
 /// `spsc`: records from one sender to one receiver, in place.
 pub mod spsc;
+
+/// `work`: jobs from many producers to many workers, each done by one.
+pub mod work;

@@ -82,3 +82,9 @@ fn absolute(left: rustix::thread::Timespec) -> rustix::thread::Timespec {
         tv_nsec: nanoseconds % 1_000_000_000,
     }
 }
+
+/// Milliseconds of a clock that only goes on, and is the same for all processes of the machine.
+pub fn now_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}

@@ -16,7 +16,7 @@ mod kernel;
 #[path = "explored.rs"]
 mod kernel;
 
-pub use kernel::waitv_works;
+pub use kernel::{now_ms, waitv_works};
 
 /// At most so many words can be slept on in one call.
 pub const WAIT_WORDS_MAX: usize = 128;

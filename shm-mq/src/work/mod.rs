@@ -1,0 +1,463 @@
+//! `work`: jobs from many producers to many workers, each done by one, whoever dies.
+//!
+//! ```text
+//!            ┌────────────────── its producer dies ────────────────┐
+//!            ▼                                                     │
+//!          FREE ──► WRITING(p) ──► READY ──► DOING(w) ──► FREE     │  p, w: who may be killed
+//!                       └──────────│───────────│───────────────────┘
+//!                                  ▲           │ w dies, or gives it back: one attempt more
+//!                                  └───────────┤
+//!                                              └──► DEAD           after `attempts_max` of them
+//! ```
+//!
+//! A job is written once, in place, in a slot; then it changes hands by one compare-and-swap of the
+//! slot's state, which names the new owner. So there is no moment at which a job is nobody's and
+//! cannot be found: `tail` and `head` only say where to look, and anybody sets them right. A stopped
+//! process keeps its own slots, and nothing else: others pass them.
+//!
+//! Producers take the first free slot from `tail` on, workers the first ready one from `head` on, so
+//! jobs are given out in the order in which their slots were taken, but for those that are not
+//! written yet. A job that comes back is before all others.
+//!
+//! | dies after | what there is |
+//! | --- | --- |
+//! | (producer) taking a slot | a slot that names the dead; [`reap`](WorkQueue::reap) frees it |
+//! | READY, before the wake-up | the job; workers look again by themselves |
+//! | (worker) taking a job | a job that names the dead; `reap` brings it back, or calls it dead |
+//! | (worker) FREE, before the wake-up | a free slot; producers look again by themselves |
+//! | (reaper) READY, before `head` comes back | a job before `head`; the next reaper sees it |
+//!
+//! Who waits reaps now and then, so a death costs a bounded wait; who learns of one by other means
+//! calls `reap` at once.
+mod producer;
+mod shared;
+mod worker;
+
+pub use producer::{Draft, Producer, SendError};
+pub use worker::{ClaimError, Job, Lost, Worker};
+
+use crate::stream::OneMapping;
+use shared::{Front, Kind, MAGIC, Shared, Slot, State};
+use shm_core::BadPtr;
+use shm_core::bytes::{WORD_BYTES, Word};
+use shm_core::futex::now_ms;
+use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::participants::{Member, ParticipantId};
+use shm_core::process::{Forked, Liveness};
+use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A queue has at most so many slots.
+pub const SLOTS_MAX: u32 = 1 << 20;
+
+/// Rounds in which a word may change under us. Among honest processes each is somebody's success.
+const ROUNDS_MAX: u32 = 1 << 16;
+
+/// Who waits looks this often whether somebody has died.
+const REAPED_EVERY: Duration = Duration::from_millis(50);
+
+/// What a queue is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorkConfig {
+    /// Jobs that there can be at a time: 1 to [`SLOTS_MAX`].
+    pub slots: u32,
+    /// The longest job, in bytes.
+    pub job_bytes: u64,
+    /// A job that was given to so many workers, none of which said that it is done, is dead: 1 to
+    /// 255.
+    pub attempts_max: u8,
+    /// What the jobs are: who attaches is to know the same. 0: bytes.
+    pub fingerprint: u64,
+}
+
+impl WorkConfig {
+    /// For `slots` jobs of up to `job_bytes`, each tried three times.
+    pub const fn new(slots: u32, job_bytes: u64) -> WorkConfig {
+        WorkConfig { slots, job_bytes, attempts_max: 3, fingerprint: 0 }
+    }
+}
+
+/// Why a queue could not be created.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// There is no such queue.
+    #[error("a queue cannot be made with {what} of {value}")]
+    Config {
+        /// Which figure.
+        what: &'static str,
+        /// What it is.
+        value: u64,
+    },
+    /// The queue does not fit there.
+    #[error("the queue does not fit into the mapping")]
+    Place(#[from] BadPtr),
+}
+
+/// Why a queue could not be attached to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The offset is outside the mapping, or odd.
+    #[error("no queue can be there")]
+    Place(#[from] BadPtr),
+    /// Something else is there, or a queue of another version.
+    #[error("no queue of this version is there (found {found:#x})")]
+    NotAQueue {
+        /// What stands in place of the magic number.
+        found: u64,
+    },
+    /// Its jobs are others.
+    #[error("the queue is one of other jobs (fingerprint {found:#x})")]
+    OtherJobs {
+        /// What its creator said of them.
+        found: u64,
+    },
+    /// Its size makes no sense.
+    #[error("the queue is corrupt")]
+    Corrupt,
+}
+
+/// What a queue holds, as [`WorkQueue::status`] saw it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Status {
+    /// Slots for jobs to come.
+    pub free: u32,
+    /// Jobs that are being written.
+    pub writing: u32,
+    /// Jobs that wait for a worker, or for their time.
+    pub ready: u32,
+    /// Jobs that a worker has.
+    pub doing: u32,
+    /// Jobs that were tried too often.
+    pub dead: u32,
+}
+
+/// A queue of jobs in shared memory.
+///
+/// `T` says what its peers may do: see [`with_peers`](WorkQueue::with_peers).
+#[derive(Debug)]
+pub struct WorkQueue<T: OneMapping = Crashing> {
+    shared: Mapped<Shared>,
+    slots: MappedSlice<Slot>,
+    words: MappedSlice<Word>,
+    attempts_max: u64,
+    job_words: usize,
+    job_bytes: usize,
+    level: PhantomData<T>,
+}
+
+/// What [`Slot::due`] says of a job that is not to be given out before `delay` has passed.
+fn due_in(delay: Duration) -> u64 {
+    match u64::try_from(delay.as_millis()) {
+        _ if delay.is_zero() => 0,
+        Ok(ms) => now_ms().saturating_add(ms.max(1)),
+        Err(_) => u64::MAX,
+    }
+}
+
+const fn words_for(job_bytes: u64) -> u64 {
+    // Each job begins with a cache line.
+    (job_bytes.div_ceil(WORD_BYTES as u64)).next_multiple_of(8)
+}
+
+impl WorkQueue {
+    /// Bytes of mapping for such a queue.
+    ///
+    /// ```
+    /// use shm_mq::work::{WorkConfig, WorkQueue};
+    /// assert_eq!(WorkQueue::bytes_for(&WorkConfig::new(16, 100)), 384 + 16 * (64 + 128));
+    /// ```
+    pub const fn bytes_for(config: &WorkConfig) -> u64 {
+        let bytes = if config.job_bytes > JOB_BYTES_MAX { JOB_BYTES_MAX } else { config.job_bytes };
+        let slot = size_of::<Slot>() as u64 + words_for(bytes) * size_of::<Word>() as u64;
+        size_of::<Shared>() as u64 + config.slots as u64 * slot
+    }
+
+    /// Makes a queue at `offset` of `mapping`, a multiple of 64.
+    ///
+    /// ```
+    /// use shm_core::{mapping::Mapping, participants::Table};
+    /// use shm_mq::work::{WorkConfig, WorkQueue};
+    ///
+    /// let config = WorkConfig::new(16, 100);
+    /// let at = Table::bytes_for(2).next_multiple_of(64);
+    /// let mapping = Mapping::heap((at + WorkQueue::bytes_for(&config)) as usize);
+    /// // SAFETY: nobody else has the mapping.
+    /// let table = unsafe { Table::create(&mapping, 0, 2) }?;
+    /// // SAFETY: as above, and the table ends before.
+    /// let queue = unsafe { WorkQueue::create(&mapping, at, &config) }?;
+    ///
+    /// let me = table.join()?;
+    /// let (mut producer, mut worker) = (queue.producer(&me)?, queue.worker(&me)?);
+    /// assert!(producer.try_send(b"peel the potatoes")?);
+    /// let job = worker.try_claim()?.expect("there is one");
+    /// assert_eq!(*job, *b"peel the potatoes");
+    /// job.ack()?;
+    /// assert!(worker.try_claim()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Safety
+    /// Nobody else uses these [`bytes_for`](WorkQueue::bytes_for) bytes. The offset is handed out
+    /// only afterwards, in a way that orders memory: a toc entry, a segment's handle, the start of
+    /// a process.
+    ///
+    /// # Errors
+    /// [`CreateError`].
+    ///
+    /// # If a process dies here
+    /// Nobody has the offset: the bytes are as unused as before.
+    pub unsafe fn create(
+        m: &Arc<Mapping>,
+        offset: u64,
+        config: &WorkConfig,
+    ) -> Result<WorkQueue, CreateError> {
+        let bad = |what, value| Err(CreateError::Config { what, value });
+        match config {
+            _ if !(1..=SLOTS_MAX).contains(&config.slots) => {
+                return bad("slots", config.slots.into());
+            }
+            _ if config.job_bytes > JOB_BYTES_MAX => return bad("bytes a job", config.job_bytes),
+            _ if config.attempts_max == 0 => return bad("attempts", 0),
+            _ => {}
+        }
+        // Before anything is written.
+        m.region().range(offset, WorkQueue::bytes_for(config))?;
+        // SAFETY: nobody else uses these bytes, the caller says.
+        unsafe { Mapped::place(m, offset, Shared::new(config)) }?;
+        let (slots_at, words_at) = WorkQueue::parts(offset, config.slots);
+        for slot in 0..u64::from(config.slots) {
+            // SAFETY: as above.
+            unsafe { Mapped::place(m, slots_at + slot * size_of::<Slot>() as u64, Slot::new()) }?;
+        }
+        for word in 0..u64::from(config.slots) * words_for(config.job_bytes) {
+            // SAFETY: as above.
+            unsafe { Mapped::place(m, words_at + word * size_of::<Word>() as u64, Word::new()) }?;
+        }
+        match WorkQueue::attach(m, offset, config.fingerprint) {
+            Ok(queue) => Ok(queue),
+            Err(AttachError::Place(place)) => Err(place.into()),
+            Err(error) => unreachable!("it has just been made: {error}"),
+        }
+    }
+
+    fn parts(offset: u64, slots: u32) -> (u64, u64) {
+        let slots_at = offset + size_of::<Shared>() as u64;
+        (slots_at, slots_at + u64::from(slots) * size_of::<Slot>() as u64)
+    }
+
+    /// The queue at `offset` of `mapping`, whose jobs are what `fingerprint` says.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(
+        m: &Arc<Mapping>,
+        offset: u64,
+        fingerprint: u64,
+    ) -> Result<WorkQueue, AttachError> {
+        let shared = Mapped::<Shared>::new(m, offset)?;
+        let found = shared.magic.load(Ordering::Relaxed);
+        if found != MAGIC {
+            return Err(AttachError::NotAQueue { found });
+        }
+        let found = shared.fingerprint.load(Ordering::Relaxed);
+        if found != fingerprint {
+            return Err(AttachError::OtherJobs { found });
+        }
+        let count = shared.slots.load(Ordering::Relaxed);
+        let job_bytes = shared.job_bytes.load(Ordering::Relaxed);
+        let attempts_max = shared.attempts_max.load(Ordering::Relaxed);
+        let is_sane = (1..=u64::from(SLOTS_MAX)).contains(&count)
+            && job_bytes <= JOB_BYTES_MAX
+            && (1..=u64::from(u8::MAX)).contains(&attempts_max);
+        if !is_sane {
+            return Err(AttachError::Corrupt);
+        }
+        let (slots_at, words_at) = WorkQueue::parts(offset, count as u32);
+        let slots = MappedSlice::new(m, slots_at, count).map_err(|_| AttachError::Corrupt)?;
+        let words = MappedSlice::new(m, words_at, count * words_for(job_bytes));
+        let words = words.map_err(|_| AttachError::Corrupt)?;
+        Ok(WorkQueue {
+            shared,
+            slots,
+            words,
+            attempts_max,
+            job_words: words_for(job_bytes) as usize,
+            job_bytes: job_bytes as usize,
+            level: PhantomData,
+        })
+    }
+}
+
+/// The longest job of any queue.
+pub const JOB_BYTES_MAX: u64 = 1 << 32;
+
+impl<T: OneMapping> Clone for WorkQueue<T> {
+    fn clone(&self) -> WorkQueue<T> {
+        self.at_level()
+    }
+}
+
+impl<T: OneMapping> WorkQueue<T> {
+    fn at_level<U: OneMapping>(&self) -> WorkQueue<U> {
+        WorkQueue {
+            shared: self.shared.clone(),
+            slots: self.slots.clone(),
+            words: self.words.clone(),
+            attempts_max: self.attempts_max,
+            job_words: self.job_words,
+            job_bytes: self.job_bytes,
+            level: PhantomData,
+        }
+    }
+
+    /// The same queue for who trusts its peers less, or more:
+    /// [`Buggy`](shm_core::trust::Buggy) for those that may write nonsense anywhere.
+    pub fn with_peers<U: OneMapping>(self) -> WorkQueue<U> {
+        self.at_level()
+    }
+
+    /// The longest job, in bytes.
+    pub fn job_bytes(&self) -> usize {
+        self.job_bytes
+    }
+
+    /// Slots there are.
+    pub fn slots(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// For one thread of `me` that sends jobs.
+    ///
+    /// # Errors
+    /// [`Forked`]: the seat is the parent's.
+    pub fn producer(&self, me: &Arc<Member>) -> Result<Producer<T>, Forked> {
+        me.check_fork()?;
+        Ok(Producer::new(self.clone(), me.clone()))
+    }
+
+    /// For one thread of `me` that does jobs.
+    ///
+    /// # Errors
+    /// [`Forked`]: the seat is the parent's.
+    pub fn worker(&self, me: &Arc<Member>) -> Result<Worker<T>, Forked> {
+        me.check_fork()?;
+        Ok(Worker::new(self.clone(), me.clone()))
+    }
+
+    /// What the queue holds now: each slot looked at once, not together.
+    pub fn status(&self) -> Status {
+        let mut status = Status::default();
+        for slot in &*self.slots {
+            let state = State::from_bits(slot.state.load(Ordering::Relaxed));
+            match state.kind() {
+                Some(Kind::Free) => status.free += 1,
+                Some(Kind::Writing) => status.writing += 1,
+                Some(Kind::Ready) => status.ready += 1,
+                Some(Kind::Doing) => status.doing += 1,
+                Some(Kind::Dead) => status.dead += 1,
+                None => {}
+            }
+        }
+        status
+    }
+
+    /// Takes back what the dead have: what they were writing vanishes, what they were doing is
+    /// ready again, or dead. How many slots.
+    ///
+    /// Who waits does so itself, every 50 ms; a supervisor that learns of a death calls it at once.
+    ///
+    /// # If a process dies here
+    /// The next one to reap goes on.
+    pub fn reap(&self, me: &Member) -> usize {
+        let (mut reaped, mut last) = (0, None);
+        let table = me.table();
+        for slot in &*self.slots {
+            // Pairs with the Releases of all who set states: the other words.
+            let state = State::from_bits(slot.state.load(Ordering::Acquire));
+            let mut is_dead = |owner: ParticipantId| {
+                if last.is_none_or(|(asked, _)| asked != owner) {
+                    last = Some((owner, table.liveness(owner) == Liveness::Dead));
+                }
+                last.is_some_and(|(_, dead)| dead)
+            };
+            match (state.kind(), state.owner()) {
+                (Some(Kind::Writing), Some(owner)) if is_dead(owner) => {
+                    reaped += usize::from(self.free(slot, state));
+                }
+                (Some(Kind::Doing), Some(owner)) if is_dead(owner) => {
+                    reaped += usize::from(self.bring_back(slot, state));
+                }
+                (Some(Kind::Ready), _) => {
+                    // One that somebody brought back who died at it.
+                    let front = Front::from_bits(self.shared.head.load(Ordering::Relaxed));
+                    if slot.at.load(Ordering::Relaxed) < front.position() {
+                        self.let_it_be_seen(slot);
+                    }
+                }
+                _ => {}
+            }
+        }
+        reaped
+    }
+
+    /// Frees a slot in `state`.
+    fn free(&self, slot: &Slot, state: State) -> bool {
+        // Pairs with the Acquire of who takes it next: our last look at the bytes.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let freed = state.freed().bits();
+        let is_free = slot.state.compare_exchange(state.bits(), freed, ok, err).is_ok();
+        if is_free {
+            self.shared.left.notify();
+        }
+        is_free
+    }
+
+    /// Makes the job of a slot that somebody was doing ready again, or dead.
+    fn bring_back(&self, slot: &Slot, state: State) -> bool {
+        let is_last = state.attempts() + 1 >= self.attempts_max;
+        let next = if is_last { state.dead() } else { state.again() };
+        self.give_back(slot, state, next)
+    }
+
+    /// Makes the job of a slot that somebody was doing ready, as if it had never been tried.
+    fn set_ready(&self, slot: &Slot, state: State) -> bool {
+        slot.due.store(0, Ordering::Relaxed);
+        self.give_back(slot, state, state.anew())
+    }
+
+    fn give_back(&self, slot: &Slot, state: State, next: State) -> bool {
+        // Pairs with the Acquire of who takes it next: our last look at the bytes.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let is_ours = slot.state.compare_exchange(state.bits(), next.bits(), ok, err).is_ok();
+        if is_ours && next.is(Kind::Ready) {
+            self.let_it_be_seen(slot);
+            self.shared.arrived.notify();
+        }
+        is_ours
+    }
+
+    /// Brings `head` back to a job that is ready before it.
+    fn let_it_be_seen(&self, slot: &Slot) {
+        let at = slot.at.load(Ordering::Relaxed);
+        let mut front = Front::from_bits(self.shared.head.load(Ordering::Relaxed));
+        for _ in 0..ROUNDS_MAX {
+            // Pairs with the Acquire in `Worker::look`: who sees the count sees the job.
+            let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+            let back = front.back_at(at).bits();
+            match self.shared.head.compare_exchange(front.bits(), back, ok, err) {
+                Ok(_) => return,
+                Err(now) => front = Front::from_bits(now),
+            }
+        }
+    }
+
+    /// The words of a slot's job.
+    fn words_of(&self, slot: usize) -> &[Word] {
+        &self.words[slot * self.job_words..(slot + 1) * self.job_words]
+    }
+}

@@ -1,0 +1,252 @@
+//! Sending jobs.
+use super::shared::{Kind, Slot, State};
+use super::{REAPED_EVERY, WorkQueue, due_in};
+use crate::stream::OneMapping;
+use shm_core::backoff::Backoff;
+use shm_core::bytes::Draft as InPlace;
+use shm_core::participants::Member;
+use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a job was not sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The deadline passed.
+    #[error("the deadline passed before the queue had room for the job")]
+    TimedOut,
+    /// No job of this queue is so long.
+    #[error("a job of {len} bytes is too long: this queue takes {largest}")]
+    TooLong {
+        /// Bytes of the job.
+        len: usize,
+        /// The most that it takes.
+        largest: usize,
+    },
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the producer was made by the process that this one was forked from")]
+    Forked,
+}
+
+/// Who sends jobs: one thread at a time. As many as you like.
+///
+/// # If a process dies here
+/// The jobs that it sent stay. One that it was writing vanishes.
+pub struct Producer<T: OneMapping = Crashing> {
+    queue: WorkQueue<T>,
+    member: Arc<Member>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+impl<T: OneMapping> Producer<T> {
+    pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Producer<T> {
+        Producer { queue, member, not_sync: PhantomData }
+    }
+
+    /// The queue it sends to.
+    pub fn queue(&self) -> &WorkQueue<T> {
+        &self.queue
+    }
+
+    /// Sends a job if there is a free slot now; `false` where there is none.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`], [`SendError::Forked`].
+    ///
+    /// # If a process dies here
+    /// The job is in the queue as a whole, or not at all.
+    pub fn try_send(&mut self, job: &[u8]) -> Result<bool, SendError> {
+        let Some(mut draft) = self.reserve(job.len())? else { return Ok(false) };
+        draft.copy_from_slice(job);
+        draft.commit();
+        Ok(true)
+    }
+
+    /// Sends a job, waiting for a free slot until `deadline`, or as long as it takes.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    ///
+    /// # If a process dies here
+    /// As in [`try_send`](Producer::try_send).
+    pub fn send(&mut self, job: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
+        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
+        loop {
+            if self.try_send(job)? {
+                return Ok(());
+            }
+            if is_over {
+                return Err(SendError::TimedOut);
+            }
+            let bed = &self.queue.shared.left;
+            if let Some(ticket) = ticket.take() {
+                let soon = Instant::now() + REAPED_EVERY;
+                bed.wait(ticket, Some(deadline.map_or(soon, |deadline| deadline.min(soon))));
+                self.queue.reap(&self.member);
+                is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                backoff.reset();
+            } else if !backoff.snooze() {
+                ticket = Some(bed.prepare());
+            }
+        }
+    }
+
+    /// Lends a slot, to write a job of `len` bytes where it will lie; `None` where none is free.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`], [`SendError::Forked`].
+    ///
+    /// # If a process dies here
+    /// There is no such job; the slot comes back when its owner is reaped.
+    pub fn reserve(&mut self, len: usize) -> Result<Option<Draft<'_, T>>, SendError> {
+        if self.member.check_fork().is_err() {
+            return Err(SendError::Forked);
+        }
+        let (queue, me) = (&self.queue, self.member.id());
+        if len > queue.job_bytes {
+            return Err(SendError::TooLong { len, largest: queue.job_bytes });
+        }
+        let count = queue.slots.len() as u64;
+        let tail = queue.shared.tail.load(Ordering::Relaxed);
+        for step in 0..count {
+            let at = tail.wrapping_add(step);
+            let number = (at % count) as usize;
+            let slot = &queue.slots[number];
+            let state = State::from_bits(slot.state.load(Ordering::Relaxed));
+            if !state.is(Kind::Free) {
+                continue;
+            }
+            let writing = state.written_by(me);
+            // Pairs with the Release in `WorkQueue::free`: the last look at the bytes.
+            let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
+            if slot.state.compare_exchange(state.bits(), writing.bits(), ok, err).is_err() {
+                continue;
+            }
+            slot.at.store(at, Ordering::Relaxed);
+            // Pairs with the Acquire in `Worker::look`: that the slot is being written.
+            let next = queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Release);
+            if next > at {
+                // Others were faster, and workers may have passed the slot when it was free.
+                queue.let_it_be_seen(slot);
+            }
+            let words = queue.words_of(number);
+            let bytes = if T::IN_PLACE {
+                // SAFETY: the slot is ours until the draft is gone.
+                Bytes::InPlace(unsafe { InPlace::new(words, 0, len) })
+            } else {
+                Bytes::Private(vec![0; len])
+            };
+            let ours = Ours { queue, slot, number, state: writing, member: &self.member };
+            return Ok(Some(Draft { bytes, len, ours, due: 0 }));
+        }
+        Ok(None)
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Producer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("member", &self.member.id()).finish_non_exhaustive()
+    }
+}
+
+/// A job that is being written. Dropped, it is not sent.
+#[must_use = "it is sent by `commit`"]
+pub struct Draft<'p, T: OneMapping = Crashing> {
+    bytes: Bytes<'p>,
+    len: usize,
+    due: u64,
+    /// Dropped after the bytes.
+    ours: Ours<'p, T>,
+}
+
+enum Bytes<'p> {
+    InPlace(InPlace<'p>),
+    /// Among peers that may write anywhere.
+    Private(Vec<u8>),
+}
+
+/// A slot that is being written.
+struct Ours<'p, T: OneMapping> {
+    queue: &'p WorkQueue<T>,
+    slot: &'p Slot,
+    number: usize,
+    state: State,
+    member: &'p Member,
+}
+
+impl<T: OneMapping> Draft<'_, T> {
+    /// It is given out to nobody before this time has passed.
+    pub fn delay(mut self, by: Duration) -> Self {
+        self.due = due_in(by);
+        self
+    }
+
+    /// Sends the job.
+    ///
+    /// # If a process dies here
+    /// The job is in the queue as a whole, or not at all.
+    pub fn commit(self) {
+        let Draft { bytes, len, due, ours } = self;
+        // The slot is its parent's.
+        if ours.member.check_fork().is_err() {
+            return;
+        }
+        match bytes {
+            Bytes::InPlace(draft) => draft.finish(),
+            Bytes::Private(bytes) => {
+                // SAFETY: the slot is ours.
+                unsafe { T::copy_in(ours.queue.words_of(ours.number), 0, &bytes) }
+            }
+        }
+        ours.slot.len.store(len as u64, Ordering::Relaxed);
+        ours.slot.due.store(due, Ordering::Relaxed);
+        // Pairs with the Acquire in `Worker::look`: the bytes, and the words beside.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let (from, to) = (ours.state.bits(), ours.state.ready().bits());
+        let _ = ours.slot.state.compare_exchange(from, to, ok, err);
+        ours.queue.shared.arrived.notify();
+        std::mem::forget(ours);
+    }
+}
+
+impl<T: OneMapping> Drop for Ours<'_, T> {
+    /// # If a process dies here
+    /// The slot is free, or comes back when its owner is reaped.
+    fn drop(&mut self) {
+        if self.member.check_fork().is_ok() {
+            self.queue.free(self.slot, self.state);
+        }
+    }
+}
+
+impl<T: OneMapping> Deref for Draft<'_, T> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::InPlace(draft) => draft,
+            Bytes::Private(bytes) => bytes,
+        }
+    }
+}
+
+impl<T: OneMapping> DerefMut for Draft<'_, T> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.bytes {
+            Bytes::InPlace(draft) => draft,
+            Bytes::Private(bytes) => bytes,
+        }
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Draft<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("len", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,366 @@
+//! Doing jobs.
+use super::shared::{Front, Kind, Slot, State};
+use super::{REAPED_EVERY, WorkQueue, due_in};
+use crate::stream::OneMapping;
+use shm_core::backoff::Backoff;
+use shm_core::bytes::View;
+use shm_core::futex::now_ms;
+use shm_core::participants::Member;
+use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Why a worker has no job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClaimError {
+    /// The deadline passed.
+    #[error("the deadline passed before there was a job")]
+    TimedOut,
+    /// Another process wrote nonsense: no job has such a length. It is gone.
+    #[error("the queue is corrupt: a job of {len} bytes")]
+    Corrupt {
+        /// What its slot says.
+        len: u64,
+    },
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the worker was made by the process that this one was forked from")]
+    Forked,
+}
+
+/// The job is not the caller's any more: it was taken for dead, or it is a forked child.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the job is not this worker's any more")]
+pub struct Lost;
+
+/// Who does jobs: one thread at a time, one job at a time. As many as you like.
+///
+/// # If a process dies here
+/// The job that it was doing is given to another one, before all others.
+pub struct Worker<T: OneMapping = Crashing> {
+    queue: WorkQueue<T>,
+    member: Arc<Member>,
+    /// A job, where it is not lent where it lies.
+    copy: Vec<u8>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// What a look at the slots has found.
+enum Found {
+    /// Slot and state, ours from now on.
+    Job(usize, State),
+    /// None; when the next one is due, in milliseconds of the clock, if any is.
+    Nothing(Option<u64>),
+}
+
+/// So many slots are passed at most before `head` says so.
+const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
+
+impl<T: OneMapping> Worker<T> {
+    pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Worker<T> {
+        Worker { queue, member, copy: Vec::new(), not_sync: PhantomData }
+    }
+
+    /// The queue it works for.
+    pub fn queue(&self) -> &WorkQueue<T> {
+        &self.queue
+    }
+
+    /// The next job, if one is ready.
+    ///
+    /// # Errors
+    /// [`ClaimError::Corrupt`], [`ClaimError::Forked`].
+    ///
+    /// # If a process dies here
+    /// The job is ready, or names its worker, and comes back when that one is reaped.
+    pub fn try_claim(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
+        match self.look()? {
+            Found::Job(number, state) => self.job(number, state).map(Some),
+            Found::Nothing(_) => Ok(None),
+        }
+    }
+
+    /// The next job, waiting until `deadline`, or as long as it takes.
+    ///
+    /// # Errors
+    /// [`ClaimError`].
+    ///
+    /// # If a process dies here
+    /// As in [`try_claim`](Worker::try_claim).
+    pub fn claim(&mut self, deadline: Option<Instant>) -> Result<Job<'_, T>, ClaimError> {
+        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
+        let (number, state) = loop {
+            let due = match self.look()? {
+                Found::Job(number, state) => break (number, state),
+                Found::Nothing(due) => due,
+            };
+            if is_over {
+                return Err(ClaimError::TimedOut);
+            }
+            let bed = &self.queue.shared.arrived;
+            if let Some(ticket) = ticket.take() {
+                let wait = due.map_or(REAPED_EVERY, |due| {
+                    Duration::from_millis(due.saturating_sub(now_ms())).min(REAPED_EVERY)
+                });
+                let soon = Instant::now() + wait;
+                bed.wait(ticket, Some(deadline.map_or(soon, |deadline| deadline.min(soon))));
+                self.queue.reap(&self.member);
+                is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+                backoff.reset();
+            } else if !backoff.snooze() {
+                ticket = Some(bed.prepare());
+            }
+        };
+        self.job(number, state)
+    }
+
+    /// Takes a dead job, to look at it: [`ack`](Job::ack) takes it away,
+    /// [`retry`](Job::retry) lets it be tried anew, anything else leaves it dead.
+    ///
+    /// # Errors
+    /// As [`try_claim`](Worker::try_claim).
+    ///
+    /// # If a process dies here
+    /// The job is dead still, once its owner is reaped.
+    pub fn try_claim_dead(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
+        self.member.check_fork().map_err(|_| ClaimError::Forked)?;
+        for number in 0..self.queue.slots.len() {
+            let slot = &self.queue.slots[number];
+            // Pairs with the Releases of all who set states: the bytes.
+            let state = State::from_bits(slot.state.load(Ordering::Acquire));
+            if state.is(Kind::Dead) && self.take(slot, state) {
+                return self.job(number, state.done_by(self.member.id())).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&self, slot: &Slot, state: State) -> bool {
+        let doing = state.done_by(self.member.id());
+        // The Acquire was the load's.
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        slot.state.compare_exchange(state.bits(), doing.bits(), ok, err).is_ok()
+    }
+
+    /// Looks for a job from `head` on, and takes it.
+    fn look(&mut self) -> Result<Found, ClaimError> {
+        self.member.check_fork().map_err(|_| ClaimError::Forked)?;
+        let (shared, slots) = (&self.queue.shared, &self.queue.slots);
+        let count = slots.len() as u64;
+        // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
+        let front = Front::from_bits(shared.head.load(Ordering::Acquire));
+        // Pairs with the Release in `Producer::reserve`: which slots before it are being written.
+        let tail = shared.tail.load(Ordering::Acquire);
+        // Each slot once.
+        let lap = tail.saturating_sub(count);
+        if front.position() < lap {
+            if let Some(found) = self.look_back(lap) {
+                return Ok(found);
+            }
+            self.pass(front, lap);
+        }
+        // A liar's may be behind the tail.
+        let first = if front.position() > tail { lap } else { front.position().max(lap) };
+        let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
+        for at in first..tail {
+            let number = (at % count) as usize;
+            let slot = &slots[number];
+            // Pairs with the Releases of all who set states: the bytes, and the words beside.
+            let state = State::from_bits(slot.state.load(Ordering::Acquire));
+            match state.kind() {
+                Some(Kind::Ready) if self.is_of_this_lap(slot, at) => {
+                    let due = slot.due.load(Ordering::Relaxed);
+                    if due != 0 && due > *now.get_or_insert_with(now_ms) {
+                        due_next = Some(due_next.map_or(due, |next: u64| next.min(due)));
+                        is_unbroken = false;
+                    } else if self.take(slot, state) {
+                        passed += u64::from(is_unbroken);
+                        if passed >= front.position() + PASSED {
+                            self.pass(front, passed);
+                        }
+                        return Ok(Found::Job(number, state.done_by(self.member.id())));
+                    }
+                }
+                Some(Kind::Writing) => is_unbroken = false,
+                _ => {}
+            }
+            passed += u64::from(is_unbroken);
+        }
+        if passed > front.position() {
+            self.pass(front, passed);
+        }
+        Ok(Found::Nothing(due_next))
+    }
+
+    /// Whether the job of a slot is to be taken at this position. One that was sent since we looked
+    /// at the tail is looked at there; what no tail was ever behind is a liar's, and taken.
+    fn is_of_this_lap(&self, slot: &Slot, at: u64) -> bool {
+        let its = slot.at.load(Ordering::Relaxed);
+        its <= at || its >= self.queue.shared.tail.load(Ordering::Acquire)
+    }
+
+    /// Takes the oldest of the jobs that were brought back from before `lap`.
+    #[cold]
+    fn look_back(&self, lap: u64) -> Option<Found> {
+        let slots = &self.queue.slots;
+        for _ in 0..slots.len() {
+            let ready = slots.iter().enumerate().filter_map(|(number, slot)| {
+                // As in `look`.
+                let state = State::from_bits(slot.state.load(Ordering::Acquire));
+                let (at, due) = (slot.at.load(Ordering::Relaxed), slot.due.load(Ordering::Relaxed));
+                let is_one = state.is(Kind::Ready) && at < lap && (due == 0 || due <= now_ms());
+                is_one.then_some((at, number, state))
+            });
+            let (_, number, state) = ready.min_by_key(|(at, ..)| *at)?;
+            if self.take(&slots[number], state) {
+                return Some(Found::Job(number, state.done_by(self.member.id())));
+            }
+        }
+        None
+    }
+
+    /// Lets `head` pass slots that were looked at since it was `front`.
+    fn pass(&self, front: Front, to: u64) {
+        // Pairs with the Acquire in `look`: the tail that we had seen.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let head = &self.queue.shared.head;
+        // Fails where somebody brought a job back meanwhile.
+        let _ = head.compare_exchange(front.bits(), front.at(to).bits(), ok, err);
+    }
+
+    fn job(&mut self, number: usize, state: State) -> Result<Job<'_, T>, ClaimError> {
+        let Worker { queue, member, copy, .. } = self;
+        let slot = &queue.slots[number];
+        let len = slot.len.load(Ordering::Relaxed);
+        if len > queue.job_bytes as u64 {
+            queue.free(slot, state);
+            return Err(ClaimError::Corrupt { len });
+        }
+        let held = Held { queue, slot, state, member };
+        let (words, len) = (queue.words_of(number), len as usize);
+        let bytes = if T::IN_PLACE {
+            // SAFETY: the slot is ours until `Held` gives it back, after the view.
+            unsafe { View::new(words, 0, len) }
+        } else {
+            copy.clear();
+            // SAFETY: the slot is ours.
+            unsafe { T::append(words, 0, len, copy) };
+            View::from(copy.as_slice())
+        };
+        Ok(Job { bytes, held })
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Worker<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("member", &self.member.id()).finish_non_exhaustive()
+    }
+}
+
+/// A job that is this worker's. Dropped, it goes back, with one attempt more.
+pub struct Job<'w, T: OneMapping = Crashing> {
+    bytes: View<'w>,
+    /// Dropped after the bytes.
+    held: Held<'w, T>,
+}
+
+struct Held<'w, T: OneMapping> {
+    queue: &'w WorkQueue<T>,
+    slot: &'w Slot,
+    state: State,
+    member: &'w Member,
+}
+
+impl<'w, T: OneMapping> Job<'w, T> {
+    /// Nobody looks at the bytes any more.
+    fn into_held(self) -> Held<'w, T> {
+        self.held
+    }
+
+    /// How many workers had it before, and did not say that it is done.
+    pub fn attempts(&self) -> u32 {
+        self.held.state.attempts() as u32
+    }
+
+    /// It is done, and goes away.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    ///
+    /// # If a process dies here
+    /// It is done, or it comes back.
+    pub fn ack(self) -> Result<(), Lost> {
+        let held = self.into_held();
+        let is_done = held.is_ours() && held.queue.free(held.slot, held.state);
+        std::mem::forget(held);
+        if is_done { Ok(()) } else { Err(Lost) }
+    }
+
+    /// It is to be tried again, after `delay`; it is before all others then, or dead, if this was
+    /// the last attempt.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    ///
+    /// # If a process dies here
+    /// It comes back.
+    pub fn nack(self, delay: Duration) -> Result<(), Lost> {
+        let held = self.into_held();
+        let due = due_in(delay);
+        let is_back = held.is_ours() && {
+            held.slot.due.store(due, Ordering::Relaxed);
+            held.queue.bring_back(held.slot, held.state)
+        };
+        std::mem::forget(held);
+        if is_back { Ok(()) } else { Err(Lost) }
+    }
+
+    /// It is to be tried as if it never had been: for dead ones that may live again.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    ///
+    /// # If a process dies here
+    /// It is ready, or what it was.
+    pub fn retry(self) -> Result<(), Lost> {
+        let held = self.into_held();
+        let is_back = held.is_ours() && held.queue.set_ready(held.slot, held.state);
+        std::mem::forget(held);
+        if is_back { Ok(()) } else { Err(Lost) }
+    }
+}
+
+impl<T: OneMapping> Held<'_, T> {
+    fn is_ours(&self) -> bool {
+        self.member.check_fork().is_ok()
+    }
+}
+
+impl<T: OneMapping> Drop for Held<'_, T> {
+    /// # If a process dies here
+    /// It comes back when its owner is reaped.
+    fn drop(&mut self) {
+        if self.is_ours() {
+            self.queue.bring_back(self.slot, self.state);
+        }
+    }
+}
+
+impl<T: OneMapping> Deref for Job<'_, T> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Job<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Job").field(&&self.bytes[..]).finish()
+    }
+}
