@@ -404,7 +404,7 @@ fn who_cannot_attach_is_told_why() {
     drop((world.receiver(), world.sender()));
 }
 
-/// Who finds nonsense where it would go on takes no role: nobody waits for it, and it can try again.
+/// Who finds nonsense where it would go on takes no role: nobody waits for it, and it can try anew.
 #[test]
 fn who_finds_nonsense_has_no_role() {
     const SENT: u64 = 128;

@@ -19,9 +19,9 @@
 //! What does not fit before the end of the ring stands at its beginning, of which a header tells.
 //!
 //! **Who comes after whom.** A role is given back or taken over: where its owner has died or left,
-//! the next one goes on where it was. Each side says how far it is ([`Progress`](shared::Progress)):
-//! the receiver with each record that it releases; the sender before it uses lines anew, so that
-//! its successor finds the end by walking from there, from header to header.
+//! the next one goes on where it was. Each side says how far it is (`Progress` in `shared.rs`): the
+//! receiver with each record that it releases; the sender before it uses lines anew, so that its
+//! successor finds the end by walking from there, from header to header.
 //!
 //! | dies after | what there is |
 //! | --- | --- |
@@ -35,8 +35,8 @@
 //! nonsense is a lasting `Corrupt`. Among peers that only crash, records are written and read where
 //! they lie; against buggy ones they move as relaxed words, from and to private memory.
 //!
-//! The same idea, a ring whose messages carry their own "there" and whose end is zeroed ahead, is in
-//! Aeron's `ManyToOneRingBuffer`; the lazily read credit is FastForward's (Giacomoni et al., 2008).
+//! A ring whose messages carry their own "there" is FastForward's (Giacomoni, Moseley, Vachharajani,
+//! 2008), and Aeron's `ManyToOneRingBuffer` zeroes ahead.
 mod lines;
 mod receiver;
 mod role;

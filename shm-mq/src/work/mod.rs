@@ -12,11 +12,11 @@
 //!
 //! A job is written once, in place, in a slot; then it changes hands by one compare-and-swap of the
 //! slot's state, which names the new owner. So there is no moment at which a job is nobody's and
-//! cannot be found: `tail` and `head` only say where to look, and anybody sets them right. A stopped
-//! process keeps its own slots, and nothing else: others pass them.
+//! cannot be found: `tail` and `head` only say where to look, and anybody sets them right. A
+//! stopped process keeps its own slots, and nothing else: others pass them.
 //!
-//! Producers take the first free slot from `tail` on, workers the first ready one from `head` on, so
-//! jobs are given out in the order in which their slots were taken, but for those that are not
+//! Producers take the first free slot from `tail` on, workers the first ready one from `head` on,
+//! so jobs are given out in the order in which their slots were taken, but for those that are not
 //! written yet. A job that comes back is before all others.
 //!
 //! | dies after | what there is |

@@ -201,6 +201,7 @@ impl<T: OneMapping> Worker<T> {
     /// at the tail is looked at there; what no tail was ever behind is a liar's, and taken.
     fn is_of_this_lap(&self, slot: &Slot, at: u64) -> bool {
         let its = slot.at.load(Ordering::Relaxed);
+        // Pairs with the Release in `Producer::reserve`: the tail that the slot's owner has seen.
         its <= at || its >= self.queue.shared.tail.load(Ordering::Acquire)
     }
 
@@ -210,7 +211,7 @@ impl<T: OneMapping> Worker<T> {
         let slots = &self.queue.slots;
         for _ in 0..slots.len() {
             let ready = slots.iter().enumerate().filter_map(|(number, slot)| {
-                // As in `look`.
+                // Pairs with the Releases of all who set states, as in `look`.
                 let state = State::from_bits(slot.state.load(Ordering::Acquire));
                 let (at, due) = (slot.at.load(Ordering::Relaxed), slot.due.load(Ordering::Relaxed));
                 let is_one = state.is(Kind::Ready) && at < lap && (due == 0 || due <= now_ms());
