@@ -404,7 +404,7 @@ fn who_cannot_attach_is_told_why() {
     drop((world.receiver(), world.sender()));
 }
 
-/// Who finds nonsense where it would go on takes no role: nobody waits for it, and it can try anew.
+/// Who finds nonsense where it would go on has no role: nobody waits for it, and it may try again.
 #[test]
 fn who_finds_nonsense_has_no_role() {
     const SENT: u64 = 128;
@@ -414,7 +414,7 @@ fn who_finds_nonsense_has_no_role() {
     let (mut sender, mut receiver) = (world.sender(), world.receiver());
     sender.send(b"hello").unwrap();
     drop(sender);
-    // No mark has that position; and a header of another record, a long one, one told of elsewhere.
+    // No mark has that position; a header of another record, of a long one, of one elsewhere.
     for (at, wrong) in [(SENT, 5), (RING, 7 << 32 | 4), (RING, 1 << 16), (RING, u64::MAX)] {
         let right = world.word(at).load(Ordering::Relaxed);
         world.word(SENT).store(if at == SENT { wrong } else { 0 }, Ordering::Relaxed);

@@ -35,7 +35,7 @@
 //! nonsense is a lasting `Corrupt`. Among peers that only crash, records are written and read where
 //! they lie; against buggy ones they move as relaxed words, from and to private memory.
 //!
-//! A ring whose messages carry their own "there" is FastForward's (Giacomoni, Moseley, Vachharajani,
+//! A ring whose messages carry their own "there" is FastForward's (Giacomoni and others,
 //! 2008), and Aeron's `ManyToOneRingBuffer` zeroes ahead.
 mod lines;
 mod receiver;

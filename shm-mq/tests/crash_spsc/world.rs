@@ -2,8 +2,9 @@
 //! test process then finds.
 use crate::crash_common::shared;
 use crate::spsc_common::{LIMIT, text};
-use shm_core::mapping::Mapping;
+use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
 use shm_testkit::killpoint::{End, SharedMemory};
 use std::sync::Arc;
@@ -55,6 +56,12 @@ impl World {
             }
         }
         World { memory, mapping, me, queue, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// As if none had come yet: to one that has left nobody would send.
+    pub(crate) fn forget_the_receiver(&self) {
+        let role: Mapped<AtomicU64> = Mapped::new(&self.mapping, queue_at() + 32).unwrap();
+        role.store(0, Ordering::Relaxed);
     }
 
     /// All shared bytes, but for who is who: pids, start times and thread ids.
