@@ -1,0 +1,338 @@
+//! The queues of `shm-mq` beside a bare cache line, a bare ring, `rtrb` and `crossbeam-queue`, in
+//! one run: how long a record is under way, and how many there are in a second.
+//!
+//! ```sh
+//! cargo build --release -p benches && target/release/queue_ratio [ROUNDS]
+//! ```
+//!
+//! Two threads (of `work` also three), each on a processor of its own; payloads are written by the
+//! sender and read by the receiver. Round by round in turn, medians over the rounds. Whether the two
+//! processors share a core, the first line tells: some 40 ns one way then, some 170 otherwise.
+use crossbeam_queue::ArrayQueue;
+use shm_core::mapping::Mapping;
+use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering};
+use shm_mq::spsc::{Queue, Receiver, Sender};
+use shm_mq::work::{WorkConfig, WorkQueue};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+const PINGS: u64 = 200_000;
+const RECORDS: u64 = 2_000_000;
+const JOBS: u64 = 500_000;
+
+/// A cache line of its own, and the next, which is fetched with it.
+#[repr(align(128))]
+struct Line([AtomicU64; 8]);
+
+fn line() -> Line {
+    Line(std::array::from_fn(|_| AtomicU64::new(0)))
+}
+
+fn pin(processor: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor % std::thread::available_parallelism().map_or(1, usize::from));
+    // Where it is not allowed, the figures say less.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+/// Both at once, each pinned: seconds until both have ended.
+fn two(first: impl FnOnce() + Send, second: impl FnOnce() + Send) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            second();
+        });
+        pin(0);
+        first();
+    });
+    start.elapsed().as_secs_f64()
+}
+
+/// Nanoseconds one way, of one line that goes to and fro.
+fn bare_ping() -> f64 {
+    let (there, back) = (line(), line());
+    let turn = |line: &Line, number| {
+        while line.0[0].load(Ordering::Acquire) != number {
+            std::hint::spin_loop();
+        }
+    };
+    let seconds = two(
+        || {
+            for number in 1..=PINGS {
+                there.0[0].store(number, Ordering::Release);
+                turn(&back, number);
+            }
+        },
+        || {
+            for number in 1..=PINGS {
+                turn(&there, number);
+                back.0[0].store(number, Ordering::Release);
+            }
+        },
+    );
+    seconds * 1e9 / (2 * PINGS) as f64
+}
+
+/// A table, and so many queues behind it.
+fn queues(count: u64, ring_bytes: u64) -> (Arc<Member>, Vec<Queue>) {
+    let first = Table::bytes_for(4).next_multiple_of(128);
+    let each = Queue::bytes_for(ring_bytes).next_multiple_of(128);
+    let mapping = Mapping::heap((first + count * each) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
+    let queue = |index| {
+        // SAFETY: as above; the queues do not overlap.
+        unsafe { Queue::create(&mapping, first + index * each, ring_bytes, 0) }.expect("a queue")
+    };
+    (table.join().expect("a seat"), (0..count).map(queue).collect())
+}
+
+fn ends(me: &Arc<Member>, queue: &Queue) -> (Sender, Receiver) {
+    (queue.sender(me).expect("free"), queue.receiver(me).expect("free"))
+}
+
+/// Reads each eighth byte.
+fn read(record: &[u8]) -> u64 {
+    record.iter().step_by(8).map(|byte| u64::from(*byte)).sum()
+}
+
+fn next_record(receiver: &mut Receiver) -> u64 {
+    loop {
+        if let Some(record) = receiver.try_recv().expect("sound") {
+            return read(&record);
+        }
+        std::hint::spin_loop();
+    }
+}
+
+/// Nanoseconds one way, of records of `bytes`.
+fn ping(bytes: usize) -> f64 {
+    let (me, queues) = queues(2, 1 << 14);
+    let (mut there, mut theirs) = ends(&me, &queues[0]);
+    let (mut back, mut ours) = ends(&me, &queues[1]);
+    let record = vec![1; bytes];
+    let seconds = two(
+        || {
+            for _ in 0..PINGS {
+                assert!(there.try_send(&record).expect("sound"));
+                black_box(next_record(&mut ours));
+            }
+        },
+        || {
+            for _ in 0..PINGS {
+                black_box(next_record(&mut theirs));
+                assert!(back.try_send(&record).expect("sound"));
+            }
+        },
+    );
+    seconds * 1e9 / (2 * PINGS) as f64
+}
+
+/// Millions of records of 64 bytes in a second, of a ring that does nothing but carry them: the
+/// sender's index is published 32 at a time.
+fn bare_ring() -> f64 {
+    const SLOTS: u64 = 1024;
+    let slots: Vec<Line> = (0..SLOTS).map(|_| line()).collect();
+    let (written, read) = (line(), line());
+    let seconds = two(
+        || {
+            let mut seen = 0;
+            for number in 0..RECORDS {
+                while number - seen == SLOTS {
+                    written.0[0].store(number, Ordering::Release);
+                    seen = read.0[0].load(Ordering::Acquire);
+                }
+                let slot = &slots[(number % SLOTS) as usize];
+                slot.0.iter().for_each(|word| word.store(number, Ordering::Relaxed));
+                if number.is_multiple_of(32) {
+                    written.0[0].store(number, Ordering::Release);
+                }
+            }
+            written.0[0].store(RECORDS, Ordering::Release);
+        },
+        || {
+            let mut seen = 0;
+            for number in 0..RECORDS {
+                while number == seen {
+                    seen = written.0[0].load(Ordering::Acquire);
+                }
+                let slot = &slots[(number % SLOTS) as usize];
+                black_box(slot.0.iter().map(|word| word.load(Ordering::Relaxed)).sum::<u64>());
+                if number.is_multiple_of(32) {
+                    read.0[0].store(number, Ordering::Release);
+                }
+            }
+            read.0[0].store(RECORDS, Ordering::Release);
+        },
+    );
+    RECORDS as f64 / seconds / 1e6
+}
+
+/// The same through `spsc`, published 32 at a time.
+fn stream_of_records() -> f64 {
+    let (me, queues) = queues(1, 1 << 17);
+    let (mut sender, mut receiver) = ends(&me, &queues[0]);
+    let record = [1; 64];
+    let seconds = two(
+        || {
+            while sender.sent() < RECORDS {
+                if !sender.push(&record).expect("sound") {
+                    std::hint::spin_loop();
+                } else if sender.sent().is_multiple_of(32) {
+                    sender.flush().expect("sound");
+                }
+            }
+            sender.flush().expect("sound");
+        },
+        || {
+            for _ in 0..RECORDS {
+                black_box(next_record(&mut receiver));
+            }
+        },
+    );
+    RECORDS as f64 / seconds / 1e6
+}
+
+fn stream_of_rtrb() -> f64 {
+    let (mut sender, mut receiver) = rtrb::RingBuffer::<[u64; 8]>::new(1024);
+    let seconds = two(
+        || {
+            for number in 0..RECORDS {
+                while sender.push([number; 8]).is_err() {
+                    std::hint::spin_loop();
+                }
+            }
+        },
+        || {
+            for _ in 0..RECORDS {
+                let record = loop {
+                    match receiver.pop() {
+                        Ok(record) => break record,
+                        Err(_) => std::hint::spin_loop(),
+                    }
+                };
+                black_box(record.iter().sum::<u64>());
+            }
+        },
+    );
+    RECORDS as f64 / seconds / 1e6
+}
+
+/// Millions of jobs of 56 bytes in a second, by so many producers and one worker.
+fn jobs(producers: u64) -> f64 {
+    let config = WorkConfig::new(256, 56);
+    let at = Table::bytes_for(4).next_multiple_of(128);
+    let mapping = Mapping::heap((at + WorkQueue::bytes_for(&config)) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
+    // SAFETY: as above, and the table ends before.
+    let queue = unsafe { WorkQueue::create(&mapping, at, &config) }.expect("a queue");
+    let me = table.join().expect("a seat");
+    many(
+        producers,
+        JOBS,
+        |count| {
+            let mut producer = queue.producer(&me).expect("ours");
+            for _ in 0..count {
+                while !producer.try_send(&[1; 56]).expect("sound") {
+                    std::thread::yield_now();
+                }
+            }
+        },
+        || {
+            let mut worker = queue.worker(&me).expect("ours");
+            for _ in 0..JOBS {
+                loop {
+                    if let Some(job) = worker.try_claim().expect("sound") {
+                        black_box(read(&job));
+                        job.ack().expect("ours");
+                        break;
+                    }
+                    std::thread::yield_now();
+                }
+            }
+        },
+    )
+}
+
+fn array_queue(producers: u64) -> f64 {
+    let queue = ArrayQueue::<[u64; 7]>::new(256);
+    many(
+        producers,
+        JOBS,
+        |count| {
+            for number in 0..count {
+                let mut job = [number; 7];
+                while let Err(back) = queue.push(job) {
+                    job = back;
+                    std::thread::yield_now();
+                }
+            }
+        },
+        || {
+            for _ in 0..JOBS {
+                let job = loop {
+                    match queue.pop() {
+                        Some(job) => break job,
+                        None => std::thread::yield_now(),
+                    }
+                };
+                black_box(job.iter().sum::<u64>());
+            }
+        },
+    )
+}
+
+/// So many who produce on one processor and one who consumes on the other: millions in a second.
+fn many(
+    producers: u64,
+    count: u64,
+    produce: impl Fn(u64) + Sync,
+    consume: impl FnOnce() + Send,
+) -> f64 {
+    let seconds = two(
+        || {
+            std::thread::scope(|scope| {
+                for _ in 0..producers {
+                    scope.spawn(|| produce(count / producers));
+                }
+            });
+        },
+        consume,
+    );
+    count as f64 / seconds / 1e6
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn main() {
+    let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
+    let all: [(&str, &dyn Fn() -> f64); 11] = [
+        ("one way, ns: a bare line", &bare_ping),
+        ("  spsc, 8 B", &|| ping(8)),
+        ("  spsc, 56 B", &|| ping(56)),
+        ("  spsc, 248 B", &|| ping(248)),
+        ("64 B, M/s: a bare ring", &bare_ring),
+        ("  spsc", &stream_of_records),
+        ("  rtrb", &stream_of_rtrb),
+        ("56 B, one to one, M/s: ArrayQueue", &|| array_queue(1)),
+        ("  work", &|| jobs(1)),
+        ("56 B, two to one, M/s: ArrayQueue", &|| array_queue(2)),
+        ("  work", &|| jobs(2)),
+    ];
+    let mut figures = vec![Vec::new(); all.len()];
+    for _ in 0..rounds {
+        for (figures, (_, measure)) in figures.iter_mut().zip(&all) {
+            figures.push(measure());
+        }
+    }
+    for ((name, _), figures) in all.iter().zip(figures) {
+        println!("{name:<36} {:>8.1}", median(figures));
+    }
+}
