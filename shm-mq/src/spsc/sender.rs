@@ -85,8 +85,9 @@ struct Cursor {
     /// Where the next record goes, and its number.
     place: Place,
     records: u64,
-    /// The position up to which lines are ours to write.
-    limit: u64,
+    /// The position up to which we have seen lines released: as many as the ring has are ours to
+    /// write from there on.
+    released: u64,
     told: Told,
     pending: Option<Pending>,
     is_corrupt: bool,
@@ -147,7 +148,7 @@ impl<T: OneMapping> Sender<T> {
             record_bytes_max: record_bytes_max(count) as usize,
             place: Place::default(),
             records: 0,
-            limit: 0,
+            released: 0,
             told: Told::default(),
             pending: None,
             is_corrupt: false,
@@ -362,7 +363,7 @@ impl Cursor {
         let end = at.plus(lines, self.count);
         // And a line for the end.
         let room = Room { at, end, from };
-        (end.position < self.limit).then_some(room)
+        (end.position.wrapping_sub(self.released) < self.count).then_some(room)
     }
 
     /// Looks how much has been released: a claim, at most a ring behind us. And says how far we
@@ -374,7 +375,7 @@ impl Cursor {
             self.is_corrupt = true;
             return Err(SendError::Corrupt);
         }
-        self.limit = released + self.count;
+        self.released = released;
         self.tell();
         Ok(())
     }
