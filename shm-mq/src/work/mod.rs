@@ -16,8 +16,13 @@
 //! stopped process keeps its own slots, and nothing else: others pass them.
 //!
 //! Producers take the first free slot from `tail` on, workers the first ready one from `head` on,
-//! so jobs are given out in the order in which their slots were taken, but for those that are not
-//! written yet. A job that comes back is before all others.
+//! so of two jobs the one that was sent before the other was begun is given out first. A job that
+//! comes back is before all others.
+//!
+//! `head` passes a place only where nothing will be ready. It is never beyond `tail`; who sees a
+//! `tail` beyond a place sees who took the slot for it, or what came later; and who takes a slot
+//! for a place that `tail` has passed already, as who brings a job back, moves `head` down to it,
+//! and counts, so that nobody who looked before moves it up again.
 //!
 //! | dies after | what there is |
 //! | --- | --- |
@@ -377,7 +382,8 @@ impl<T: OneMapping> WorkQueue<T> {
         let (mut reaped, mut last) = (0, None);
         let table = me.table();
         for slot in &*self.slots {
-            // Pairs with the Releases of all who set states: the other words.
+            // Pairs with the Releases of who takes a slot: his seat. Without it a living one might
+            // seem never to have come.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             let mut is_dead = |owner: ParticipantId| {
                 if last.is_none_or(|(asked, _)| asked != owner) {

@@ -12,7 +12,7 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x01");
 /// | word | written by | read by | ordered by | may be stale |
 /// | --- | --- | --- | --- | --- |
 /// | `magic` … `fingerprint` | the creator, before anyone has the offset | who attaches | whatever handed the offset over | no |
-/// | `tail` | who has taken a slot: only upwards | producers, workers | before the state that says ready: no job stands at or behind it | it may be too low for jobs that are not sent yet |
+/// | `tail` | who has taken a slot: only upwards | producers, workers | Release / Acquire on itself: the state of the slots before it | too low: a producer then brings `head` back to its place |
 /// | `head` | see [`Front`] | workers | itself: no job stands before it, but those whose owner is not done with bringing it back | too low |
 /// | `arrived` | sleeping workers, who makes a job ready | | its own fences | |
 /// | `left` | sleeping producers, who frees a slot | | its own fences | |
@@ -227,7 +227,8 @@ impl State {
 /// What stands in [`Shared::head`]: position 48 bits | times that somebody brought a job back 16.
 ///
 /// Workers let it pass slots that have no job and will not have the one that they look at; who
-/// brings a job back moves it down again, and counts: so nobody who looked before lets it pass.
+/// brings a job back, or comes late with one, moves it down again, and counts: so nobody who looked
+/// before lets it pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Front(u64);
 

@@ -142,8 +142,9 @@ impl<T: OneMapping> Worker<T> {
 
     fn take(&self, slot: &Slot, state: State) -> bool {
         let doing = state.done_by(self.member.id());
-        // The Acquire was the load's.
-        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        // Pairs with the Acquire in `WorkQueue::reap`: our seat, so that it sees that we live. The
+        // Acquire was the load's.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         slot.state.compare_exchange(state.bits(), doing.bits(), ok, err).is_ok()
     }
 
@@ -164,7 +165,7 @@ impl<T: OneMapping> Worker<T> {
             }
             self.pass(front, lap);
         }
-        // A liar's may be behind the tail.
+        // One that is behind the tail is a liar's, or the tail is older than it.
         let first = if front.position() > tail { lap } else { front.position().max(lap) };
         let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
         for at in first..tail {
@@ -201,8 +202,8 @@ impl<T: OneMapping> Worker<T> {
     /// at the tail is looked at there; what no tail was ever behind is a liar's, and taken.
     fn is_of_this_lap(&self, slot: &Slot, at: u64) -> bool {
         let its = slot.at.load(Ordering::Relaxed);
-        // Pairs with the Release in `Producer::reserve`: the tail that the slot's owner has seen.
-        its <= at || its >= self.queue.shared.tail.load(Ordering::Acquire)
+        // Its producer moved the tail before the state said ready, which we have seen.
+        its <= at || its >= self.queue.shared.tail.load(Ordering::Relaxed)
     }
 
     /// Takes the oldest of the jobs that were brought back from before `lap`.
@@ -227,8 +228,7 @@ impl<T: OneMapping> Worker<T> {
 
     /// Lets `head` pass slots that were looked at since it was `front`.
     fn pass(&self, front: Front, to: u64) {
-        // Pairs with the Acquire in `look`: the tail that we had seen.
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         let head = &self.queue.shared.head;
         // Fails where somebody brought a job back meanwhile.
         let _ = head.compare_exchange(front.bits(), front.at(to).bits(), ok, err);
