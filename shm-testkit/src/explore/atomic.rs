@@ -145,6 +145,12 @@ macro_rules! explored_atomic {
                 self.modify("fetch_and", Location::caller(), |old| old & value)
             }
 
+            /// As core's.
+            #[track_caller]
+            pub fn fetch_max(&self, value: $int, _order: Ordering) -> $int {
+                self.modify("fetch_max", Location::caller(), |old| old.max(value))
+            }
+
             /// Changes some of its bytes, in one step: what a plain copy does to a part of a word.
             #[track_caller]
             pub fn patch(&self, first: usize, bytes: &[u8]) {
