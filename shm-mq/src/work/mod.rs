@@ -22,7 +22,7 @@
 //! `head` passes a place only where nothing will be ready. It is never beyond `tail`; who sees a
 //! `tail` beyond a place sees who took the slot for it, or what came later; and who takes a slot
 //! for a place that `tail` has passed already, as who brings a job back, moves `head` down to it,
-//! and counts, so that nobody who looked before moves it up again.
+//! and counts, so that nobody who looked before moves it up again, or takes a later job first.
 //!
 //! | dies after | what there is |
 //! | --- | --- |

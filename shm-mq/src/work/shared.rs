@@ -247,9 +247,13 @@ impl Front {
         self.0 >> Front::BACK_BITS
     }
 
+    pub(super) const fn times_back(self) -> u64 {
+        self.0 & ((1 << Front::BACK_BITS) - 1)
+    }
+
     /// Further on.
     pub(super) const fn at(self, position: u64) -> Front {
-        Front(position << Front::BACK_BITS | self.0 & ((1 << Front::BACK_BITS) - 1))
+        Front(position << Front::BACK_BITS | self.times_back())
     }
 
     /// Back at `position`, or before.

@@ -58,6 +58,10 @@ enum Found {
     Nothing(Option<u64>),
 }
 
+/// So often a look begins anew; each time somebody sent a job or brought one back. Then it takes
+/// what it finds, be it out of its turn.
+const LOOKS_MAX: u32 = 64;
+
 /// So many slots are passed at most before `head` says so.
 const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
 
@@ -148,9 +152,16 @@ impl<T: OneMapping> Worker<T> {
         slot.state.compare_exchange(state.bits(), doing.bits(), ok, err).is_ok()
     }
 
-    /// Looks for a job from `head` on, and takes it.
+    /// Looks for the next job, and takes it.
     fn look(&mut self) -> Result<Found, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
+        let in_turn = (0..LOOKS_MAX).find_map(|_| self.look_once(true));
+        Ok(in_turn.or_else(|| self.look_once(false)).unwrap_or(Found::Nothing(None)))
+    }
+
+    /// Looks for a job from `head` on, and takes it; `None` where `head` has come back meanwhile,
+    /// so that the job would be out of its turn.
+    fn look_once(&self, is_in_turn: bool) -> Option<Found> {
         let (shared, slots) = (&self.queue.shared, &self.queue.slots);
         let count = slots.len() as u64;
         // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
@@ -160,8 +171,8 @@ impl<T: OneMapping> Worker<T> {
         // Each slot once.
         let lap = tail.saturating_sub(count);
         if front.position() < lap {
-            if let Some(found) = self.look_back(lap) {
-                return Ok(found);
+            if let Some(found) = self.look_back(lap, is_in_turn.then_some(front)) {
+                return Some(found);
             }
             self.pass(front, lap);
         }
@@ -179,12 +190,14 @@ impl<T: OneMapping> Worker<T> {
                     if due != 0 && due > *now.get_or_insert_with(now_ms) {
                         due_next = Some(due_next.map_or(due, |next: u64| next.min(due)));
                         is_unbroken = false;
+                    } else if is_in_turn && self.has_come_back(front) {
+                        return None;
                     } else if self.take(slot, state) {
                         passed += u64::from(is_unbroken);
                         if passed >= front.position() + PASSED {
                             self.pass(front, passed);
                         }
-                        return Ok(Found::Job(number, state.done_by(self.member.id())));
+                        return Some(Found::Job(number, state.done_by(self.member.id())));
                     }
                 }
                 Some(Kind::Writing) => is_unbroken = false,
@@ -195,7 +208,7 @@ impl<T: OneMapping> Worker<T> {
         if passed > front.position() {
             self.pass(front, passed);
         }
-        Ok(Found::Nothing(due_next))
+        Some(Found::Nothing(due_next))
     }
 
     /// Whether the job of a slot is to be taken at this position. One that was sent since we looked
@@ -206,9 +219,16 @@ impl<T: OneMapping> Worker<T> {
         its <= at || its >= self.queue.shared.tail.load(Ordering::Relaxed)
     }
 
+    /// Whether somebody brought `head` back since it was `front`. By who has seen a job: he sees
+    /// then what its producer had sent before, also where that lies before `front`.
+    fn has_come_back(&self, front: Front) -> bool {
+        let now = Front::from_bits(self.queue.shared.head.load(Ordering::Relaxed));
+        now.times_back() != front.times_back()
+    }
+
     /// Takes the oldest of the jobs that were brought back from before `lap`.
     #[cold]
-    fn look_back(&self, lap: u64) -> Option<Found> {
+    fn look_back(&self, lap: u64, in_turn: Option<Front>) -> Option<Found> {
         let slots = &self.queue.slots;
         for _ in 0..slots.len() {
             let ready = slots.iter().enumerate().filter_map(|(number, slot)| {
@@ -219,6 +239,9 @@ impl<T: OneMapping> Worker<T> {
                 is_one.then_some((at, number, state))
             });
             let (_, number, state) = ready.min_by_key(|(at, ..)| *at)?;
+            if in_turn.is_some_and(|front| self.has_come_back(front)) {
+                return None;
+            }
             if self.take(&slots[number], state) {
                 return Some(Found::Job(number, state.done_by(self.member.id())));
             }
