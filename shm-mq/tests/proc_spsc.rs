@@ -245,7 +245,7 @@ fn each_record_arrives_once(ring_bytes: u64) {
     for kills in 0..2 * SUCCESSORS {
         // Either at any moment, but each as often as the other.
         let who = kills % 2;
-        if next(&mut seed) % 4 > 0 {
+        if !next(&mut seed).is_multiple_of(4) {
             assert_eq!(children[who].hear(LIMIT), "attached");
             std::thread::sleep(Duration::from_micros(next(&mut seed) % 8000));
         } else {

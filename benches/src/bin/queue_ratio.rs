@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Two threads (of `work` also three), each on a processor of its own; payloads are written by the
-//! sender and read by the receiver. Round by round in turn, medians over the rounds. Whether the two
-//! processors share a core, the first line tells: some 40 ns one way then, some 170 otherwise.
+//! sender and read by the receiver. Round by round in turn, medians over the rounds. Whether the
+//! two processors share a core, the first line tells: some 40 ns one way then, some 170 otherwise.
 use crossbeam_queue::ArrayQueue;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};

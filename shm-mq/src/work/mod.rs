@@ -26,7 +26,7 @@
 //!
 //! | dies after | what there is |
 //! | --- | --- |
-//! | (producer) taking a slot | a slot that names the dead; [`reap`](WorkQueue::reap) frees it |
+//! | (producer) taking a slot | a slot that names the dead; [`reap`](crate::work::WorkQueue::reap) frees it |
 //! | READY, before the wake-up | the job; workers look again by themselves |
 //! | (worker) taking a job | a job that names the dead; `reap` brings it back, or calls it dead |
 //! | (worker) FREE, before the wake-up | a free slot; producers look again by themselves |
