@@ -57,6 +57,8 @@ struct Acts {
     queued: u64,
     /// So many the doomed one sends.
     sends: u64,
+    /// All of them at once.
+    are_together: bool,
     /// It takes the role in `operate`.
     is_late: bool,
     prepare: fn(&mut Doomed),
@@ -75,6 +77,7 @@ const ACTS: Acts = Acts {
     role: Role::Both,
     queued: 0,
     sends: 0,
+    are_together: false,
     is_late: false,
     prepare: |_| (),
     operate: |_, _, _| (),
@@ -119,6 +122,9 @@ impl Acts {
             let is_all = end == End::Killed || self.is_alone || sent == most;
             if !(least..=most).contains(&sent) || !is_all {
                 return Err(format!("{sent} were sent, and not {least} to {most}"));
+            }
+            if self.are_together && sent != self.first() && sent != most {
+                return Err(format!("of {most} only {sent} were sent"));
             }
         }
         if self.role.receives() {
@@ -355,6 +361,7 @@ fn a_sender_may_die_asleep() {
 fn a_sender_may_die_pushing_and_flushing() {
     let scenario = Acts {
         name: "push and flush",
+        are_together: true,
         operations: &["shm_mq::spsc::Sender::push", "shm_mq::spsc::Sender::flush"],
         operate: |_, doomed, notes| {
             push_all(doomed);
@@ -417,6 +424,7 @@ fn a_sender_may_die_in_a_place_that_it_reserved() {
 fn a_sender_may_die_detaching() {
     let scenario = Acts {
         name: "drop of a sender with something pending",
+        are_together: true,
         operations: &["shm_mq::spsc::Sender::drop"],
         prepare: push_all,
         operate: |_, doomed, _| drop(doomed.sender.take()),
