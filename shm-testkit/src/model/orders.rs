@@ -1,5 +1,6 @@
 //! A proof that each ordering in the code under test matters.
-use super::run::{failure, in_short, is_deep};
+use super::run::{failure, in_short};
+use crate::depth::is_deep;
 use core::cell::RefCell;
 use core::panic::Location;
 use core::sync::atomic::Ordering;
