@@ -20,7 +20,7 @@
 //! **With many groups** ([`--groups`](super::options::Sharing)) a worker adds those of a chunk to a
 //! hash in shared memory, and commits the chunk itself; its message says only that. What it has
 //! added counts from its commit on, in all groups at once, and not at all if it dies before:
-//! see [`shares`]. At the end the leader reads what counts, and adds it to what came by messages.
+//! see `shares.rs`. At the end the leader reads what counts, and adds it to what came by messages.
 //! So it makes no difference when the one way gives place to the other, or which worker cannot use
 //! the hash, for want of memory for example, and sends its groups.
 //!
