@@ -50,7 +50,7 @@ pub use sender::{Reserved, SendError, Sender};
 use crate::stream::OneMapping;
 use lines::{LINES_MIN, Lines, record_bytes_max, ring_at};
 use role::Side;
-use shared::{MAGIC, Seat, Shared};
+use shared::{MAGIC, Shared};
 use shm_core::BadPtr;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId};
@@ -256,7 +256,7 @@ impl<T: OneMapping> Queue<T> {
     /// # If a process dies here
     /// The role is given or it is not.
     pub fn set_sender(&self, by: &Member, id: ParticipantId) -> Result<(), AttachError> {
-        self.shared.take(Side::Sender, by, id, Seat::Given)
+        self.shared.give(Side::Sender, by, id)
     }
 
     /// Gives the receiver's role to a participant, as [`set_sender`](Queue::set_sender) does.
@@ -267,6 +267,6 @@ impl<T: OneMapping> Queue<T> {
     /// # If a process dies here
     /// The role is given or it is not.
     pub fn set_receiver(&self, by: &Member, id: ParticipantId) -> Result<(), AttachError> {
-        self.shared.take(Side::Receiver, by, id, Seat::Given)
+        self.shared.give(Side::Receiver, by, id)
     }
 }

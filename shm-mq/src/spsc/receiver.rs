@@ -118,6 +118,7 @@ impl<T: OneMapping> Receiver<T> {
             peer.leave();
             return Err(AttachError::Corrupt);
         };
+        peer.wake();
         let cursor = Cursor {
             shared: shared.clone(),
             peer,

@@ -57,7 +57,20 @@ impl Shared {
         }
     }
 
-    /// Puts `seat(me)` into a role that is free, given to us, or was left by one who is gone.
+    /// Names `id` for a role that is free, or was left by one who is gone.
+    pub(super) fn give(
+        &self,
+        side: Side,
+        by: &Member,
+        id: ParticipantId,
+    ) -> Result<(), AttachError> {
+        self.take(side, by, id, Seat::Given)?;
+        self.bed(side.other()).notify();
+        Ok(())
+    }
+
+    /// Puts `seat(id)` into a role that is free, given to it, or was left by one who is gone. The
+    /// other side is still to be woken.
     pub(super) fn take(
         &self,
         side: Side,
@@ -82,10 +95,7 @@ impl Shared {
             // owner did. And with the Acquire in `Peer::look`: what ours wrote to its seat.
             let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
             match word.compare_exchange(bits, seat(id).to_bits(), ok, err) {
-                Ok(_) => {
-                    self.bed(side.other()).notify();
-                    return Ok(());
-                }
+                Ok(_) => return Ok(()),
                 Err(now) => bits = now,
             }
         }
@@ -127,8 +137,9 @@ impl Peer {
 
     /// Whether it has left or died. What it did before is seen after this.
     pub(super) fn gone(&mut self) -> Option<Missing> {
+        let word = self.shared.role(self.side);
         // Pairs with the Releases in `take` and `leave`: what it wrote to its seat, and did last.
-        let bits = self.shared.role(self.side).load(Ordering::Acquire);
+        let bits = word.load(Ordering::Acquire);
         let id = match Seat::from_bits(bits) {
             Seat::Free => return None,
             Seat::Left(_) => return Some(Missing::Detached),
@@ -138,7 +149,16 @@ impl Peer {
         if self.watch.as_ref().is_none_or(|watch| watch.peer() != id) {
             self.watch = Some(member.watch(id));
         }
-        self.watch.as_ref().is_some_and(Watch::is_dead).then_some(Missing::Died)
+        if !self.watch.as_ref().is_some_and(Watch::is_dead) {
+            return None;
+        }
+        // The proof of its end orders what it did: who left, and then left its seat, has left.
+        match word.load(Ordering::Relaxed) {
+            now if now == bits => Some(Missing::Died),
+            now if now == Seat::Left(id).to_bits() => Some(Missing::Detached),
+            // Somebody has come after it.
+            _ => None,
+        }
     }
 
     /// Whether somebody has the role and is there.

@@ -159,6 +159,7 @@ impl<T: OneMapping> Sender<T> {
             cursor.peer.leave();
             return Err(AttachError::Corrupt);
         }
+        cursor.peer.wake();
         Ok(Sender { lines, cursor })
     }
 
