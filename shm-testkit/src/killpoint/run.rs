@@ -41,6 +41,7 @@ fn let_threads_settle() {
 pub struct Run<'s, S> {
     scenario: &'s S,
     points: usize,
+    deep: usize,
     missed: usize,
     drifted: usize,
     bystander: usize,
@@ -51,7 +52,15 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// Up to 2,000 points a mode, nothing missed, nothing drifted.
     pub fn new(scenario: &'s S) -> Run<'s, S> {
         let patience = Duration::from_secs(30);
-        Run { scenario, points: 2000, missed: 0, drifted: 0, bystander: 20_000, patience }
+        Run {
+            scenario,
+            points: 2000,
+            deep: usize::MAX,
+            missed: 0,
+            drifted: 0,
+            bystander: 20_000,
+            patience,
+        }
     }
 
     /// How many points are tried of an operation with more instructions: those at which a death
@@ -62,6 +71,12 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// than 20,000 instructions is tried at its system calls only.
     pub fn points(mut self, points: usize) -> Run<'s, S> {
         self.points = points;
+        self
+    }
+
+    /// How many points are tried with `SHM_DEEP=1`, where all would take too long: a sample.
+    pub fn deep_at_most(mut self, points: usize) -> Run<'s, S> {
+        self.deep = points;
         self
     }
 
@@ -166,7 +181,7 @@ impl<'s, S: Scenario> Run<'s, S> {
     pub(super) fn points_wanted(&self) -> usize {
         let is_deep = std::env::var_os(DEEP).is_some_and(|deep| deep == "1");
         if is_deep || self.points == usize::MAX {
-            return usize::MAX;
+            return self.deep;
         }
         self.points.min(told().unwrap_or(usize::MAX))
     }
