@@ -73,6 +73,7 @@ impl Message {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use shm_testkit::depth::cases;
 
     #[test]
     fn faults_arrive_as_they_were() {
@@ -86,6 +87,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>, tag in 0..5u8) {
             let shape = Shape { keys: 1, tallies: 1 };
