@@ -7,9 +7,10 @@ mod crash_common;
 mod model;
 
 use crash_common::{shared, words_from};
-use dsm::hash::Hash;
+use dsm::hash::{Hash, HashError};
 use model::{END, Model, ModelGround};
-use shm_testkit::depth::is_deep;
+use shm_core::process::Forked;
+use shm_core::sync::Ordering::Acquire;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -131,7 +132,8 @@ impl Scenario for Case {
     }
 
     fn prepare(&self, world: &World, _: &Notes) -> Self::Doomed {
-        Some(model::handle(&world.model, DOOMED, 0))
+        let (ground, config) = (world.model.guarded(DOOMED), model::config(0));
+        Some(Hash::attach(ground, world.model.place().load(Acquire), &config).unwrap())
     }
 
     fn operate(&self, _: &World, doomed: &mut Self::Doomed, notes: &Notes) {
@@ -202,6 +204,21 @@ impl Scenario for Case {
 
     fn recover<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         Some(Box::new(move || recover(world, &mut world.recoverer.borrow_mut())))
+    }
+
+    fn forked(&self, _: &World, doomed: &mut Self::Doomed) -> Result<(), String> {
+        // It may have left in the meantime.
+        let Some(hash) = doomed else { return Ok(()) };
+        let (name, forked) = (key(KEY | 1), HashError::Forked(Forked));
+        let refused = hash.insert(&name, &name) == Err(forked)
+            && hash.update(&name, &name) == Err(forked)
+            && hash.delete(&name) == Err(forked)
+            && hash.get(&name, &mut [0; 8]) == Err(forked)
+            && hash.reap(SURVIVOR) == Err(forked)
+            && hash.tidy() == Err(forked)
+            && hash.settle() == Err(forked);
+        drop(doomed.take());
+        if refused { Ok(()) } else { Err("uses its parent's row".to_owned()) }
     }
 }
 
@@ -367,10 +384,14 @@ fn who_makes_it_cleans_up_or_takes_it_away_may_die_anywhere() {
 #[test]
 fn who_cleans_up_may_die_too() {
     Run::new(&changes()).nested().passes();
-    // With every second death it takes hours; what it recovers is what it recovers above.
-    if !is_deep() {
-        Run::new(&moves()).nested().passes();
-    }
+    // With every second death it takes hours.
+    Run::new(&moves()).deep_at_most(10_000).nested().passes();
+}
+
+#[test]
+fn a_forked_child_uses_no_row_of_its_parent() {
+    Run::new(&changes()).points(60).fork().passes();
+    Run::new(&moves()).points(30).fork().passes();
 }
 
 #[test]

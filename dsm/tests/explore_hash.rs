@@ -5,7 +5,10 @@
 mod model;
 
 use dsm::hash::Hash;
-use model::{Model, ModelGround, POISON};
+use model::{
+    BLOCK, DIRECTORY, ENTRY_STATE, FIRST_ROW, FROZEN, MARKED, MOVED, Model, ModelGround, NEXT,
+    PENDING, POISON, RETIRED, ROW, SHAPE, TOMB, kind, value_of,
+};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
@@ -248,6 +251,131 @@ fn the_dead_are_reaped_while_others_go_on() {
     };
     let scenario = scenario.states_at_most(80_000);
     scenario.check(check).preemptions_at_most(1).explore();
+}
+
+/// One helps and is late: the mark that it has seen has gone and come back, for the block was given
+/// back meanwhile and taken again by the same one, who dies before it says that its step is done.
+#[test]
+fn who_helps_late_takes_no_other_mark_away() {
+    let model = Model::new();
+    // Who makes entry after entry takes its blocks from the beginning; the first key is another's.
+    let handles = [1, 2, 3].map(|me| RefCell::new(model::handle(&model, me, 0)));
+    let world = World { model, handles: handles.into() };
+    assert!(world.handles[1].borrow_mut().insert(&KEY.to_le_bytes(), &value(KEY, 0)).unwrap());
+    let update = |me: &Me, version| {
+        assert!(world.hash(me).update(&KEY.to_le_bytes(), &value(KEY, version)).unwrap());
+    };
+    let updates = Process::new("updates", |me: &Me| update(me, 1))
+        .then(|me| update(me, 2))
+        .then(|me| world.hash(me).tidy().unwrap())
+        .then(|me| update(me, 3));
+    // It changes nothing: it helps, where it finds a mark at once.
+    let helps = Process::new("helps", |me: &Me| {
+        let cell = world.model.cell(world.model.table(), 0).load(Relaxed);
+        if kind(cell) == MARKED {
+            let key = KEY.to_le_bytes();
+            assert!(!world.hash(me).insert(&key, &value(KEY, 9)).unwrap());
+        }
+    });
+    let scenario = scenario("one helps late").deaths(1).states_at_most(1_000_000);
+    let scenario = scenario.process(updates.mortal()).process(helps);
+    let check = |end: &End<'_>| {
+        world.end(end, 3);
+        assert!(world.version(3, KEY).is_some());
+    };
+    scenario.check(check).preemptions_at_most(2).explore();
+}
+
+/// In a next table there is a copy of which no cell knows: who made it came too late, and died. Its
+/// entry has been deleted, and its block is taken again for a key of the same tag, by one who had
+/// seen no next table, and so puts it into the old one. That is moved, past the copy or into it.
+#[test]
+fn a_copy_of_an_entry_that_is_no_more_is_no_copy_of_the_next() {
+    let world = world(0, &[KEY], 3);
+    let (model, second) = (&world.model, KEY | 1 << 20);
+    let (from, to, piece) = (model.table(), model.take_by_hand(11), model.take_by_hand(2));
+    // A table of two lines.
+    let shape = model.peek(from, SHAPE).load(Relaxed);
+    model.peek(to, SHAPE).store(shape | 1 << 56, Relaxed);
+    model.peek(to, DIRECTORY).store(BLOCK << 60 | piece, Relaxed);
+    let block = value_of(model.cell(from, 0).load(Relaxed));
+    let [settled, frozen, pending] = [BLOCK, FROZEN, PENDING].map(|kind| kind << 60 | block);
+    let moved = MOVED << 60;
+    // What others do: as far as nobody is faster.
+    let others = Process::new("others", |me: &Me| {
+        let swap =
+            |word: &AtomicU64, from, to| word.compare_exchange(from, to, Relaxed, Relaxed).is_ok();
+        let (cell, [first, next]) = (model.cell(from, 0), [0, 1].map(|at| model.cell(to, at)));
+        let is_deleted = swap(model.peek(from, NEXT), 0, BLOCK << 60 | to)
+            && swap(cell, settled, frozen)
+            && swap(first, 0, pending)
+            && swap(cell, frozen, moved)
+            && swap(first, pending, settled)
+            && swap(next, 0, pending)
+            && swap(first, settled, TOMB << 60);
+        if is_deleted {
+            let row = FIRST_ROW + u64::from(me.pid() - 1) * ROW;
+            let head = value_of(model.place().load(Relaxed));
+            model.peek(head, row + RETIRED).store(block, Relaxed);
+            world.hash(me).tidy().unwrap();
+            me.say(1);
+        }
+        world.hash(me).settle().unwrap();
+    });
+    let scenario = scenario("a copy that nobody knows, its block taken again").deaths(1);
+    let scenario = scenario.process(inserts(&world, second)).process(others);
+    let check = |end: &End<'_>| {
+        world.end(end, 3);
+        let is_deleted = !end.said(1).is_empty();
+        assert_eq!(world.version(3, KEY), if is_deleted { None } else { Some(0) });
+        let is_there = world.version(3, second).is_some();
+        assert!(is_there || !end.has_finished(0), "inserted, and not there");
+    };
+    scenario.check(check).preemptions_at_most(2).states_at_most(60_000).explore();
+}
+
+/// One has died with its mark in a cell. While another one settles that, a third one moves the
+/// table twice.
+#[test]
+fn who_cleans_up_finds_the_table_gone() {
+    let (first, second) = (KEY, KEY | 1);
+    let world = world(0, &[first, second], 4);
+    let update = |version| {
+        let mut hash = world.handles[0].borrow_mut();
+        assert!(hash.update(&first.to_le_bytes(), &value(first, version)).unwrap());
+    };
+    // Its last update, as it was after the step.
+    let (model, row) = (&world.model, value_of(world.model.place().load(Relaxed)));
+    update(1);
+    let (cell, word) = (model.cell(model.table(), 0), |at| model.peek(row, FIRST_ROW + at));
+    let block = value_of(cell.load(Relaxed));
+    let state = word(ENTRY_STATE).load(Relaxed);
+    word(ENTRY_STATE).store(state - 4 | 1, Relaxed);
+    word(ENTRY_STATE + 1).store(block, Relaxed);
+    word(RETIRED).store(0, Relaxed);
+    cell.store(MARKED << 60 | block, Relaxed);
+    let insert = |me: &Me, key: u64| {
+        assert!(world.hash(me).insert(&key.to_le_bytes(), &value(key, 0)).unwrap());
+    };
+    let settle = |me: &Me| world.hash(me).settle().unwrap();
+    let moves = Process::new("moves", |me: &Me| insert(me, KEY | 2)).then(settle);
+    let moves = moves.then(|me| insert(me, KEY | 3)).then(settle);
+    let reap = |me: &Me| {
+        model.reap(1);
+        world.hash(me).reap(1).unwrap();
+        model.forget(1);
+    };
+    let scenario = scenario("one settles what two swings have left").alone_at_most(5000);
+    let scenario = scenario.process(Process::new("nobody", |_| ())).process(moves);
+    let check = |end: &End<'_>| {
+        world.end(end, 4);
+        assert_eq!(world.version(4, first), Some(1));
+        for key in [second, KEY | 2, KEY | 3] {
+            assert_eq!(world.version(4, key), Some(0));
+        }
+    };
+    let scenario = scenario.process(Process::new("reaps", reap)).check(check);
+    scenario.preemptions_at_most(1).states_at_most(60_000).explore();
 }
 
 #[test]

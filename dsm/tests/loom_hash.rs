@@ -5,7 +5,10 @@
 mod model;
 
 use dsm::hash::{Hash, HashError, Walk};
-use model::{Model, ModelGround, POISON};
+use model::{
+    CURSOR, DIRECTORY, FROZEN, MARKED, MOVED, Model, ModelGround, NEXT, PENDING, POISON, SWEPT,
+    kind, value_of,
+};
 use shm_core::sync::Ordering::{Acquire, Relaxed};
 use shm_testkit::model::thread::{JoinHandle, spawn};
 use shm_testkit::model::{self as checker, Life, mortal};
@@ -158,35 +161,6 @@ fn a_table_is_moved_while_it_is_used() {
     }
 }
 
-/// A word's kind, and the cell of a table that has this number.
-fn kind(word: u64) -> u64 {
-    word >> 60
-}
-
-fn value_of(word: u64) -> u64 {
-    word & ((1 << 47) - 1)
-}
-
-fn cell(model: &Model, table: u64, index: u64) -> u64 {
-    let piece = value_of(model.peek(table, DIRECTORY + index / 2).load(Relaxed));
-    model.peek(piece, index % 2).load(Relaxed)
-}
-
-/// The table that the root names.
-fn table(model: &Model) -> u64 {
-    value_of(model.peek(value_of(model.place().load(Relaxed)), ROOT).load(Relaxed))
-}
-
-const ROOT: u64 = 7;
-const NEXT: u64 = 1;
-const CURSOR: u64 = 2;
-const SWEPT: u64 = 3;
-const DIRECTORY: u64 = 8;
-const MOVED: u64 = 6;
-const PENDING: u64 = 10;
-const FROZEN: u64 = 9;
-const MARKED: u64 = 11;
-
 /// The least fuel with which one who does `work` in a world of `make` dies where `is_there`.
 fn fuel_until(
     make: impl Fn() -> (Arc<Model>, Handle) + Clone + Send + Sync + 'static,
@@ -285,7 +259,7 @@ fn a_mark_is_there_again(fuel: u32) {
 }
 
 fn marked_a_third_time(model: &Model) -> bool {
-    let seen = cell(model, table(model), 0);
+    let seen = model.cell(model.table(), 0).load(Relaxed);
     kind(seen) == MARKED && model.peek(value_of(seen), 1).load(Relaxed) == KEY ^ 3 << 32
 }
 
@@ -294,7 +268,7 @@ fn updates_once(hash: &mut Handle) {
 }
 
 fn is_marked(model: &Model) -> bool {
-    kind(cell(model, table(model), 0)) == MARKED
+    kind(model.cell(model.table(), 0).load(Relaxed)) == MARKED
 }
 
 /// One has died with its mark in the cell. Another one helps, and a third one cleans up.
@@ -370,9 +344,10 @@ fn a_full_table() -> (Arc<Model>, Handle) {
 
 /// The first cell has moved, and nobody has said so in the next table.
 fn a_copy_is_pending(model: &Model) -> bool {
-    let from = table(model);
-    let (seen, to) = (cell(model, from, 0), value_of(model.peek(from, NEXT).load(Relaxed)));
-    kind(seen) == MOVED && kind(cell(model, to, value_of(seen))) == PENDING
+    let from = model.table();
+    let (seen, to) =
+        (model.cell(from, 0).load(Relaxed), value_of(model.peek(from, NEXT).load(Relaxed)));
+    kind(seen) == MOVED && kind(model.cell(to, value_of(seen)).load(Relaxed)) == PENDING
 }
 
 /// One has moved a cell and dies; another one goes on.
@@ -398,7 +373,7 @@ fn a_large_table() -> (Arc<Model>, [Handle; 3]) {
     let (second_line, other) = (1 << 57, (1 << 57 | 1u64).to_le_bytes());
     inserts_one(&mut handles[0], second_line | 1);
     assert!(handles[0].delete(&other).unwrap());
-    let table = table(&model);
+    let table = model.table();
     assert_ne!(model.peek(table, NEXT).load(Relaxed), 0, "it shrinks");
     // As if all others had been moved.
     model.peek(table, CURSOR).store(128, Relaxed);
@@ -420,7 +395,7 @@ fn a_chunk_is_left() -> (Arc<Model>, Handle) {
 }
 
 fn the_first_word_is_full(model: &Model) -> bool {
-    model.peek(table(model), SWEPT).load(Relaxed) == 1
+    model.peek(model.table(), SWEPT).load(Relaxed) == 1
 }
 
 /// One moves the first chunk; one sees that, says that all of the first word are moved, and dies;
@@ -444,7 +419,7 @@ fn three_move(fuel: u32) {
 /// root swing.
 fn two_move() {
     let (model, [first, second, mut reaper]) = a_large_table();
-    model.peek(table(&model), DIRECTORY + 129).store(!0, Relaxed);
+    model.peek(model.table(), DIRECTORY + 129).store(!0, Relaxed);
     let first = lend(first, deletes_nothing);
     let second = lend(second, |hash| {
         hash.settle().unwrap();
@@ -523,7 +498,7 @@ fn a_row_changes_hands() {
 
 /// The first cell is frozen.
 fn a_cell_is_frozen(model: &Model) -> bool {
-    kind(cell(model, table(model), 0)) == FROZEN
+    kind(model.cell(model.table(), 0).load(Relaxed)) == FROZEN
 }
 
 /// One has begun to move a table and dies; another one, that wants to change a key there, finds the

@@ -6,7 +6,7 @@ mod hash_common;
 use dsm::hash::{Hash, HashConfig, HashError, Size, Walk};
 use hash_common::{Plain, PlainGround};
 use proptest::prelude::*;
-use shm_core::sync::AtomicU64;
+use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -204,4 +204,35 @@ fn grows_and_shrinks_and_keeps_all() {
     let shrunk = hash.verify().unwrap();
     assert_eq!((shrunk.entries, shrunk.faults.len()), (10, 0));
     assert!(shrunk.cells < grown.cells / 8, "{} of {}", shrunk.cells, grown.cells);
+}
+
+/// One has died behind its step, in a table that has been left since, and whose block is the head
+/// of a smaller one now, without a cell of that number.
+#[test]
+fn who_cleans_up_may_find_another_table_in_the_block() {
+    let (plain, place) = (Plain::new(4 << 20), AtomicU64::new(0));
+    let config = HashConfig::new(Size::Fixed(8), Size::Fixed(8));
+    let config = HashConfig { threads: 2, lines_log2: 9, ..config };
+    let mut dead = Hash::create(plain.unhashed(0), &place, &config).unwrap();
+    let name = place.load(Relaxed);
+    let mut hash = Hash::attach(plain.unhashed(1), name, &config).unwrap();
+    let (last, other) = (u64::MAX.to_le_bytes(), (1u64 << 40).to_le_bytes());
+    assert!(dead.insert(&last, &[0; 8]).unwrap() && dead.update(&last, &[1; 8]).unwrap());
+    // As it was when the mark had been taken away: nothing retired, a fresh block on record.
+    let row = |at: u64| -> &AtomicU64 { plain.mapping().region().share((name + at) * 8).unwrap() };
+    row(8 + 2).store(row(8 + 2).load(Relaxed) - 4 | 2, Relaxed);
+    row(8 + 3).store(row(8 + 4).load(Relaxed) & ((1 << 47) - 1), Relaxed);
+    row(8 + 16).store(0, Relaxed);
+    std::mem::forget(dead);
+    // It shrinks twice: to another block, and back to that of the first.
+    for _ in 0..2 {
+        assert!(hash.insert(&other, &other).unwrap() && hash.delete(&other).unwrap());
+        hash.settle().unwrap();
+        hash.tidy().unwrap();
+    }
+    assert_eq!(hash.reap(1), Ok(1));
+    let report = hash.verify().unwrap();
+    assert_eq!((report.cells, report.faults), (128 * 8, Vec::new()));
+    assert_eq!(report.blocks, plain.used());
+    assert_eq!(hash.get(&last, &mut [0; 8]), Ok(Some(8)));
 }

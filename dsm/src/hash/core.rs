@@ -4,7 +4,7 @@ use super::entry::Shape;
 use super::ground::{Ground, Shield};
 use super::row::{At, Owned, ROUNDS_MAX};
 use super::shared::{HEAD_WORDS, Head, ROW_WORDS, Row};
-use super::table::Table;
+use super::table::{LINE, Table};
 use super::word::Word;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
@@ -58,8 +58,9 @@ fn lazily<'g, 's, G: Ground>(
     shield.as_mut().ok_or(HashError::Busy)
 }
 
-/// Announcements that one thread has at most in one hash.
-pub(super) const SHIELDS: u64 = 4;
+/// Announcements that one thread has at most in one hash: those of [`Shields`], and of a block
+/// whose mark it takes away.
+pub(super) const SHIELDS: u64 = 5;
 
 /// Why a look through the tables ended early.
 pub(super) enum Stop {
@@ -194,6 +195,8 @@ impl<G: Ground> Core<G> {
         with: impl Fn(&AtomicU64) -> Result<(), HashError>,
     ) -> Result<(), HashError> {
         let word = match at {
+            // The place is in a table that is no more, and whose block another one has now.
+            At::Cell(index) if index >= table.lines() * LINE as u64 => None,
             At::Cell(index) => table.cell(&self.ground, index)?,
             At::Piece(index) => table.pieces().get(index as usize),
             At::Next => Some(&table.head.next),

@@ -15,7 +15,7 @@
 //! numbered: row * 2, and one more for the second.
 use super::HashError;
 use super::core::Core;
-use super::ground::Ground;
+use super::ground::{Ground, Shield};
 use super::shared::{Descriptor, Row, State};
 use super::table::Table;
 use super::word::Word;
@@ -173,7 +173,16 @@ impl<'g> Owned<'g> {
 impl<G: Ground> Core<G> {
     /// Calls the step done whose mark was `seen` in `word`, and takes the mark away. What stands
     /// there instead.
+    ///
+    /// The block is announced meanwhile: given back and taken again it could be put there by the
+    /// same row, and the mark that is taken away would be that of a step that nobody has called
+    /// done. (A tomb does not come back.)
     pub(super) fn help(&self, word: &AtomicU64, seen: Word) -> Result<Word, HashError> {
+        let mut shield = self.ground.shield()?;
+        if seen.is_block() {
+            // Whether it is still there is asked by the swap below.
+            shield.protect(seen.value(), || true)?;
+        }
         for _ in 0..ROUNDS_MAX {
             let descriptor = self.descriptor(seen)?;
             // Pairs with the Releases in `Owned::step`: the last word of this step or a later one.

@@ -6,16 +6,18 @@ use dsm::hash::ground::{Ground, Shield};
 use dsm::hash::{Hash, HashConfig, HashError, Size};
 use shm_core::ShmSync;
 use shm_core::mapping::Mapping;
-use shm_core::process::Forked;
-use shm_core::sync::{AtomicU64, Ordering};
+use shm_core::process::{ForkGuard, Forked};
+use shm_core::sync::{AtomicU64, Ordering, Ordering::Relaxed};
 use std::cell::Cell;
 use std::sync::Arc;
 
 const PEOPLE: u64 = 4;
 const SHIELDS: u64 = 8;
 pub(crate) const THREADS: u32 = 4;
+/// Words of a row, with its retired ones.
+pub(crate) const ROW: u64 = RETIRED + THREADS as u64 * 5 + BATCH;
 /// Words of a hash's head with so many rows.
-const HEAD: u64 = 8 + THREADS as u64 * (16 + THREADS as u64 * 4 + BATCH);
+const HEAD: u64 = FIRST_ROW + THREADS as u64 * ROW;
 const BATCH: u64 = if MODELS { 2 } else { 32 };
 /// Entries: a key and a value.
 const SMALL: u64 = 2;
@@ -54,6 +56,35 @@ const GIVING: u64 = 4;
 /// status 3 bits | whose 8 bits | number of the word that names it
 fn under_way(status: u64, me: u32, word: u64) -> u64 {
     status | u64::from(me) << 3 | word << 11
+}
+
+/// Words of a head, and of a table.
+pub(crate) const ROOT: u64 = 7;
+pub(crate) const FIRST_ROW: u64 = 8;
+pub(crate) const SHAPE: u64 = 0;
+pub(crate) const NEXT: u64 = 1;
+pub(crate) const CURSOR: u64 = 2;
+pub(crate) const SWEPT: u64 = 3;
+pub(crate) const DIRECTORY: u64 = 8;
+
+/// Words of a row; behind the state come the others of its descriptor, the fresh block first.
+pub(crate) const ENTRY_STATE: u64 = 2;
+pub(crate) const RETIRED: u64 = 16;
+
+/// Kinds of words: see `dsm/src/hash/word.rs`.
+pub(crate) const TOMB: u64 = 4;
+pub(crate) const MOVED: u64 = 6;
+pub(crate) const BLOCK: u64 = 8;
+pub(crate) const FROZEN: u64 = 9;
+pub(crate) const PENDING: u64 = 10;
+pub(crate) const MARKED: u64 = 11;
+
+pub(crate) fn kind(word: u64) -> u64 {
+    word >> 60
+}
+
+pub(crate) fn value_of(word: u64) -> u64 {
+    word & ((1 << 47) - 1)
 }
 
 pub(crate) struct Model {
@@ -139,6 +170,17 @@ impl Model {
         self.word(first + at)
     }
 
+    /// The table that the root names.
+    pub(crate) fn table(&self) -> u64 {
+        value_of(self.peek(value_of(self.place().load(Relaxed)), ROOT).load(Relaxed))
+    }
+
+    /// A cell of a table, by its number; in models, and where its piece is there.
+    pub(crate) fn cell(&self, table: u64, index: u64) -> &AtomicU64 {
+        let piece = value_of(self.peek(table, DIRECTORY + index / 2).load(Relaxed));
+        self.peek(piece, index % 2)
+    }
+
     /// The word that names the hash.
     pub(crate) fn place(&self) -> &AtomicU64 {
         self.word(PLACE)
@@ -198,7 +240,20 @@ impl Model {
 
     pub(crate) fn ground(self: &Arc<Model>, me: u32) -> ModelGround {
         assert!((1..=PEOPLE as u32).contains(&me));
-        ModelGround { model: self.clone(), me, taken: Cell::new(0) }
+        ModelGround { model: self.clone(), me, taken: Cell::new(0), guard: None }
+    }
+
+    /// One that is refused to a child of the calling process.
+    pub(crate) fn guarded(self: &Arc<Model>, me: u32) -> ModelGround {
+        ModelGround { guard: Some(ForkGuard::new()), ..self.ground(me) }
+    }
+
+    /// Takes a block for nobody, until somebody names it: for a world that is written by hand.
+    pub(crate) fn take_by_hand(self: &Arc<Model>, words: u64) -> u64 {
+        let name = self.peek(1 + SMALLS, 0);
+        let block = self.ground(PEOPLE as u32).take(words, true, name).unwrap();
+        name.store(0, Relaxed);
+        block
     }
 }
 
@@ -221,6 +276,7 @@ pub(crate) struct ModelGround {
     model: Arc<Model>,
     me: u32,
     taken: Cell<u32>,
+    guard: Option<ForkGuard>,
 }
 
 pub(crate) struct ModelShield<'g> {
@@ -238,6 +294,7 @@ impl ModelShield<'_> {
 
 impl Shield for ModelShield<'_> {
     fn protect(&mut self, block: u64, is_still: impl FnOnce() -> bool) -> Result<bool, Forked> {
+        self.ground.check_fork()?;
         self.is_set = true;
         self.word().store(block, Ordering::Release);
         self.ground.model.light_fence(self.ground.me);
@@ -370,7 +427,7 @@ impl Ground for ModelGround {
     }
 
     fn check_fork(&self) -> Result<(), Forked> {
-        Ok(())
+        self.guard.map_or(Ok(()), |guard| guard.check())
     }
 
     fn me(&self) -> u32 {

@@ -44,6 +44,7 @@ fn let_threads_settle() {
 pub struct Run<'s, S> {
     scenario: &'s S,
     points: usize,
+    deep: usize,
     missed: usize,
     drifted: usize,
     bystander: usize,
@@ -58,6 +59,7 @@ impl<'s, S: Scenario> Run<'s, S> {
         Run {
             scenario,
             points: 2000,
+            deep: usize::MAX,
             missed: 0,
             drifted: 0,
             bystander: 20_000,
@@ -81,6 +83,12 @@ impl<'s, S: Scenario> Run<'s, S> {
     /// wanted: fewer than 10,000 for one whose points are dear.
     pub fn each_up_to(mut self, instructions: usize) -> Run<'s, S> {
         self.each_max = instructions;
+        self
+    }
+
+    /// How many points are tried with `SHM_DEEP=1`, where all would take too long: a sample.
+    pub fn deep_at_most(mut self, points: usize) -> Run<'s, S> {
+        self.deep = points;
         self
     }
 
@@ -185,7 +193,7 @@ impl<'s, S: Scenario> Run<'s, S> {
 
     pub(super) fn points_wanted(&self) -> usize {
         if is_deep() || self.points == usize::MAX {
-            return usize::MAX;
+            return self.deep;
         }
         self.points.min(told().unwrap_or(usize::MAX))
     }

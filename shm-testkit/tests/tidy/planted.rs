@@ -146,3 +146,15 @@ lines" r#type br"\" b'"' end // four"####;
     assert_eq!(comments[0], "one /* two");
     assert_eq!(comments[2], "four");
 }
+
+#[test]
+fn depths_of_their_own_are_found() {
+    let rule = rules::own_depths;
+    let text = "if std::env::var(\"SHM_DEEP\").is_ok() {}\n// SHM_DEEP=1\n";
+    assert_eq!(found(rule, LIBRARY, text), [1]);
+    assert_eq!(found(rule, "shm-testkit/src/depth.rs", text), NONE);
+    let properties = |config| format!("proptest! {{\n    #![proptest_config({config})]\n}}\n");
+    assert_eq!(found(rule, LIBRARY, "proptest! {\n    #[test]\n"), [1]);
+    assert_eq!(found(rule, LIBRARY, &properties("ProptestConfig::with_cases(100)")), [1]);
+    assert_eq!(found(rule, LIBRARY, &properties("ProptestConfig::with_cases(cases(100))")), NONE);
+}

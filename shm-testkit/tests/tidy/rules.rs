@@ -14,6 +14,7 @@ pub(crate) const ALL: &[fn(&Source) -> Vec<Finding>] = &[
     modules_without_a_line,
     machine_paths,
     unchecked_sharing,
+    own_depths,
 ];
 
 const WIDTH_MAX: usize = 100;
@@ -255,4 +256,26 @@ fn declared_module(code: &str) -> Option<&str> {
     let (before, rest) = code.trim().split_once("mod ")?;
     let visible = before.is_empty() || before.starts_with("pub");
     rest.strip_suffix(';').filter(|_| visible)
+}
+
+/// Where it is said how much a deep run tries.
+const DEPTH: &str = "shm-testkit/src/depth.rs";
+/// So far below the beginning of properties stands how many cases of each are tried.
+const CONFIG_LINES: usize = 3;
+
+/// Properties and others that say for themselves how deep a run is.
+pub(crate) fn own_depths(source: &Source) -> Vec<Finding> {
+    if source.path == DEPTH || source.path.starts_with("shm-testkit/tests/tidy/") {
+        return Vec::new();
+    }
+    source.find_lines(|at, line| {
+        if line.raw.contains("\"SHM_DEEP\"") {
+            return Some("ask `shm_testkit::depth::is_deep`".to_owned());
+        }
+        let config = source.lines.iter().skip(at).take(CONFIG_LINES + 1);
+        let asks = |code: &str| code.contains("(cases(") || code.contains(": cases(");
+        let is_told = config.map(|line| line.code.as_str()).any(asks);
+        (line.code.trim_start().starts_with("proptest! {") && !is_told)
+            .then(|| "properties try `shm_testkit::depth::cases` of so many cases".to_owned())
+    })
 }

@@ -196,6 +196,7 @@ mod tests {
     use super::*;
     use num_bigint::BigInt;
     use proptest::prelude::*;
+    use shm_testkit::depth::cases;
 
     fn round_trip(text: &str) -> String {
         let (number, scale) = Decimal::parse(text.as_bytes()).unwrap();
@@ -254,6 +255,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn sums_and_averages_agree_with_big_integers(
             whole in -(1i128 << 126)..(1i128 << 126),

@@ -150,6 +150,7 @@ mod tests {
     use super::super::query::{Kind, Request};
     use super::*;
     use proptest::prelude::*;
+    use shm_testkit::depth::cases;
 
     fn plan() -> Plan {
         let request = Request {
@@ -185,6 +186,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn damaged_bytes_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut bytes = plan().encode();

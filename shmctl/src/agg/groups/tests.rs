@@ -1,6 +1,7 @@
 use super::*;
 use crate::agg::query::Kind;
 use proptest::prelude::*;
+use shm_testkit::depth::cases;
 
 const TWO_KEYS: Shape = Shape { keys: 2, tallies: 2 };
 
@@ -34,6 +35,8 @@ fn encoded(groups: &Groups) -> Vec<u8> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn parts_merged_in_any_order_are_the_whole(rows in rows(), cut in 0usize..40) {
         let (first, second) = rows.split_at(cut.min(rows.len()));

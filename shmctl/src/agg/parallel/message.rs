@@ -108,6 +108,7 @@ fn decode_stats(input: &mut Input<'_>) -> Result<(u64, ChunkStats), Corrupt> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use shm_testkit::depth::cases;
 
     #[test]
     fn faults_arrive_as_they_were() {
@@ -121,6 +122,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
         #[test]
         fn any_bytes_are_a_message_or_an_error(bytes: Vec<u8>, tag in 0..7u8) {
             let shape = Shape { keys: 1, tallies: 1 };

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
+use shm_testkit::depth::cases;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -176,9 +177,7 @@ fn answer(ops: &[Op], commits_early: bool) -> Groups {
 }
 
 fn runner() -> TestRunner {
-    let is_deep = std::env::var("SHM_DEEP").as_deref() == Ok("1");
-    let cases = if is_deep { 10_000 } else { 64 };
-    TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases) })
+    TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases(64)) })
 }
 
 #[test]

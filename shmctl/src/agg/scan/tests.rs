@@ -12,6 +12,7 @@ use crate::agg::progress::Progress;
 use crate::agg::query::{Kind, Request};
 use num_bigint::{BigInt, Sign};
 use proptest::prelude::*;
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::io::Write;
 
@@ -205,6 +206,8 @@ fn agrees(text: &[u8], group_by: &[&str], tallied: &[&str]) -> Result<(), TestCa
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
+
     #[test]
     fn chunks_of_any_size_give_what_a_trivial_reader_gives(text in csv_text()) {
         agrees(text.as_bytes(), &GROUP_BY, &TALLIED)?;
