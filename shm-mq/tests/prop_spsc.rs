@@ -7,6 +7,7 @@ use shm_core::participants::Member;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::spsc::{LINE_BYTES, Queue, Receiver, SendError, Sender};
 use shm_mq::stream::OneMapping;
+use shm_testkit::depth::cases;
 use spsc_common::{queue, text};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -181,10 +182,6 @@ impl<S: OneMapping, R: OneMapping> Pair<S, R> {
     }
 }
 
-fn cases() -> u32 {
-    if std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1") { 10_000 } else { 256 }
-}
-
 fn agrees<S: OneMapping, R: OneMapping>(lines: u64, ops: &[Op]) {
     let mut pair = Pair::<S, R>::new(lines);
     ops.iter().for_each(|op| pair.apply(op));
@@ -197,7 +194,7 @@ fn agrees<S: OneMapping, R: OneMapping>(lines: u64, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn agrees_with_a_plain_queue(

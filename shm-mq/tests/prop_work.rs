@@ -7,6 +7,7 @@ use shm_core::participants::{Member, Table};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::OneMapping;
 use shm_mq::work::{Producer, SendError, Status, WorkConfig, WorkQueue, Worker};
+use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,12 +205,8 @@ fn agrees<T: OneMapping>(slots: u32, ops: &[Op]) {
     }
 }
 
-fn cases() -> u32 {
-    if std::env::var_os("SHM_DEEP").is_some_and(|deep| deep == "1") { 10_000 } else { 256 }
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases()))]
+    #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 
     #[test]
     fn agrees_with_a_plain_list(
