@@ -203,7 +203,7 @@ impl World {
         let call = if waits { "recv_deadline" } else { "try_recv" };
         let end = trials.call(seed, call, || {
             if waits {
-                receiver.recv_deadline(soon()).map(|record| Some(look(record)))
+                receiver.recv_deadline(soon()).map(look).map(Some)
             } else {
                 receiver.try_recv().map(|record| record.map(look))
             }

@@ -460,7 +460,7 @@ enum Bug {
     EndTooLate,
     /// The sender says how far it is only when it leaves.
     ToldTooLate,
-    /// A record is released before it is read.
+    /// With a record that is about to be read, the next one is released too.
     ReleasedTooEarly,
     /// The heir asks how far the sender was, and does not walk on from there.
     NoWalk,
@@ -522,7 +522,7 @@ impl Small {
                 }
             }
             if bug == Bug::ReleasedTooEarly {
-                self.released.store(number + 1, Release);
+                self.released.store(number + 2, Release);
             }
             // SAFETY: it is published, unless there is a bug.
             assert_eq!(unsafe { self.words[at].get() }, number, "torn");
