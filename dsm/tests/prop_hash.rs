@@ -220,7 +220,7 @@ fn who_cleans_up_may_find_another_table_in_the_block() {
     assert!(dead.insert(&last, &[0; 8]).unwrap() && dead.update(&last, &[1; 8]).unwrap());
     // As it was when the mark had been taken away: nothing retired, a fresh block on record.
     let row = |at: u64| -> &AtomicU64 { plain.mapping().region().share((name + at) * 8).unwrap() };
-    row(8 + 2).store(row(8 + 2).load(Relaxed) - 4 | 2, Relaxed);
+    row(8 + 2).store((row(8 + 2).load(Relaxed) - 4) | 2, Relaxed);
     row(8 + 3).store(row(8 + 4).load(Relaxed) & ((1 << 47) - 1), Relaxed);
     row(8 + 16).store(0, Relaxed);
     std::mem::forget(dead);
