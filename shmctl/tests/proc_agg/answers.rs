@@ -21,11 +21,14 @@ fn agrees(scene: &mut Scene, words: &str, chunk_sizes: &[&str]) {
 }
 
 fn agrees_on_each_backend(words: impl Fn(&Scene) -> String, chunk_sizes: &[&str]) {
-    for backend in BACKENDS {
-        let mut scene = Scene::new(backend);
-        let words = words(&scene);
-        agrees(&mut scene, &words, chunk_sizes);
-    }
+    BACKENDS.iter().for_each(|backend| agrees_on(backend, &words, chunk_sizes));
+}
+
+/// What costs much and has nothing to do with where the memory comes from.
+fn agrees_on(backend: &'static str, words: impl Fn(&Scene) -> String, chunk_sizes: &[&str]) {
+    let mut scene = Scene::new(backend);
+    let words = words(&scene);
+    agrees(&mut scene, &words, chunk_sizes);
 }
 
 #[test]
@@ -58,7 +61,7 @@ fn a_first_quote_behind_the_first_mebibyte_agrees() {
         let path = scene.write("late.csv", &text);
         format!("{} --group-by k --sum v --min v", path.display())
     };
-    agrees_on_each_backend(words, &["10007", "1M"]);
+    agrees_on("posix", words, &["10007", "1M"]);
 }
 
 #[test]
@@ -69,7 +72,7 @@ fn messages_larger_than_their_queue_agree() {
         let path = scene.write("many.csv", format!("k,v\n{rows}"));
         format!("{} --group-by k --sum v --min v --max v --avg v", path.display())
     };
-    agrees_on_each_backend(words, &["100003"]);
+    agrees_on("posix", words, &["100003"]);
 }
 
 #[test]
