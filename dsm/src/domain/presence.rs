@@ -5,7 +5,7 @@ use super::held::{Held, Kind, Mine};
 use super::names::Ticket;
 use super::shared::{Parts, Sizes};
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd, pages};
 use crate::control::{Actor, Control, Objects, PinError};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
@@ -149,8 +149,9 @@ impl Presence {
         Ok(segment)
     }
 
-    /// A segment of `len` bytes with memory behind the first `size`, and a hole. What is zero and
-    /// there its users have to know; nobody makes it there unasked.
+    /// A segment of `len` bytes with memory behind the first `size` and in the last page, and a
+    /// hole. What is zero and there its users have to know; nobody makes it there unasked. (The
+    /// last page tells whether the segment was cut off.)
     pub(super) fn create_sparse(
         self: &Arc<Self>,
         size: u64,
@@ -159,6 +160,8 @@ impl Presence {
         self.create_as(|name, _| {
             self.system.check_holes()?;
             let object = backend::create_sparse(&self.system.place, name, size, len)?;
+            let end = object.len();
+            pages::populate(object.mapping(), end - page_size()..end, &self.system.place)?;
             Ok((object, Kind::Sparse))
         })
     }
