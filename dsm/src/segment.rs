@@ -7,6 +7,8 @@ use shm_core::mapping::Mapping;
 use shm_core::process::ForkGuard;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+// private: the segments of one process.
+use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub(crate) mod elastic;
@@ -39,9 +41,11 @@ pub use read::ReadOnlySegment;
 ///
 /// After a `fork`, the child's copy unmaps and does nothing else: it detaches nobody, runs no
 /// callbacks, takes none, and pins nothing.
-#[derive(Clone, Debug)]
 pub struct Segment {
     attachment: Arc<Attachment>,
+    /// Unmapping it ends the attachment: that is the domain's affair. Of one that can grow, a view
+    /// of what it has mapped.
+    mapping: Arc<Mapping>,
 }
 
 /// Why shared memory that is mapped cannot be relied on.
@@ -84,64 +88,55 @@ struct Callbacks {
     made: u64,
 }
 
+/// What all `Segment`s of an attachment share. Where it is mapped still, the domain keeps it for
+/// the next attachment.
 pub(crate) struct Attachment {
     handle: SegmentHandle,
-    /// Unmapping it ends the attachment: that is the domain's affair.
-    mapping: Arc<Mapping>,
-    /// Of one that can grow; then `mapping` is a view of what it has mapped.
-    elastic: Option<Box<Elastic>>,
-    control: Control,
-    kept: Arc<Kept>,
+    /// How many `Segment`s there are | `CALLED`.
+    segments: AtomicU32,
+    home: Arc<Home>,
     callbacks: Mutex<Callbacks>,
-    guard: ForkGuard,
+    /// Of one that can grow: what its views keep, and the first of them.
+    elastic: Option<Box<(Weak<Elastic>, Weak<Mapping>)>>,
 }
 
-/// Attachments that stay until the process leaves the domain. `None` once it has.
-#[derive(Default)]
-pub(crate) struct Kept(Mutex<Option<Vec<Arc<Attachment>>>>);
+/// There has been a callback. Whoever drops the last `Segment` may be running it, so this is not
+/// used again.
+const CALLED: u32 = 1 << 31;
 
-impl Kept {
-    pub(crate) fn new() -> Kept {
-        Kept(Mutex::new(Some(Vec::new())))
+/// What the attachments of a domain share.
+pub(crate) struct Home {
+    control: Control,
+    guard: ForkGuard,
+    /// Attachments that stay until the process leaves the domain. `None` once it has.
+    kept: Mutex<Option<Vec<Segment>>>,
+}
+
+impl Home {
+    pub(crate) fn new(control: Control) -> Home {
+        Home { control, guard: ForkGuard::new(), kept: Mutex::new(Some(Vec::new())) }
     }
 
-    /// Lets them go, the newest first.
+    /// Lets go what was kept, the newest first.
     pub(crate) fn release(&self) {
-        let mut list = lock(&self.0).take().unwrap_or_default();
-        while let Some(attachment) = list.pop() {
-            drop(attachment);
+        let mut list = lock(&self.kept).take().unwrap_or_default();
+        while let Some(segment) = list.pop() {
+            drop(segment);
         }
     }
 
-    /// Unmaps them in a forked child, which must not wait for a lock that a thread of its parent
-    /// had: where one had it, they stay mapped.
+    /// Unmaps it in a forked child, which must not wait for a lock that a thread of its parent
+    /// had: where one had it, it stays mapped.
     pub(crate) fn release_in_child(&self) {
-        let list = self.0.try_lock().ok().and_then(|mut list| list.take());
+        let list = self.kept.try_lock().ok().and_then(|mut list| list.take());
         drop(list);
     }
 }
 
 impl Segment {
-    pub(crate) fn new(
-        handle: SegmentHandle,
-        mapping: Arc<Mapping>,
-        elastic: Option<Elastic>,
-        control: Control,
-        kept: Arc<Kept>,
-    ) -> Segment {
-        let (callbacks, guard) = (Mutex::default(), ForkGuard::new());
-        let mapping = elastic.as_ref().map_or(mapping, Elastic::first_view);
-        let elastic = elastic.map(Box::new);
-        let attachment = Attachment { handle, mapping, elastic, control, kept, callbacks, guard };
-        Segment { attachment: Arc::new(attachment) }
-    }
-
-    pub(crate) fn downgrade(&self) -> Weak<Attachment> {
-        Arc::downgrade(&self.attachment)
-    }
-
-    pub(crate) fn upgrade(attachment: &Weak<Attachment>) -> Option<Segment> {
-        attachment.upgrade().map(|attachment| Segment { attachment })
+    /// One of those that `attachment` counts already.
+    pub(crate) fn new(attachment: Arc<Attachment>, mapping: Arc<Mapping>) -> Segment {
+        Segment { attachment, mapping }
     }
 
     /// What other processes attach to it by.
@@ -152,17 +147,17 @@ impl Segment {
     /// Size in bytes: what was asked for, rounded up to whole pages. Of one that can grow, what it
     /// had when this process attached; [`current`](Segment::current) says what it has.
     pub fn len(&self) -> u64 {
-        self.attachment.mapping.len() as u64
+        self.mapping.len() as u64
     }
 
     /// Never: a segment has at least one byte.
     pub fn is_empty(&self) -> bool {
-        self.attachment.mapping.is_empty()
+        self.mapping.is_empty()
     }
 
     /// The memory, [`len`](Segment::len) bytes. Whoever holds it keeps the segment attached.
     pub fn mapping(&self) -> &Arc<Mapping> {
-        &self.attachment.mapping
+        &self.mapping
     }
 
     /// Asks the system whether all of it is there, by one system call. Files of `posix` and `mmap`
@@ -221,7 +216,7 @@ impl Segment {
 
     /// What there is of it now, as far as its head can be believed.
     fn view(&self) -> Arc<Mapping> {
-        self.current().unwrap_or_else(|_corrupt| self.attachment.mapping.clone())
+        self.current().unwrap_or_else(|_corrupt| self.mapping.clone())
     }
 
     /// As the options say, and as far as the system goes along.
@@ -236,7 +231,7 @@ impl Segment {
 
     /// The memory, for as long as the segment is held.
     pub fn region(&self) -> Region<'_> {
-        self.attachment.mapping.region()
+        self.mapping.region()
     }
 
     /// Keeps the segment when nobody is attached, until somebody calls
@@ -248,8 +243,8 @@ impl Segment {
     /// # If a process dies here
     /// It is pinned or it is not.
     pub fn pin(&self) -> Result<(), PinError> {
-        self.attachment.guard.check()?;
-        self.attachment.control.pin(self.handle())
+        self.attachment.home.guard.check()?;
+        self.attachment.home.control.pin(self.handle())
     }
 
     /// Keeps the attachment until the [`Domain`](crate::Domain) is dropped, whatever becomes of
@@ -258,10 +253,10 @@ impl Segment {
         if self.is_copy() {
             return;
         }
-        if let Some(kept) = lock(&self.attachment.kept.0).as_mut()
-            && !kept.iter().any(|kept| Arc::ptr_eq(kept, &self.attachment))
+        if let Some(kept) = lock(&self.attachment.home.kept).as_mut()
+            && !kept.iter().any(|kept| self.is_same(kept))
         {
-            kept.push(self.attachment.clone());
+            kept.push(self.clone());
         }
     }
 
@@ -270,8 +265,8 @@ impl Segment {
         if self.is_copy() {
             return;
         }
-        if let Some(kept) = lock(&self.attachment.kept.0).as_mut() {
-            kept.retain(|kept| !Arc::ptr_eq(kept, &self.attachment));
+        if let Some(kept) = lock(&self.attachment.home.kept).as_mut() {
+            kept.retain(|kept| !self.is_same(kept));
         }
     }
 
@@ -283,6 +278,8 @@ impl Segment {
         if self.is_copy() {
             return CallbackId(0);
         }
+        // Relaxed: the drop of this `Segment` comes after it.
+        self.attachment.segments.fetch_or(CALLED, Relaxed);
         let mut callbacks = lock(&self.attachment.callbacks);
         callbacks.made += 1;
         let id = CallbackId(callbacks.made);
@@ -310,15 +307,63 @@ impl Segment {
         }
     }
 
+    fn is_same(&self, other: &Segment) -> bool {
+        Arc::ptr_eq(&self.attachment, &other.attachment)
+    }
+
     /// Whether this is a forked child's, which must not wait for a lock that a thread of its parent
     /// may have had.
     fn is_copy(&self) -> bool {
-        self.attachment.guard.check().is_err()
+        self.attachment.home.guard.check().is_err()
     }
 }
 
 impl Attachment {
+    /// With one `Segment`.
+    pub(crate) fn new(
+        handle: SegmentHandle,
+        home: Arc<Home>,
+        elastic: Option<(&Arc<Elastic>, &Arc<Mapping>)>,
+    ) -> Attachment {
+        let weak = |(elastic, first)| Box::new((Arc::downgrade(elastic), Arc::downgrade(first)));
+        let (segments, callbacks) = (AtomicU32::new(1), Mutex::default());
+        Attachment { handle, segments, home, callbacks, elastic: elastic.map(weak) }
+    }
+
+    /// Of one that can grow, for as long as there is a `Segment`.
+    pub(crate) fn elastic(&self) -> Option<Arc<Elastic>> {
+        self.elastic.as_ref()?.0.upgrade()
+    }
+
+    /// The first view of it, for as long.
+    pub(crate) fn first_view(&self) -> Option<Arc<Mapping>> {
+        self.elastic.as_ref()?.1.upgrade()
+    }
+
+    /// Whether there is a `Segment`.
+    pub(crate) fn is_used(&self) -> bool {
+        self.segments.load(Relaxed) & !CALLED > 0
+    }
+
+    /// One more `Segment`, where there is one. Under the domain's lock, as what follows.
+    pub(crate) fn join(&self) -> bool {
+        let one_more = |count| (count & !CALLED > 0).then_some(count + 1);
+        self.segments.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    /// Begins again with one `Segment`, if this can be used again: of which there is none, and no
+    /// callback that may be running. One that can grow is as long as it is then.
+    pub(crate) fn begin_again(&self) -> bool {
+        // Pairs with the AcqRel in `drop`: the last one is done with it.
+        let is_idle = self.segments.load(Acquire) == 0 && self.elastic.is_none();
+        if is_idle {
+            self.segments.store(1, Relaxed);
+        }
+        is_idle
+    }
+
     /// Runs the callbacks, each taken from the list first, so that none runs twice.
+    #[cold]
     fn run_callbacks(&self) {
         loop {
             let next = lock(&self.callbacks).list.pop();
@@ -330,22 +375,40 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
+impl Clone for Segment {
+    fn clone(&self) -> Segment {
+        // Relaxed: there is one, which is ours.
+        self.attachment.segments.fetch_add(1, Relaxed);
+        Segment { attachment: self.attachment.clone(), mapping: self.mapping.clone() }
+    }
+}
+
+impl Drop for Segment {
     fn drop(&mut self) {
-        match self.guard.check() {
-            Ok(()) => self.run_callbacks(),
-            // A thread of the parent may have held the lock.
-            Err(_) => std::mem::forget(std::mem::take(
-                self.callbacks.get_mut().unwrap_or_else(PoisonError::into_inner),
-            )),
+        let attachment = &*self.attachment;
+        // Pairs with itself: whoever drops the last one runs what others have given. And with the
+        // Acquire in `begin_again`.
+        let before = attachment.segments.fetch_sub(1, AcqRel);
+        if before == 1 | CALLED && attachment.home.guard.check().is_ok() {
+            attachment.run_callbacks();
         }
     }
 }
 
-impl fmt::Debug for Attachment {
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if self.home.guard.check().is_err() {
+            // A thread of the parent may have held the lock, and they are the parent's to run.
+            let callbacks = self.callbacks.get_mut().unwrap_or_else(PoisonError::into_inner);
+            std::mem::forget(std::mem::take(callbacks));
+        }
+    }
+}
+
+impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attachment")
-            .field("handle", &self.handle)
+        f.debug_struct("Segment")
+            .field("handle", &self.handle())
             .field("mapping", &self.mapping)
             .finish_non_exhaustive()
     }
@@ -370,7 +433,7 @@ mod tests {
         let domain = Domain::open(config).unwrap();
         let segment = domain.create_segment(1).unwrap();
         let id = segment.on_detach(|_| ());
-        let locks = (lock(&segment.attachment.callbacks), lock(&segment.attachment.kept.0));
+        let locks = (lock(&segment.attachment.callbacks), lock(&segment.attachment.home.kept));
         // SAFETY: the child calls what takes no lock, and `_exit`.
         let pid = unsafe { libc::fork() };
         if pid == 0 {

@@ -259,6 +259,8 @@ fn fills_up(_: &[String]) {
             filled.err()
         });
         assert_eq!(full, Some(AllocError::NoSpace { size: 200_000 }));
+        // Nor does it take memory to ask whether all is there.
+        domain.find_mapping(area.handle().unwrap()).unwrap().check().unwrap();
         let report = area.verify();
         assert!(report.is_clean() && report.stats.there >= 3 * MIB, "{report:?}");
         // There is room again where something is freed, and the rest goes back.

@@ -78,9 +78,12 @@ impl Shape {
     /// Which block begins at this offset, if one does.
     #[inline]
     pub(super) fn index(&self, rel: u64) -> Option<u32> {
-        if rel >= u64::from(SPAN_PAGES_MAX * PAGE) {
-            return None;
-        }
+        if rel < u64::from(SPAN_PAGES_MAX * PAGE) { self.index_inside(rel) } else { None }
+    }
+
+    /// The same, of an offset inside the span.
+    #[inline]
+    pub(super) fn index_inside(&self, rel: u64) -> Option<u32> {
         // Exact: rel < 2^16, and the reciprocal is less than one unit too large.
         let index = ((rel * self.reciprocal) >> POINT) as u32;
         let begins = u64::from(index) * u64::from(self.size) == rel;
@@ -103,10 +106,17 @@ impl Classes {
         Classes { shapes, used, largest: u64::from(SIZES[used - 1]) }
     }
 
+    /// The class for so many bytes, where pages are large enough; of no bytes there is none.
+    #[inline]
+    pub(super) fn usual(size: u64) -> Option<usize> {
+        let less = size.wrapping_sub(1);
+        CLASS_OF.get((less / 8 + 1) as usize).map(|class| *class as usize)
+    }
+
     /// The class for so many bytes; `None` where they need pages of their own.
     #[inline]
     pub(super) fn of_size(&self, size: u64) -> Option<usize> {
-        (size <= self.largest).then(|| CLASS_OF[size.div_ceil(8) as usize] as usize)
+        Classes::usual(size).filter(|_| size <= self.largest)
     }
 
     /// The same for blocks at multiples of `align`.

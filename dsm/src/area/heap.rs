@@ -1,10 +1,12 @@
 //! `Heap`: what one thread allocates and frees with.
 use super::chunk::Growth;
-use super::class::{ALIGN_MAX, CLASSES};
+use super::class::{ALIGN_MAX, Classes};
 use super::config::{AllocOptions, BLOCK_MAX};
 use super::error::{AllocError, AreaError, FreeError};
+use super::private::{Block, Class, Own, State};
 use super::reap::leave_row;
 use super::shared::{Claim, Intent, Kind, Owner, Page, Row};
+use super::span::bit_of;
 use super::{Area, AreaPtr, Place};
 use shm_core::mapping::Mapped;
 use shm_core::participants::Member;
@@ -15,14 +17,6 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Of a page of a span of ours, in `State::pages`: distance to the span's first page 3 bits | class
-/// 6 | ready 1 | own 1. 0: not ours.
-const OWN: u16 = 1;
-const READY: u16 = 2;
-const CLASS_SHIFT: u32 = 2;
-const DISTANCE_SHIFT: u32 = 8;
-const _: () = assert!(CLASSES <= 1 << (DISTANCE_SHIFT - CLASS_SHIFT));
 
 /// How often to look for pages that others are about to have, a millisecond each.
 const ROUNDS_MAX: u32 = if cfg!(any(shm_loom, shm_explore)) { 3 } else { 50 };
@@ -35,35 +29,13 @@ const COLLECTED_MAX: usize = 8;
 /// Dropping it leaves its blocks where they are. Spans without blocks are free then, and others are
 /// adopted by heaps that need one.
 #[derive(Debug)]
+#[repr(align(128))] // Each is written by its thread, and they may lie side by side.
 pub struct Heap {
     area: Area,
     member: Arc<Member>,
     row: Mapped<Row>,
     me: Owner,
     state: RefCell<State>,
-}
-
-/// What the heap knows of its own spans, in private.
-#[derive(Debug)]
-struct State {
-    /// For each page whether it is one of a span of ours; of its first one, whether that is in
-    /// `ready`.
-    pages: Vec<u16>,
-    classes: Vec<Class>,
-    /// Pages given back since memory was last given back to the system unasked.
-    given: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Class {
-    /// All of ours.
-    own: Vec<u32>,
-    /// Those that have, or had, free blocks; the last one is allocated from.
-    ready: Vec<u32>,
-    /// Which of `own` is asked next for what others have freed.
-    next: usize,
-    /// `Head::given_up` when there were no spans to adopt.
-    seen: u64,
 }
 
 impl Area {
@@ -82,11 +54,7 @@ impl Area {
             self.take_row(member)
         });
         let row = row.ok_or(AreaError::HeapsTaken { heaps: rows })?;
-        let state = State {
-            pages: vec![0; self.pages() as usize],
-            classes: vec![Class::default(); CLASSES],
-            given: 0,
-        };
+        let state = State::new(self);
         let me = Owner::new(member.id(), row);
         let at = self.inner.rows_at + (row * size_of::<Row>()) as u64;
         let row = Mapped::new(&self.inner.mapping, at)?;
@@ -172,11 +140,21 @@ impl Heap {
         options: AllocOptions,
         init: impl FnOnce(NonNull<u8>),
     ) -> Result<AreaPtr, AllocError> {
-        let AllocOptions { size, align, zeroed, .. } = options;
+        let AllocOptions { size, align, zeroed, huge } = options;
         self.member.check_fork()?;
         // Until the end: `init` is not to come in again.
         let mut state = self.state.try_borrow_mut().map_err(|_| AllocError::Busy)?;
-        let block = self.begin(&mut state, to, &options)?;
+        let at = self.offset_of(to).map_err(AllocError::Destination)?;
+        // Relaxed: nobody else writes it.
+        let held = to.load(Ordering::Relaxed);
+        if held != 0 {
+            return Err(AllocError::Occupied(held));
+        }
+        let at_hand = if align == 8 { self.begin_at_hand(&mut state, size, at) } else { None };
+        let block = match at_hand {
+            Some(block) => block,
+            None => self.begin(&mut state, (size, align, huge), at)?,
+        };
         in_program_order();
         // If `init` panics, the block is free again.
         let undo = Undo(self);
@@ -196,20 +174,35 @@ impl Heap {
         Ok(block)
     }
 
+    /// One of the blocks at hand, with the intent to link it.
+    #[inline(always)]
+    fn begin_at_hand(&self, state: &mut State, size: u64, at: u64) -> Option<AreaPtr> {
+        let class = Classes::usual(size)?;
+        self.take_at_hand(state.classes.get_mut(class)?, at)
+    }
+
+    #[inline(always)]
+    fn take_at_hand(&self, class: &mut Class, at: u64) -> Option<AreaPtr> {
+        let block = class.take()?;
+        let (descriptor, (word, bit)) = (self.area.descriptor(block.page()), bit_of(block.index()));
+        let before = descriptor.word(word);
+        if before & bit != 0 {
+            // Somebody has overwritten it.
+            return None;
+        }
+        self.intend(Intent::link(block.ptr), at | 1);
+        descriptor.set_word(word, before | bit);
+        Some(block.ptr)
+    }
+
     /// The block, with the intent to link it.
+    #[cold]
     fn begin(
         &self,
         state: &mut State,
-        to: &AtomicU64,
-        options: &AllocOptions,
+        (size, align, huge): (u64, u64, bool),
+        at: u64,
     ) -> Result<AreaPtr, AllocError> {
-        let AllocOptions { size, align, huge, .. } = *options;
-        let at = self.offset_of(to).map_err(AllocError::Destination)?;
-        // Relaxed: nobody else writes it.
-        let held = to.load(Ordering::Relaxed);
-        if held != 0 {
-            return Err(AllocError::Occupied(held));
-        }
         if size == 0 {
             return Err(AllocError::ZeroSize);
         }
@@ -241,7 +234,12 @@ impl Heap {
 
     #[inline]
     fn offset_of(&self, word: &AtomicU64) -> Result<u64, shm_core::BadPtr> {
-        self.area.inner.mapping.region().offset_of(NonNull::from(word))
+        let inner = &*self.area.inner;
+        let offset = (&raw const *word).addr().wrapping_sub(inner.base.addr().get()) as u64;
+        if offset <= inner.last_word {
+            return Ok(offset);
+        }
+        inner.mapping.region().offset_of(NonNull::from(word))
     }
 
     /// Says what is about to be done.
@@ -255,26 +253,19 @@ impl Heap {
     }
 
     /// A block of a span of ours, with the intent to link it.
-    #[inline]
     fn begin_block(&self, state: &mut State, class: usize, at: u64) -> Result<AreaPtr, Growth> {
-        let shape = self.area.inner.classes.shape(class).ok_or(Growth::Full)?;
         // Each round has one span less that is ready, or finds one that has a free block; so the
         // bound is for liars.
         for _ in 0..2 * u64::from(self.area.pages()) + 2 {
-            let Some(page) = state.classes[class].ready.last().copied() else {
-                self.find_span(state, class)?;
-                continue;
-            };
-            let descriptor = self.area.descriptor(page);
-            let Some(index) = descriptor.find(shape) else {
-                state.classes[class].ready.pop();
-                state.pages[page as usize] &= !READY;
-                continue;
-            };
-            let block = self.area.block_at(page, shape.offset(index));
-            self.intend(Intent::link(block), at | 1);
-            descriptor.set_allocated(index, true);
-            return Ok(block);
+            let mine = &mut state.classes[class];
+            if let Some(block) = self.take_at_hand(mine, at) {
+                return Ok(block);
+            }
+            match mine.ready.last().copied() {
+                None => self.find_span(state, class)?,
+                Some(page) if mine.take_from(&self.area, page) => {}
+                Some(_) => state.end_ready(class),
+            }
         }
         Err(Growth::Full)
     }
@@ -412,10 +403,9 @@ impl Heap {
 
     /// An empty span of ours.
     fn give_back(&self, state: &mut State, page: u32, class: usize) {
-        let Some(shape) = self.area.inner.classes.shape(class) else { return };
-        state.forget(page, class, shape.pages);
+        state.forget(page, class);
         self.area.give_span(page, Page::span(self.me, class), self.me);
-        self.after_giving(state, shape.pages);
+        self.after_giving(state, state.classes[class].shape.pages);
     }
 
     /// Gives back the pages that hold no blocks, this heap's and those of heaps that are gone, and
@@ -497,36 +487,36 @@ impl Heap {
     #[inline]
     fn free_named(&self, ptr: AreaPtr, from: Option<(&AtomicU64, u64)>) -> Result<(), FreeError> {
         let mut state = self.state.try_borrow_mut().map_err(|_| FreeError::Busy)?;
-        let Some((page, class, index)) = self.own_block(&state, ptr)? else {
+        let Some((block, own)) = self.own_block(&state, ptr)? else {
             return self.free_other(&mut state, ptr, from);
         };
-        let descriptor = self.area.descriptor(page);
-        if !descriptor.is_allocated(index) {
+        let (descriptor, (word, bit)) = (self.area.descriptor(block.page()), bit_of(block.index()));
+        let before = descriptor.word(word);
+        if before & !descriptor.freed_word(word) & bit == 0 {
             return Err(FreeError::DoubleFree(ptr.to_bits()));
         }
         self.begin_free(ptr, from);
-        descriptor.set_allocated(index, false);
+        descriptor.set_word(word, before & !bit);
         in_program_order();
         self.row().set(Intent::NONE);
-        self.after_own_free(&mut state, page, class);
+        self.after_own_free(&mut state, block, own, before == bit);
         Ok(())
     }
 
-    /// The span, its class and the block's number there, where the span is ours.
-    #[inline]
-    fn own_block(
-        &self,
-        state: &State,
-        ptr: AreaPtr,
-    ) -> Result<Option<(u32, usize, u32)>, FreeError> {
+    /// The block, and what is known of its page, where that is ours.
+    #[inline(always)]
+    fn own_block(&self, state: &State, ptr: AreaPtr) -> Result<Option<(Block, Own)>, FreeError> {
         let inner = &*self.area.inner;
         let Some(offset) = ptr.offset(inner.tag) else { return Ok(None) };
         let Some(rel) = offset.checked_sub(inner.pages_at) else { return Ok(None) };
-        let at = u32::try_from(rel >> inner.page_shift).unwrap_or(u32::MAX);
-        let Some((page, class)) = state.span_of(at) else { return Ok(None) };
-        let Some(shape) = inner.classes.shape(class) else { return Ok(None) };
-        match shape.index(rel - (u64::from(page) << inner.page_shift)) {
-            Some(index) => Ok(Some((page, class, index))),
+        let at = (rel >> inner.page_shift) as usize;
+        let own = state.page(at);
+        let Some(class) = state.classes.get(own.class()).filter(|_| own.is_ours()) else {
+            return Ok(None);
+        };
+        let page = at - own.distance();
+        match class.shape.index_inside(rel - ((page as u64) << inner.page_shift)) {
+            Some(index) => Ok(Some((Block::new(ptr, page as u32, index), own))),
             None => Err(FreeError::NotABlock(ptr.to_bits())),
         }
     }
@@ -575,50 +565,28 @@ impl Heap {
         Ok(())
     }
 
-    /// The span has a free block; if it has no other, and we have two more such spans, it is free.
-    #[inline]
-    fn after_own_free(&self, state: &mut State, page: u32, class: usize) {
-        let Some(mine) = state.classes.get(class) else { return };
-        let is_spare = mine.ready.len() > 2 && self.area.has_no_block(page, class);
-        if is_spare && mine.own.contains(&page) {
-            self.give_back(state, page, class);
-        } else {
-            state.ready(page, class);
+    /// The block is free; if its span has no other, and we have two more such spans, that is free.
+    /// Where others of its word are left the span need not be looked at.
+    #[inline(always)]
+    fn after_own_free(&self, state: &mut State, block: Block, own: Own, is_last_of_word: bool) {
+        let class = own.class();
+        let Some(mine) = state.classes.get_mut(class) else { return };
+        if is_last_of_word && mine.ready.len() > 2 && self.give_back_if_empty(state, block, class) {
+            return;
         }
-    }
-}
-
-impl State {
-    fn own(&mut self, first: u32, class: usize, pages: u32) {
-        for distance in 0..pages {
-            let own = (distance as u16) << DISTANCE_SHIFT | (class as u16) << CLASS_SHIFT | OWN;
-            self.pages[(first + distance) as usize] = own;
-        }
-        self.classes[class].own.push(first);
-    }
-
-    /// The first page and the class of the span of ours that this page is of.
-    #[inline]
-    fn span_of(&self, page: u32) -> Option<(u32, usize)> {
-        let own = *self.pages.get(page as usize)?;
-        let class = usize::from(own >> CLASS_SHIFT) % (1 << (DISTANCE_SHIFT - CLASS_SHIFT));
-        (own & OWN != 0).then(|| (page - u32::from(own >> DISTANCE_SHIFT), class))
-    }
-
-    /// Puts it last, to be allocated from, unless it stands somewhere.
-    #[inline]
-    fn ready(&mut self, page: u32, class: usize) {
-        let first = &mut self.pages[page as usize];
-        if *first & READY == 0 {
-            *first |= READY;
-            self.classes[class].ready.push(page);
+        state.classes[class].put(block);
+        if !own.is_ready() {
+            state.ready(block.page(), class);
         }
     }
 
-    fn forget(&mut self, page: u32, class: usize, pages: u32) {
-        self.pages[page as usize..(page + pages) as usize].fill(0);
-        self.classes[class].own.retain(|own| *own != page);
-        self.classes[class].ready.retain(|ready| *ready != page);
+    #[cold]
+    fn give_back_if_empty(&self, state: &mut State, block: Block, class: usize) -> bool {
+        let is_empty = self.area.has_no_block(block.page(), class);
+        if is_empty {
+            self.give_back(state, block.page(), class);
+        }
+        is_empty
     }
 }
 

@@ -85,6 +85,7 @@ mod config;
 mod error;
 mod heap;
 mod map;
+mod private;
 mod ptr;
 mod reap;
 mod shared;
@@ -197,6 +198,7 @@ struct Inner {
     descriptors: MappedSlice<Descriptor>,
     /// Private copies, checked once.
     base: NonNull<u8>,
+    last_word: u64,
     rows_at: u64,
     map_at: u64,
     descriptors_at: u64,
@@ -349,6 +351,7 @@ impl Area {
                 map: MappedSlice::new(mapping, plan.map, pages)?,
                 descriptors: MappedSlice::new(mapping, plan.descriptors, pages)?,
                 base: mapping.region().base(),
+                last_word: (mapping.len() - size_of::<AtomicU64>()) as u64,
                 rows_at: plan.rows,
                 map_at: plan.map,
                 descriptors_at: plan.descriptors,

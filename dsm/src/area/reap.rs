@@ -184,7 +184,7 @@ impl Area {
             Ok(Place::Block { page, word, index }) => {
                 let descriptor = self.descriptor(page);
                 if word.kind() == Kind::Span && word.owner() == owner {
-                    descriptor.set_allocated(index, false);
+                    descriptor.clear_allocated(index);
                 } else if descriptor.allocated_bit(index) {
                     descriptor.mark_freed(index);
                 }

@@ -12,28 +12,38 @@ pub(super) fn bit_of(index: u32) -> (usize, u64) {
 }
 
 impl Descriptor {
-    /// The first free block. By the owner.
+    /// The first word that has free blocks, and their bits. By the owner.
     #[inline]
-    pub(super) fn find(&self, shape: &Shape) -> Option<u32> {
-        for (at, word) in self.allocated.iter().enumerate().take(shape.words()) {
-            // Relaxed: the owner's alone; it came with the page word.
-            let free = !word.load(Ordering::Relaxed) & shape.valid(at);
-            if free != 0 {
-                return Some(at as u32 * u64::BITS + free.trailing_zeros());
-            }
-        }
-        None
+    pub(super) fn find(&self, shape: &Shape) -> Option<(usize, u64)> {
+        let free = |at| (at, !self.word(at) & shape.valid(at));
+        (0..shape.words()).map(free).find(|(_, free)| *free != 0)
+    }
+
+    /// Which blocks of a word are allocated. By the owner.
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> u64 {
+        // Relaxed: the owner's alone; it came with the page word.
+        self.allocated[at].load(Ordering::Relaxed)
     }
 
     /// By the owner.
     #[inline]
-    pub(super) fn set_allocated(&self, index: u32, is_allocated: bool) {
-        let (at, bit) = bit_of(index);
+    pub(super) fn set_word(&self, at: usize, word: u64) {
         // Relaxed: the owner's alone; who frees the block has a pointer that was published later.
-        let word = &self.allocated[at];
-        let before = word.load(Ordering::Relaxed);
-        let then = if is_allocated { before | bit } else { before & !bit };
-        word.store(then, Ordering::Relaxed);
+        self.allocated[at].store(word, Ordering::Relaxed);
+    }
+
+    /// Frees a block. In the name of the owner.
+    pub(super) fn clear_allocated(&self, index: u32) {
+        let (at, bit) = bit_of(index);
+        self.set_word(at, self.word(at) & !bit);
+    }
+
+    /// Which blocks of a word others have freed. By who has a pointer to one.
+    #[inline]
+    pub(super) fn freed_word(&self, at: usize) -> u64 {
+        // Relaxed: the pointer's way to us was ordered.
+        self.freed[at].load(Ordering::Relaxed)
     }
 
     /// By who has a pointer to the block: whether it is allocated, and not freed.
@@ -42,7 +52,7 @@ impl Descriptor {
         let (at, bit) = bit_of(index);
         // Relaxed: the pointer's way to us was ordered.
         let allocated = self.allocated[at].load(Ordering::Relaxed);
-        allocated & !self.freed[at].load(Ordering::Relaxed) & bit != 0
+        allocated & !self.freed_word(at) & bit != 0
     }
 
     #[inline]

@@ -45,9 +45,10 @@ impl Hasher for SlotHasher {
 #[derive(Clone)]
 pub(super) struct Held {
     pub(super) handle: SegmentHandle,
-    /// Both dangle while it is being mapped or unmapped.
+    /// Dangles while it is being mapped or unmapped.
     pub(super) mapping: Weak<Mapping>,
-    pub(super) attachment: Weak<Attachment>,
+    /// Once it was mapped.
+    pub(super) attachment: Option<Arc<Attachment>>,
     /// In place of both, where it is attached read-only: nothing leads from it to a [`Segment`].
     pub(super) read_only: Weak<Mapping>,
     pub(super) kind: Kind,
@@ -103,16 +104,28 @@ impl Kind {
     }
 
     pub(super) fn growth(self, mapping: &Arc<Mapping>) -> Option<Growth> {
+        if self != Kind::Growable {
+            return None;
+        }
         let pages_max = elastic::pages_max(mapping);
-        let is_possible = self == Kind::Growable && pages_max > 0;
-        is_possible.then(|| Growth::attach(mapping, 0, pages_max).ok()).flatten()
+        (pages_max > 0).then(|| Growth::attach(mapping, 0, pages_max).ok()).flatten()
     }
 }
 
 impl Held {
     pub(super) fn nothing_yet(handle: SegmentHandle) -> Held {
-        let kind = Kind::Fixed;
-        Held { handle, mapping: Weak::new(), attachment: Weak::new(), read_only: Weak::new(), kind }
+        Held {
+            handle,
+            mapping: Weak::new(),
+            attachment: None,
+            read_only: Weak::new(),
+            kind: Kind::Fixed,
+        }
+    }
+
+    /// Whether a `Segment` is there.
+    pub(super) fn is_attached(&self) -> bool {
+        self.attachment.as_ref().is_some_and(|attachment| attachment.is_used())
     }
 }
 

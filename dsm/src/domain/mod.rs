@@ -282,8 +282,8 @@ impl Domain {
 impl Drop for Domain {
     fn drop(&mut self) {
         match self.presence.member.check_fork() {
-            Ok(()) => self.presence.kept.release(),
-            Err(_) => self.presence.kept.release_in_child(),
+            Ok(()) => self.presence.home.release(),
+            Err(_) => self.presence.home.release_in_child(),
         }
     }
 }

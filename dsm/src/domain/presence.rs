@@ -5,12 +5,12 @@ use super::held::{Held, Kind, Mine};
 use super::names::Ticket;
 use super::shared::{Parts, Sizes};
 use super::system::System;
-use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd};
+use crate::backend::{self, Backend, BackendError, HugePages, Object, ReadOnly, memfd, pages};
 use crate::control::{Actor, Control, Objects, PinError};
 use crate::growth::{Growth, page_size};
 use crate::handle::SegmentHandle;
 use crate::segment::elastic::{self, Elastic, Peers};
-use crate::segment::{Kept, ReadOnlySegment, Segment, SegmentOptions};
+use crate::segment::{Attachment, Home, ReadOnlySegment, Segment, SegmentOptions};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{JoinOptions, Member, ParticipantId, Table};
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub(super) struct Presence {
     pub(super) system: System,
     pub(super) table: Table,
     pub(super) member: Arc<Member>,
-    pub(super) kept: Arc<Kept>,
+    pub(super) home: Arc<Home>,
     segments_max: u32,
     /// This process's own, for what it creates and attaches to.
     huge_pages: HugePages,
@@ -84,7 +84,8 @@ impl Presence {
         if !system.control.actor(member.id(), &system).enter() {
             return Ok(Arrival::Closed(Box::new(system)));
         }
-        let (kept, mine, settled) = (Arc::new(Kept::new()), Mutex::default(), Condvar::new());
+        let home = Arc::new(Home::new(system.control.clone()));
+        let (mine, settled) = (Mutex::default(), Condvar::new());
         let segments_max = sizes.segments;
         let ticket = Mutex::new(Some(Ticket::new(&system)));
         let (huge_pages, prefault) = (config.huge_pages, config.prefault);
@@ -92,7 +93,7 @@ impl Presence {
             system,
             table,
             member,
-            kept,
+            home,
             segments_max,
             huge_pages,
             prefault,
@@ -148,8 +149,9 @@ impl Presence {
         Ok(segment)
     }
 
-    /// A segment of `len` bytes with memory behind the first `size`, and a hole. What is zero and
-    /// there its users have to know; nobody makes it there unasked.
+    /// A segment of `len` bytes with memory behind the first `size` and in the last page, and a
+    /// hole. What is zero and there its users have to know; nobody makes it there unasked. (The
+    /// last page tells whether the segment was cut off.)
     pub(super) fn create_sparse(
         self: &Arc<Self>,
         size: u64,
@@ -158,6 +160,8 @@ impl Presence {
         self.create_as(|name, _| {
             self.system.check_holes()?;
             let object = backend::create_sparse(&self.system.place, name, size, len)?;
+            let end = object.len();
+            pages::populate(object.mapping(), end - page_size()..end, &self.system.place)?;
             Ok((object, Kind::Sparse))
         })
     }
@@ -212,9 +216,7 @@ impl Presence {
         // SAFETY: inside the control segment, which `presence` keeps mapped; for as long as the
         // attachment lasts it is this segment's.
         let mapping = unsafe { Mapping::from_raw(page, page_size() as usize, unmap) };
-        let (segment, held) = self.first_segment(handle, mapping, Kind::Ready);
-        mine.held.insert(handle.slot(), held);
-        segment
+        self.first_segment(mine, handle, mapping, Kind::Ready)
     }
 
     fn make(
@@ -328,30 +330,22 @@ impl Presence {
     ) -> Result<Option<Segment>, AttachError> {
         self.member.check_fork()?;
         let mut mine = self.lock();
-        while let Some(held) = mine.held.get(&handle.slot()) {
+        while let Some(held) = mine.held.get_mut(&handle.slot()) {
             if held.handle != handle {
                 // Another segment is in the slot, so this one is gone.
                 return Ok(None);
             }
-            if held.attachment.strong_count() > 0 {
+            if held.is_attached() {
                 return Err(AttachError::AlreadyAttached(handle));
             }
             if held.read_only.strong_count() > 0 {
                 return Err(AttachError::AttachedReadOnly(handle));
             }
-            let (mapping, kind) = (held.mapping.clone(), held.kind);
-            if mapping.strong_count() == 0 {
-                // Another thread of ours is at it; it calls no code but ours and the system's.
-                mine = self.wait(mine);
-                continue;
+            if let Some(mapping) = held.mapping.upgrade() {
+                return Ok(Some(self.segment(held, mapping)));
             }
-            // What is upgraded may come to `detach` when it is dropped, which takes the lock.
-            drop(mine);
-            if let Some(mapping) = mapping.upgrade() {
-                let again = self.segment(handle, mapping, kind);
-                return again.map(Some).map_err(|_theirs| AttachError::AlreadyAttached(handle));
-            }
-            mine = self.lock();
+            // Another thread of ours is at it; it calls no code but ours and the system's.
+            mine = self.wait(mine);
         }
         let Some(size) = self.actor().attach(handle) else {
             mine.sweep(self.control());
@@ -500,7 +494,10 @@ impl Presence {
         }
         let all = 0..object.len();
         let mapping = self.attached(handle, object.mapping().clone(), all);
-        self.segment(handle, mapping, kind).unwrap_or_else(|theirs| theirs)
+        let mut mine = self.lock();
+        let segment = self.first_segment(&mut mine, handle, mapping, kind);
+        self.settle(&mine);
+        segment
     }
 
     /// The same memory, that range of it; unmapping it ends the attachment.
@@ -523,42 +520,53 @@ impl Presence {
         unsafe { Mapping::from_raw(base, len, unmap) }
     }
 
-    /// The one attachment of a mapping; the error is another thread's, who was faster.
-    fn segment(
-        self: &Arc<Self>,
-        handle: SegmentHandle,
-        mapping: Arc<Mapping>,
-        kind: Kind,
-    ) -> Result<Segment, Segment> {
-        let (segment, held) = self.first_segment(handle, mapping, kind);
-        let mut mine = self.lock();
-        let theirs = mine.held.get(&handle.slot()).and_then(|h| Segment::upgrade(&h.attachment));
-        // Nothing that is upgraded may be dropped under the lock (`attach`).
-        if let Some(theirs) = theirs {
-            drop(mine);
-            return Err(theirs);
-        }
-        mine.held.insert(handle.slot(), held);
-        self.settle(&mine);
-        Ok(segment)
-    }
-
-    /// An attachment of a mapping, and what leads to it.
+    /// The first attachment of a mapping.
     fn first_segment(
         self: &Arc<Self>,
+        mine: &mut Mine,
         handle: SegmentHandle,
         mapping: Arc<Mapping>,
         kind: Kind,
-    ) -> (Segment, Held) {
-        let held = Arc::downgrade(&mapping);
-        let elastic = kind.growth(&mapping).map(|growth| {
-            let place = self.system.place.clone();
-            Elastic::new(growth, mapping.clone(), place, self.clone())
+    ) -> Segment {
+        let mut held = Held::nothing_yet(handle);
+        (held.mapping, held.kind) = (Arc::downgrade(&mapping), kind);
+        let segment = self.segment(&mut held, mapping);
+        mine.held.insert(handle.slot(), held);
+        segment
+    }
+
+    /// A `Segment` of what is mapped, under the lock: of the attachment that is there, or of a new
+    /// one. Nothing is dropped here that may come to `detach`, which takes the lock.
+    fn segment(self: &Arc<Self>, held: &mut Held, mapping: Arc<Mapping>) -> Segment {
+        if held.kind == Kind::Growable {
+            return self.growable_segment(held, mapping);
+        }
+        let there = held.attachment.as_ref().filter(|it| it.join() || it.begin_again());
+        let attachment = there.cloned().unwrap_or_else(|| {
+            let new = Arc::new(Attachment::new(held.handle, self.home.clone(), None));
+            held.attachment.insert(new).clone()
         });
-        let (control, kept) = (self.control().clone(), self.kept.clone());
-        let segment = Segment::new(handle, mapping, elastic, control, kept);
-        let attachment = segment.downgrade();
-        (segment, Held { mapping: held, attachment, kind, ..Held::nothing_yet(handle) })
+        Segment::new(attachment, mapping)
+    }
+
+    #[cold]
+    fn growable_segment(self: &Arc<Self>, held: &mut Held, whole: Arc<Mapping>) -> Segment {
+        if let Some(there) = &held.attachment
+            && let Some(view) = there.first_view()
+            && there.join()
+        {
+            return Segment::new(there.clone(), view);
+        }
+        let made = held.kind.growth(&whole).map(|growth| {
+            let place = self.system.place.clone();
+            let elastic = Arc::new(Elastic::new(growth, whole.clone(), place, self.clone()));
+            let view = elastic.first_view();
+            (elastic, view)
+        });
+        let parts = made.as_ref().map(|(elastic, view)| (elastic, view));
+        let attachment = Arc::new(Attachment::new(held.handle, self.home.clone(), parts));
+        held.attachment = Some(attachment.clone());
+        Segment::new(attachment, made.map_or(whole, |(_, view)| view))
     }
 
     fn detach(&self, handle: SegmentHandle) {
@@ -580,13 +588,10 @@ impl Presence {
 
     pub(super) fn find(self: &Arc<Self>, handle: SegmentHandle) -> Option<Segment> {
         self.member.check_fork().ok()?;
-        let held = self.lock().held.get(&handle.slot()).cloned();
-        let held = held.filter(|held| held.handle == handle)?;
-        let found = Segment::upgrade(&held.attachment);
-        found.or_else(|| {
-            let mapping = held.mapping.upgrade()?;
-            Some(self.segment(handle, mapping, held.kind).unwrap_or_else(|theirs| theirs))
-        })
+        let mut mine = self.lock();
+        let held = mine.held.get_mut(&handle.slot()).filter(|held| held.handle == handle)?;
+        let mapping = held.mapping.upgrade()?;
+        Some(self.segment(held, mapping))
     }
 
     /// Keeps the descriptor of a memfd segment, for attaching and for handing it on. One that we

@@ -37,10 +37,10 @@ pub(crate) fn pages_max(whole: &Mapping) -> u32 {
 }
 
 /// The first `count` pages behind the head, which keep all of it mapped.
-fn view(whole: &Arc<Mapping>, count: u32) -> Arc<Mapping> {
-    let (head, kept) = (page_size() as usize, whole.clone());
+fn view(elastic: &Arc<Elastic>, count: u32) -> Arc<Mapping> {
+    let kept = elastic.clone();
     let len = (u64::from(count) * page_size()) as usize;
-    let base = whole.region().range(head as u64, len as u64);
+    let base = kept.whole.region().range(page_size(), len as u64);
     let base = base.expect("no more pages than the mapping has");
     // SAFETY: a range of a mapping that lives as long as `kept`, aligned to a page. Views of it
     // overlap as those of other processes do: what is handed out is only what may be shared.
@@ -58,22 +58,22 @@ impl Elastic {
     }
 
     /// What is there now. One page always is.
-    pub(super) fn current(&self) -> Result<Arc<Mapping>, GrowError> {
+    pub(super) fn current(self: &Arc<Self>) -> Result<Arc<Mapping>, GrowError> {
         let len = u64::from(self.growth.pages()?) * page_size();
         let Ok(mut latest) = self.latest.try_lock() else {
-            return Ok(view(&self.whole, (len / page_size()) as u32));
+            return Ok(view(self, (len / page_size()) as u32));
         };
         if let Some(latest) = latest.upgrade().filter(|latest| latest.len() as u64 == len) {
             return Ok(latest);
         }
-        let new = view(&self.whole, (len / page_size()) as u32);
+        let new = view(self, (len / page_size()) as u32);
         *latest = Arc::downgrade(&new);
         Ok(new)
     }
 
     /// As `current`; a single page where the head says nonsense.
-    pub(super) fn first_view(&self) -> Arc<Mapping> {
-        self.current().unwrap_or_else(|_corrupt| view(&self.whole, 1))
+    pub(crate) fn first_view(self: &Arc<Self>) -> Arc<Mapping> {
+        self.current().unwrap_or_else(|_corrupt| view(self, 1))
     }
 
     fn change(
@@ -128,8 +128,9 @@ impl Segment {
     /// # If a process dies here
     /// As in [`Growth::grow`].
     pub fn grow(&self, bytes: u64) -> Result<u64, GrowError> {
-        self.elastic()?.change(bytes, |growth, pages, memory| {
-            let peers = &self.attachment.elastic.as_ref().ok_or(GrowError::Fixed)?.peers;
+        let elastic = self.elastic()?;
+        elastic.change(bytes, |growth, pages, memory| {
+            let peers = &elastic.peers;
             growth.grow(peers.me(), pages, |id| peers.has_left(id), memory)
         })
     }
@@ -146,8 +147,9 @@ impl Segment {
     /// # If a process dies here
     /// As in [`Growth::shrink`].
     pub fn shrink(&self, bytes: u64) -> Result<u64, GrowError> {
-        self.elastic()?.change(bytes, |growth, pages, memory| {
-            let peers = &self.attachment.elastic.as_ref().ok_or(GrowError::Fixed)?.peers;
+        let elastic = self.elastic()?;
+        elastic.change(bytes, |growth, pages, memory| {
+            let peers = &elastic.peers;
             growth.shrink(peers.me(), pages, |id| peers.has_left(id), memory)
         })
     }
@@ -158,22 +160,22 @@ impl Segment {
     /// # Errors
     /// [`GrowError::Corrupt`].
     pub fn current(&self) -> Result<Arc<Mapping>, GrowError> {
-        match &self.attachment.elastic {
+        match &self.attachment.elastic() {
             Some(elastic) => elastic.current(),
-            None => Ok(self.attachment.mapping.clone()),
+            None => Ok(self.mapping.clone()),
         }
     }
 
     /// The most bytes it can have.
     pub fn max_len(&self) -> u64 {
-        let elastic = self.attachment.elastic.as_ref();
-        let growing = elastic.map(|it| u64::from(it.growth.pages_max()) * page_size());
+        let growing =
+            self.attachment.elastic().map(|it| u64::from(it.growth.pages_max()) * page_size());
         growing.unwrap_or(self.len())
     }
 
-    fn elastic(&self) -> Result<&Elastic, GrowError> {
-        self.attachment.guard.check()?;
-        self.attachment.elastic.as_deref().ok_or(GrowError::Fixed)
+    fn elastic(&self) -> Result<Arc<Elastic>, GrowError> {
+        self.attachment.home.guard.check()?;
+        self.attachment.elastic().ok_or(GrowError::Fixed)
     }
 }
 

@@ -37,6 +37,20 @@ pub fn generation() -> u64 {
     1
 }
 
+/// As the system's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark;
+
+impl Mark {
+    pub(super) fn new() -> Mark {
+        Mark
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        true
+    }
+}
+
 /// An explored process has one thread.
 pub fn thread() -> u32 {
     1

@@ -262,6 +262,32 @@ pub fn generation() -> u64 {
     }
 }
 
+/// A [`generation`], and the word that holds it for as long as nobody forks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    generation: u64,
+    word: &'static AtomicU64,
+}
+
+impl Mark {
+    pub(super) fn new() -> Mark {
+        /// Where no page can be wiped: no generation.
+        static NONE: AtomicU64 = AtomicU64::new(0);
+        Mark { generation: generation(), word: wiped_on_fork().map_or(&NONE, |it| &it.token) }
+    }
+
+    /// Whether this is the process that made it.
+    #[inline]
+    pub(super) fn is_ours(&self) -> bool {
+        self.word.load(Ordering::Relaxed) == self.generation || self.is_ours_all_the_same()
+    }
+
+    #[cold]
+    fn is_ours_all_the_same(&self) -> bool {
+        self.generation == generation()
+    }
+}
+
 thread_local! {
     /// The [`generation`] in which it was asked for, and the number.
     static THREAD: Cell<(u64, u32)> = const { Cell::new((0, 0)) };

@@ -181,24 +181,24 @@ pub struct Forked;
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ForkGuard {
-    generation: u64,
+    mark: kernel::Mark,
 }
 
 impl ForkGuard {
     /// Made by the calling process.
     #[expect(clippy::new_without_default, reason = "it remembers the moment it was made")]
     pub fn new() -> ForkGuard {
-        ForkGuard { generation: generation() }
+        ForkGuard { mark: kernel::Mark::new() }
     }
 
-    /// Whether the caller is the process that made it. Two loads where the kernel can wipe a page
+    /// Whether the caller is the process that made it. One load where the kernel can wipe a page
     /// on fork, otherwise a system call.
     ///
     /// # Errors
     /// [`Forked`] in a forked child.
     #[inline]
     pub fn check(&self) -> Result<(), Forked> {
-        if self.generation == generation() { Ok(()) } else { Err(Forked) }
+        if self.mark.is_ours() { Ok(()) } else { Err(Forked) }
     }
 }
 
