@@ -29,8 +29,10 @@ log=${SHM_CRASH_LOG:-$(mktemp)}
 log=$(realpath "$log")
 export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-150}
 cargo test --profile crash "${crates[@]}" "${tests[@]}" --no-run
-printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 bash -c '
-    said=$(cargo test --quiet --profile crash -p "$0" --test "$1" 2>&1) && status=0 || status=1
+# Each run stays on one processor: two of them are not to choose the same.
+printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 --process-slot-var=SLOT bash -c '
+    cpus=$(nproc) && keep=(taskset -c $((SLOT % cpus))) && "${keep[@]}" true 2>/dev/null || keep=()
+    said=$("${keep[@]}" cargo test --quiet --profile crash -p "$0" --test "$1" 2>&1) && status=0 || status=1
     printf "%s\n" "$1" "$said"
     exit $status'
 awk -F '\t' '

@@ -1,5 +1,6 @@
 //! What of the killer is particular to x86-64.
 use std::arch::asm;
+use std::ops::Range;
 
 /// Why nothing can be run on this machine.
 pub(super) const REFUSAL: Option<&str> = None;
@@ -190,6 +191,88 @@ impl Code<'_> {
         let Some(names) = self.at(modrm) else { return false };
         let by_stack = names & 7 == 4 && self.at(modrm + 1) == Some(0x24) && self.is_plain;
         names >> 6 == 3 || by_stack
+    }
+}
+
+/// An instruction stores within so many bytes from the address that it names.
+const STORED_MAX: u64 = 64 + INSTRUCTION_BYTES;
+/// The longest instruction.
+const INSTRUCTION_BYTES: u64 = 15;
+
+/// Where an instruction stores, besides to the stack, as it names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Target {
+    /// Numbers of registers; the second one is multiplied.
+    base: Option<u8>,
+    index: Option<(u8, u64)>,
+    distance: i64,
+    by_rip: bool,
+    by_fs: bool,
+}
+
+impl Target {
+    /// Of the instruction that these bytes begin with. `None`: it may store anywhere.
+    pub(super) fn of(bytes: [u8; 16]) -> Option<Target> {
+        // Operand size, lock, repeat, fs.
+        let is_prefix = |b: &&u8| matches!(**b, 0x66 | 0xf0 | 0xf2 | 0xf3 | 0x64);
+        let by_fs = bytes.iter().take_while(is_prefix).any(|b| *b == 0x64);
+        let mut at = bytes.iter().take_while(is_prefix).count();
+        let rex = if bytes[at] & 0xf0 == 0x40 { bytes[at] } else { 0 };
+        at += usize::from(rex != 0);
+        let modrm = match (bytes[at], bytes[at + 1]) {
+            // A string instruction, perhaps repeated: one round.
+            (0xa4 | 0xa5 | 0xaa | 0xab, _) => {
+                let (base, index) = (Some(7), None);
+                return Some(Target { base, index, distance: 0, by_rip: false, by_fs: false });
+            }
+            // Moves of vectors with a short VEX prefix.
+            (0xc5, _) if rex == 0 && matches!(bytes[at + 2], 0x11 | 0x29 | 0x7f | 0xe7 | 0xd6) => 3,
+            (0x0f, 0x11 | 0x29 | 0x7e | 0x7f | 0xd6 | 0xe7 | 0x90..=0x9f) => 2,
+            // Bits named by a register may lie anywhere.
+            (0x0f, 0xb0 | 0xb1 | 0xba | 0xc0 | 0xc1) => 2,
+            (0x00..=0x3f, _) if bytes[at] & 7 < 2 => 1,
+            (0x80 | 0x81 | 0x83 | 0x86..=0x89 | 0xc0 | 0xc1 | 0xc6 | 0xc7 | 0xd0..=0xd3, _) => 1,
+            (0xf6 | 0xf7 | 0xfe | 0xff, _) => 1,
+            _ => return None,
+        };
+        let operand = &bytes[at + modrm..];
+        let (mode, low) = (operand[0] >> 6, operand[0] & 7);
+        let (mut base, mut index, mut behind) = (Some(low | (rex & 1) << 3), None, 1);
+        if low == 4 {
+            let sib = operand[1];
+            behind = 2;
+            base = Some(sib & 7 | (rex & 1) << 3);
+            let number = sib >> 3 & 7 | (rex & 2) << 2;
+            index = (number != 4).then_some((number, 1 << (sib >> 6)));
+        }
+        // Without a distance, 5 stands for none, or for the address of the next instruction.
+        let has_none = mode == 0 && if low == 4 { operand[1] & 7 == 5 } else { low == 5 };
+        let distance = match mode {
+            3 => return None,
+            1 => i64::from(*operand.get(behind)? as i8),
+            0 if !has_none => 0,
+            _ => i64::from(i32::from_le_bytes(operand.get(behind..behind + 4)?.try_into().ok()?)),
+        };
+        let by_rip = has_none && low == 5;
+        base = base.filter(|_| !has_none);
+        Some(Target { base, index, distance, by_rip, by_fs })
+    }
+
+    /// With these registers before it: the addresses, and some more.
+    pub(super) fn range(self, r: &libc::user_regs_struct) -> Range<u64> {
+        let registers = [
+            r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11,
+            r.r12, r.r13, r.r14, r.r15,
+        ];
+        let register = |number: u8| registers[usize::from(number)];
+        let bases = [
+            self.base.map_or(0, register),
+            self.index.map_or(0, |(number, times)| register(number).wrapping_mul(times)),
+            if self.by_rip { r.rip } else { 0 },
+            if self.by_fs { r.fs_base } else { 0 },
+        ];
+        let start = bases.into_iter().fold(self.distance as u64, u64::wrapping_add);
+        start..start.saturating_add(STORED_MAX)
     }
 }
 

@@ -38,6 +38,43 @@ fn let_threads_settle() {
     }
 }
 
+/// Keeps the calling thread, and the children that it forks, on the processor that it is on: a step
+/// of a child is two switches between them, which takes many times as long from one processor to
+/// another.
+struct Pin {
+    /// Where it might run before; `None`: it cannot be pinned here, and nothing was done.
+    before: Option<libc::cpu_set_t>,
+}
+
+impl Pin {
+    fn new() -> Pin {
+        // SAFETY: all zero is a set, of none.
+        let (mut before, mut here) =
+            unsafe { std::mem::zeroed::<(libc::cpu_set_t, libc::cpu_set_t)>() };
+        let bytes = size_of::<libc::cpu_set_t>();
+        // SAFETY: fills in `before`, which has so many bytes.
+        let is_known = unsafe { libc::sched_getaffinity(0, bytes, &mut before) } == 0;
+        // SAFETY: it has no effects.
+        let Ok(cpu) = usize::try_from(unsafe { libc::sched_getcpu() }) else {
+            return Pin { before: None };
+        };
+        // SAFETY: changes `here` only, and checks whether it has such a bit.
+        unsafe { libc::CPU_SET(cpu, &mut here) };
+        // SAFETY: reads `here`, which has so many bytes.
+        let is_pinned = is_known && unsafe { libc::sched_setaffinity(0, bytes, &here) } == 0;
+        Pin { before: is_pinned.then_some(before) }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // SAFETY: reads `before`, which has so many bytes.
+            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), before) };
+        }
+    }
+}
+
 /// Takes a [`Scenario`] through its deaths.
 #[derive(Debug)]
 #[must_use = "nothing is run before a mode is called"]
@@ -169,6 +206,7 @@ impl<'s, S: Scenario> Run<'s, S> {
         let began = Instant::now();
         let dog = Dog::new(self.patience);
         let_threads_settle();
+        let _pin = Pin::new();
         let mut hunt = Hunt {
             scenario: self.scenario,
             report: self.empty_report(mode),

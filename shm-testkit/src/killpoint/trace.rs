@@ -1,6 +1,6 @@
 //! The instructions of one operation, in order, and how to come to one of them again.
 use super::hunt::At;
-use super::machine::{Kind, SYSCALL_BYTES};
+use super::machine::{Kind, SYSCALL_BYTES, Target};
 use super::tracee::{Stop, Tracee};
 use super::view::View;
 use std::collections::{HashMap, HashSet};
@@ -68,7 +68,7 @@ pub(super) enum Reached {
 
 /// A trace under way.
 struct Recorder {
-    kinds: HashMap<u64, Kind>,
+    kinds: HashMap<u64, (Kind, Option<Target>)>,
     /// Since the last system call.
     arrivals: HashMap<u64, u32>,
     images: HashSet<u64>,
@@ -109,11 +109,13 @@ impl Trace {
         let (mut now, mut is_new) = (image(), true);
         while recorder.trace.steps.len() < most {
             let rip = tracee.rip();
-            let kind = *recorder.kinds.entry(rip).or_insert_with(|| Kind::of(tracee.peek(rip)));
+            let look = || (Kind::of(tracee.peek(rip)), Target::of(tracee.peek_instruction(rip)));
+            let (kind, target) = *recorder.kinds.entry(rip).or_insert_with(look);
             recorder.add(tracee, rip, kind, now, is_new);
             if kind == Kind::Mark {
                 return Ok(recorder.trace);
             }
+            let is_quiet = kind == Kind::Quiet || !tracee.may_store(target, &view);
             let step = recorder.trace.steps.last().expect("it was just added");
             pass(tracee, step).map_err(Some)?;
             is_new = match step.call {
@@ -122,10 +124,10 @@ impl Trace {
                     true
                 }
                 // Reading all that is shared is what takes the time.
-                None if kind == Kind::Quiet && !cfg!(test) => false,
+                None if is_quiet && !cfg!(test) => false,
                 None => {
                     let has_changed = view.has_changed();
-                    assert!(!has_changed || kind != Kind::Quiet, "it stored, at {rip:#x}");
+                    assert!(!has_changed || !is_quiet, "it stored, at {rip:#x}");
                     has_changed
                 }
             };

@@ -1,7 +1,8 @@
 //! A forked child under `ptrace`: born, stepped, run to an instruction, resumed, killed.
 use super::dog::Dog;
-use super::machine::{self, Kind, RAX, REFUSAL, RIP, RSP, TRAP, mark};
+use super::machine::{self, Kind, RAX, REFUSAL, RIP, RSP, TRAP, Target, mark};
 use super::page::Page;
+use super::view::View;
 use super::{heap, view};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -85,6 +86,19 @@ impl<'d> Tracee<'d> {
     pub(super) fn peek(&self, address: u64) -> [u8; 8] {
         let word = ptrace(libc::PTRACE_PEEKTEXT, self.pid, address as usize, 0);
         word.unwrap_or(0).to_le_bytes()
+    }
+
+    /// The bytes from there on in which an instruction is.
+    pub(super) fn peek_instruction(&self, address: u64) -> [u8; 16] {
+        let words = [self.peek(address), self.peek(address + 8)];
+        std::array::from_fn(|nth| words[nth / 8][nth % 8])
+    }
+
+    /// Whether an instruction with this target, before which it stands, may change what `view`
+    /// looks at.
+    pub(super) fn may_store(&self, target: Option<Target>, view: &View) -> bool {
+        let stored = target.and_then(|target| Some(target.range(&self.registers().ok()?)));
+        stored.is_none_or(|stored| view.overlaps(&stored))
     }
 
     /// Executes one instruction; of a repeated string instruction, one round. A call into the vDSO

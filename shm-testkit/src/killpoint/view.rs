@@ -19,6 +19,8 @@ pub(super) struct View {
     /// Address and length: of its writable shared mappings, and of the heads of robust lists.
     ranges: Vec<(usize, usize)>,
     heads: Vec<u64>,
+    /// A robust list names words, which may be anywhere.
+    has_entries: bool,
     /// What was there; and behind it the entries of the lists.
     bytes: Vec<u8>,
     fresh: Vec<u8>,
@@ -27,7 +29,8 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(pid: i32) -> View {
         let (ranges, heads) = (Vec::new(), Vec::new());
-        let mut view = View { pid, ranges, heads, bytes: Vec::new(), fresh: Vec::new() };
+        let (bytes, fresh) = (Vec::new(), Vec::new());
+        let mut view = View { pid, ranges, heads, has_entries: false, bytes, fresh };
         view.look_anew();
         view
     }
@@ -41,15 +44,25 @@ impl View {
         self.has_changed();
     }
 
+    /// Whether a store to one of these addresses may change what it looks at.
+    pub(super) fn overlaps(&self, stored: &Range<u64>) -> bool {
+        let is_hit = |(start, len): &(usize, usize)| {
+            stored.start < (*start + *len) as u64 && (*start as u64) < stored.end
+        };
+        self.has_entries || self.ranges.iter().any(is_hit)
+    }
+
     /// Whether anything differs from when this was last asked.
     pub(super) fn has_changed(&mut self) -> bool {
         self.fresh.resize(self.ranges.iter().map(|(_, len)| len).sum(), 0);
         read(self.pid, &self.ranges, &mut self.fresh);
         let lists_at = self.fresh.len() - self.heads.len() * HEAD_BYTES;
+        self.has_entries = false;
         for (nth, head) in self.heads.iter().enumerate() {
             let at = lists_at + nth * HEAD_BYTES;
             // That it is empty, which it nearly always is, has just been read.
             if self.fresh[at..at + 8] != head.to_ne_bytes() {
+                self.has_entries = true;
                 let list = follow(*head, |address| peek_word(self.pid, address).unwrap_or(0));
                 self.fresh.extend(list.iter().flat_map(|word| word.to_ne_bytes()));
             }
