@@ -15,7 +15,7 @@ use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::{Queue, Receiver, Sender};
 use shm_mq::work::{WorkConfig, WorkQueue};
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 const PINGS: u64 = 200_000;
@@ -30,9 +30,15 @@ fn line() -> Line {
     Line(std::array::from_fn(|_| AtomicU64::new(0)))
 }
 
-fn pin(processor: usize) {
+/// Pins the calling thread to the `nth` of the processors that the process may use.
+fn pin(nth: usize) {
+    static ALLOWED: LazyLock<Vec<usize>> = LazyLock::new(|| {
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
+    });
+    let Some(cpu) = ALLOWED.get(nth % ALLOWED.len().max(1)) else { return };
     let mut set = rustix::thread::CpuSet::new();
-    set.set(processor % std::thread::available_parallelism().map_or(1, usize::from));
+    set.set(*cpu);
     // Where it is not allowed, the figures say less.
     let _ = rustix::thread::sched_setaffinity(None, &set);
 }
