@@ -5,7 +5,6 @@
 //! and he only for a moment: others take another chunk.
 use super::Area;
 use super::error::AreaError;
-use super::map::Hint;
 use super::shared::{Chunk, Descriptor, Owner, Page, Stage};
 use shm_core::sync::{AtomicU64, Ordering};
 use std::fmt;
@@ -199,28 +198,18 @@ impl Area {
                 growth => return growth,
             }
         }
-        // Relaxed: a hint.
-        self.look_from(Hint(self.inner.head.hint.load(Ordering::Relaxed)).at(gap.start));
         Growth::Grown
     }
 
-    /// The first pages in a row that could come, with those that are free before and behind them.
-    /// Of a chunk that is there, whose pages we have looked at, it reads no more than the ends.
+    /// The first pages in a row that are free or could come.
     fn find_gap(&self, count: u32) -> Result<Range<u32>, Growth> {
-        let (mut first, mut at, mut is_busy) = (0_u32, 0_u32, false);
-        let is_free = |page: &u32| self.page(*page) == Some(Page::FREE);
+        let (mut first, mut at, mut is_busy) = (0, 0, false);
         while at < self.pages() {
             let end = self.pages_of(self.chunk_of(at)).end;
             match self.chunk(self.chunk_of(at)).stage() {
                 Stage::Gone => at = end,
-                Stage::There => {
-                    let most = end.min(first.saturating_add(count));
-                    at += (at..most).take_while(is_free).count() as u32;
-                    if at < most {
-                        let last = (at..end).rev().take(count as usize).take_while(is_free);
-                        (first, at) = (end - last.count() as u32, end);
-                    }
-                }
+                Stage::There if self.page(at) == Some(Page::FREE) => at += 1,
+                Stage::There => (first, at) = (at + 1, at + 1),
                 stage => {
                     is_busy |= stage != Stage::Nonsense;
                     (first, at) = (end, end);

@@ -3,7 +3,6 @@ use super::chunk::Growth;
 use super::class::{ALIGN_MAX, Classes};
 use super::config::{AllocOptions, BLOCK_MAX};
 use super::error::{AllocError, AreaError, FreeError};
-use super::map::Vain;
 use super::private::{Block, Class, Own, State};
 use super::reap::leave_row;
 use super::shared::{Claim, Intent, Kind, Owner, Page, Row};
@@ -284,27 +283,26 @@ impl Heap {
 
     /// Pages, for which empty spans are given up, and the dead are reaped, if need be.
     fn take_pages(&self, state: &mut State, pages: u32) -> Result<u32, Growth> {
-        let mut found = self.take_or_grow(&mut state.vain, pages);
+        let mut found = self.take_or_grow(pages);
         if found.is_err() {
             self.trim_all(state);
-            found = self.take_or_grow(&mut state.vain, pages);
+            found = self.take_or_grow(pages);
         }
         if found.is_err() && self.area.reap_unasked() {
             self.trim_all(state);
-            found = self.take_or_grow(&mut state.vain, pages);
+            found = self.take_or_grow(pages);
         }
         found
     }
 
     /// Pages that are free, or come.
-    fn take_or_grow(&self, vain: &mut Vain, pages: u32) -> Result<u32, Growth> {
+    fn take_or_grow(&self, pages: u32) -> Result<u32, Growth> {
         for _ in 0..ROUNDS_MAX {
-            if let Some(page) = self.area.take_pages(self.me, pages, vain) {
+            if let Some(page) = self.area.take_pages(self.me, pages) {
                 return Ok(page);
             }
             match self.area.grow(self.me, pages) {
                 Growth::Grown => {}
-                _ if vain.was_trusted() => {}
                 // They are at it, dead, or stopped.
                 Growth::Busy if !cfg!(any(shm_loom, shm_explore)) => {
                     std::thread::sleep(Duration::from_millis(1));
@@ -312,7 +310,7 @@ impl Heap {
                 why => return Err(why),
             }
         }
-        self.area.take_pages(self.me, pages, &mut Vain::default()).ok_or(Growth::Busy)
+        self.area.take_pages(self.me, pages).ok_or(Growth::Busy)
     }
 
     /// A span of this class that is ready: one of ours, one without an owner, or a new one.
@@ -435,7 +433,7 @@ impl Heap {
     /// The first step of whoever needs a page: for models.
     #[doc(hidden)]
     pub fn page(&self) -> Option<AreaPtr> {
-        Some(self.area.block_at(self.take_or_grow(&mut Vain::default(), 1).ok()?, 0))
+        Some(self.area.block_at(self.take_or_grow(1).ok()?, 0))
     }
 
     /// The last step of whoever does not need it any more: for models.

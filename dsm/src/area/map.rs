@@ -8,53 +8,6 @@ use shm_core::sync::Ordering;
 /// Takers who are faster than we are, in one search. Among honest ones nobody loses so often.
 const LOST_MAX: u32 = 1 << 10;
 
-/// Where to look for pages first 32 bits, and above them how often some were given back. Whoever
-/// overwrites it with what he has seen earlier makes others look in the wrong place, or in fewer.
-#[derive(Clone, Copy)]
-pub(super) struct Hint(pub(super) u64);
-
-impl Hint {
-    fn page(self) -> u32 {
-        self.0 as u32
-    }
-
-    fn gives(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    pub(super) fn at(self, page: u32) -> Hint {
-        Hint(self.0 >> 32 << 32 | u64::from(page))
-    }
-
-    fn after_giving(self) -> Hint {
-        Hint(self.0.wrapping_add(1 << 32))
-    }
-}
-
-/// That a heap has looked for so many pages everywhere in vain, when so many had been given back.
-/// What is behind it may be wrong: before it is said that there are none, all is looked at.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Vain {
-    /// 0: it has not.
-    count: u32,
-    gives: u32,
-    /// It was believed since.
-    is_trusted: bool,
-}
-
-impl Vain {
-    fn covers(&mut self, count: u32, hint: Hint) -> bool {
-        let covers = self.count > 0 && self.count <= count && self.gives == hint.gives();
-        self.is_trusted |= covers;
-        covers
-    }
-
-    /// Forgets it; whether it was believed.
-    pub(super) fn was_trusted(&mut self) -> bool {
-        std::mem::take(self).is_trusted
-    }
-}
-
 /// What a pointer leads to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
@@ -105,29 +58,16 @@ impl Area {
         self.inner.map[page as usize].store(word.0, Ordering::Relaxed);
     }
 
-    /// So many pages in a row: TAKEN, then tails. Where all was looked at in vain, and nobody has
-    /// given pages back since, only what follows the hint: elsewhere there are none.
-    pub(super) fn take_pages(&self, me: Owner, count: u32, vain: &mut Vain) -> Option<u32> {
+    /// So many pages in a row: TAKEN, then tails.
+    pub(super) fn take_pages(&self, me: Owner, count: u32) -> Option<u32> {
         let (pages, mut lost) = (self.pages(), 0);
         // Relaxed: a hint.
-        let hint = Hint(self.inner.head.hint.load(Ordering::Relaxed));
-        let start = hint.page() % pages;
-        let mut found = self.search(me, count, start..pages, &mut lost);
-        if found.is_none() && !vain.covers(count, hint) {
-            let wrapped = start.saturating_add(count - 1).min(pages);
-            found = self.search(me, count, 0..wrapped, &mut lost);
-            if found.is_none() {
-                *vain = Vain { count, gives: hint.gives(), is_trusted: false };
-            }
-        }
-        let first = found?;
-        self.look_from(hint.at(first + count));
+        let start = (self.inner.head.hint.load(Ordering::Relaxed) % u64::from(pages)) as u32;
+        let wrapped = start.saturating_add(count - 1).min(pages);
+        let found = self.search(me, count, start..pages, &mut lost);
+        let first = found.or_else(|| self.search(me, count, 0..wrapped, &mut lost))?;
+        self.inner.head.hint.store(u64::from(first) + u64::from(count), Ordering::Relaxed);
         Some(first)
-    }
-
-    pub(super) fn look_from(&self, hint: Hint) {
-        // Relaxed: a hint.
-        self.inner.head.hint.store(hint.0, Ordering::Relaxed);
     }
 
     fn search(
@@ -192,8 +132,10 @@ impl Area {
         }
         self.release(first, taken, Page::FREE);
         // Relaxed: a hint.
-        let hint = Hint(self.inner.head.hint.load(Ordering::Relaxed));
-        self.look_from(hint.at(first.min(hint.page())).after_giving());
+        let hint = &self.inner.head.hint;
+        if hint.load(Ordering::Relaxed) > u64::from(first) {
+            hint.store(u64::from(first), Ordering::Relaxed);
+        }
     }
 
     #[inline]

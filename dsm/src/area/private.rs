@@ -1,7 +1,6 @@
-//! What a heap knows of its own spans, in private. It goes with its process: to find out what is
-//! whose, nothing in it is needed.
+//! What a heap knows of its own spans, in private. It goes with its process: nothing in it is needed
+//! to find out what is whose.
 use super::class::{CLASSES, Shape};
-use super::map::Vain;
 use super::{Area, AreaPtr};
 
 /// Blocks of a class at hand, at most. In models, where spans are small, few.
@@ -12,7 +11,6 @@ pub(super) struct State {
     /// For each page whether it is one of a span of ours.
     pages: Box<[Own]>,
     pub(super) classes: Box<[Class]>,
-    pub(super) vain: Vain,
     /// Pages given back since memory was last given back to the system unasked.
     pub(super) given: u64,
 }
@@ -108,7 +106,7 @@ impl State {
     pub(super) fn new(area: &Area) -> State {
         let classes = area.inner.classes.shapes().iter().map(|shape| Class::new(*shape)).collect();
         let pages = vec![Own::NOT; area.pages() as usize].into();
-        State { pages, classes, vain: Vain::default(), given: 0 }
+        State { pages, classes, given: 0 }
     }
 
     pub(super) fn own(&mut self, first: u32, class: usize, pages: u32) {

@@ -15,7 +15,7 @@ pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"shmkarea");
 /// | --- | --- | --- | --- |
 /// | `magic`, `layout`, `pages`, `rows`, `page_bytes`, `tag`, `chunk_pages`, `keep` | the creator, before the place is published | all, once, at attach | checked there, private from then on |
 /// | `given_up` | who has left spans without an owner: one more | whoever looks for such spans | nothing: whether it is worth looking |
-/// | `hint` | who has taken pages, given some back, or grown | whoever looks for pages: where to begin, and whether it is worth beginning anew | nothing: it may be anything |
+/// | `hint` | who has taken pages, or given some back | whoever looks for pages: where to begin | nothing: it may be anything |
 /// | `limit` | the creator; anyone | who puts memory behind a chunk | nothing: the next to do so goes by it |
 /// | `growths` | who has claimed a chunk: one more | the same | AcqRel on itself: of two who claim, the second sees both claims |
 /// | `root` | whoever uses the area: a destination of theirs | the same, and reapers | the users' affair |
