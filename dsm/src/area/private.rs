@@ -1,5 +1,5 @@
-//! What a heap knows of its own spans, in private. It goes with its process: nothing in it is needed
-//! to find out what is whose.
+//! What a heap knows of its own spans, in private. It goes with its process: to find out what is
+//! whose, nothing in it is needed.
 use super::class::{CLASSES, Shape};
 use super::{Area, AreaPtr};
 
