@@ -107,10 +107,11 @@ impl Records {
     }
 }
 
-/// The first one takes two lines, of which one is left before the end; the next one has to wait.
+/// The first one takes three words, of which two are left before the end; the next one goes to the
+/// next line, and has to wait.
 const AROUND: &Records = &Records { lines: 4, before: 3, lengths: &[9, 2] };
 /// Each fills the ring.
-const SHORT: &Records = &Records { lines: 2, before: 0, lengths: &[1, 0] };
+const SHORT: &Records = &Records { lines: 2, before: 0, lengths: &[1, 1] };
 
 /// Says with how many records a process begins.
 const BEGINS: u64 = 100;

@@ -30,3 +30,8 @@ pub fn in_program_order() {}
 #[cfg(any(shm_loom, shm_explore))]
 #[inline]
 pub fn prefetch(_word: &AtomicU64) {}
+
+/// Of models: they have no caches.
+#[cfg(any(shm_loom, shm_explore))]
+#[inline]
+pub fn prefetch_to_write(_word: &AtomicU64) {}

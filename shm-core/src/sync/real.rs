@@ -44,3 +44,23 @@ pub fn prefetch(word: &AtomicU64) {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = at;
 }
+
+/// Tells the processor that the word's cache line will be written soon. A hint: no access takes
+/// place.
+#[inline(always)]
+pub fn prefetch_to_write(word: &AtomicU64) {
+    let at = word.as_ptr().cast_const();
+    #[cfg(target_arch = "x86_64")]
+    {
+        // SAFETY: it does not fault, and changes nothing that a program can see. Processors that do
+        // not know it take it for one that does nothing.
+        unsafe { core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, readonly)) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // SAFETY: as above.
+        unsafe { core::arch::asm!("prfm pstl1keep, [{}]", in(reg) at, options(nostack, readonly)) };
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}

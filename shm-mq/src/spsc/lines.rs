@@ -18,8 +18,8 @@ const LINE_WORDS: usize = 2;
 /// Bytes of ring in a line.
 pub const LINE_BYTES: u64 = (LINE_WORDS * WORD_BYTES) as u64;
 
-/// A record needs its own lines, as many before the end of the ring as it has less one, and one for
-/// the header behind it: half the ring is enough.
+/// A record needs its own words, one for the header behind it, and what is passed over before it: at
+/// the end of the ring, or of a line, at most as many as it has, less one. Half the ring is enough.
 pub(super) const LINES_MIN: u64 = 2;
 
 /// The longest record of a ring of so many lines.
@@ -29,10 +29,10 @@ pub(super) const fn record_bytes_max(lines: u64) -> u64 {
     if bytes < Header::LEN_END as u64 { bytes } else { Header::LEN_END as u64 - 1 }
 }
 
-/// Lines that a record takes.
-#[inline]
-pub(super) const fn lines_for(len: usize) -> u64 {
-    (len as u64 + WORD_BYTES as u64).div_ceil(LINE_BYTES)
+/// Words that a record takes.
+#[inline(always)]
+pub(super) const fn words_for(len: usize) -> u64 {
+    1 + (len as u64).div_ceil(WORD_BYTES as u64)
 }
 
 /// What the first word of a record says: number of the record, its last 32 bits | length + 1.
@@ -41,31 +41,36 @@ pub(super) const fn lines_for(len: usize) -> u64 {
 /// | --- | --- |
 /// | 0 | nothing is here yet |
 /// | n, length + 1 | the n-th record; its bytes follow |
+/// | n, 2^32 - 2 | the n-th record stands at the beginning of the next line |
 /// | n, 2^32 - 1 | the n-th record stands at the beginning of the ring |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Header {
     Nothing,
     Record { number: u32, len: usize },
+    NextLine { number: u32 },
     AtTheBeginning { number: u32 },
 }
 
 impl Header {
-    const LEN_END: u32 = u32::MAX - 1;
+    const LEN_END: u32 = Self::NEXT_LINE - 1;
+    const NEXT_LINE: u32 = u32::MAX - 1;
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn from_bits(bits: u64) -> Header {
         let number = (bits >> 32) as u32;
         match bits as u32 {
             0 => Header::Nothing,
+            Self::NEXT_LINE => Header::NextLine { number },
             u32::MAX => Header::AtTheBeginning { number },
             len => Header::Record { number, len: len as usize - 1 },
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn to_bits(self) -> u64 {
         match self {
             Header::Nothing => 0,
+            Header::NextLine { number } => u64::from(number) << 32 | u64::from(Self::NEXT_LINE),
             Header::AtTheBeginning { number } => u64::from(number) << 32 | u64::from(u32::MAX),
             Header::Record { number, len } => u64::from(number) << 32 | (len as u64 + 1),
         }
@@ -110,56 +115,62 @@ impl<T: Trust> Lines<T> {
         Lines { words: self.words, level: PhantomData }
     }
 
-    #[inline]
+    /// Words of the ring.
+    #[inline(always)]
     pub(super) fn count(&self) -> u64 {
-        (self.words.len() / LINE_WORDS) as u64
+        self.words.len() as u64
+    }
+
+    /// The longest record, in bytes.
+    pub(super) fn record_bytes_max(&self) -> usize {
+        record_bytes_max((self.words.len() / LINE_WORDS) as u64) as usize
     }
 
     /// The word in which the header of a record at `at` stands.
-    #[inline]
+    #[inline(always)]
     fn header(&self, at: Place) -> &AtomicU64 {
-        self.words[at.line as usize * LINE_WORDS].atomic()
+        self.words[at.word as usize].atomic()
     }
 
     /// What is at `at`, where a record begins, or will.
-    #[inline]
+    #[inline(always)]
     pub(super) fn look(&self, at: Place) -> Header {
         // Pairs with the Release in `publish`: the record, and the end behind it.
         Header::from_bits(self.header(at).load(Ordering::Acquire))
     }
 
     /// Says that nothing is at `at` yet. Nobody looks there before the next record is published.
-    #[inline]
+    #[inline(always)]
     pub(super) fn end_at(&self, at: Place) {
         // Ordered by the Release in `publish`.
         self.header(at).store(Header::Nothing.to_bits(), Ordering::Relaxed);
     }
 
     /// Writes a header to where nobody looks before another record is published.
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&self, at: Place, header: Header) {
         // Ordered by the Release in `publish`.
         self.header(at).store(header.to_bits(), Ordering::Relaxed);
     }
 
     /// Lets the receiver see what is at `at`, and what was put behind it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn publish(&self, at: Place, header: Header) {
         // Pairs with the Acquire in `look`: the record, and the end behind it.
         self.header(at).store(header.to_bits(), Ordering::Release);
     }
 
     /// The first byte of a record at `at`.
-    #[inline]
+    #[inline(always)]
     fn bytes_at(at: Place) -> usize {
-        at.line as usize * LINE_WORDS * WORD_BYTES + WORD_BYTES
+        (at.word as usize + 1) * WORD_BYTES
     }
 
     /// Writes a record's bytes.
     ///
     /// # Safety
-    /// The lines have been released, or never used, and the caller is the sender.
-    #[inline]
+    /// The words have been released, or never used, and the caller is the sender.
+    #[inline(always)]
     pub(super) unsafe fn write(&self, at: Place, from: &[u8]) {
         // SAFETY: nobody else looks at what has been released.
         unsafe { T::copy_in(&self.words, Self::bytes_at(at), from) }
@@ -169,7 +180,7 @@ impl<T: Trust> Lines<T> {
     ///
     /// # Safety
     /// As [`write`](Lines::write), for as long as the draft lives; and `T::IN_PLACE`.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn draft(&self, at: Place, len: usize) -> Draft<'_> {
         // SAFETY: nobody else looks at what has been released.
         unsafe { Draft::new(&self.words, Self::bytes_at(at), len) }
@@ -179,7 +190,7 @@ impl<T: Trust> Lines<T> {
     ///
     /// # Safety
     /// The record is published and not released, the caller is the receiver; and `T::IN_PLACE`.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn view(&self, at: Place, len: usize) -> View<'_> {
         // SAFETY: nobody writes a published record before it is released.
         unsafe { View::new(&self.words, Self::bytes_at(at), len) }
@@ -198,30 +209,43 @@ impl<T: Trust> Lines<T> {
 /// A position, and where it is in the ring: kept together, so that nobody divides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Place {
-    /// Lines since the beginning.
+    /// Words since the beginning.
     pub(super) position: u64,
     /// Less than the ring has.
-    line: u64,
+    word: u64,
 }
 
 impl Place {
-    /// The place with this position, in a ring of so many lines.
-    pub(super) fn at(position: u64, lines: u64) -> Place {
-        Place { position, line: position % lines }
+    /// The place with this position, in a ring of so many words.
+    pub(super) fn at(position: u64, count: u64) -> Place {
+        Place { position, word: position % count }
     }
 
-    /// The place `distance` lines on, of a ring of `lines`: at most [`to_end`](Place::to_end).
-    #[inline]
-    pub(super) fn plus(self, distance: u64, lines: u64) -> Place {
-        let line = self.line + distance;
+    /// The place `distance` words on, of a ring of `count`: at most [`to_end`](Place::to_end).
+    #[inline(always)]
+    pub(super) fn plus(self, distance: u64, count: u64) -> Place {
+        let word = self.word + distance;
         let position = self.position.wrapping_add(distance);
-        Place { position, line: if line >= lines { 0 } else { line } }
+        Place { position, word: if word >= count { 0 } else { word } }
     }
 
-    /// Lines from here to the end of a ring.
-    #[inline]
-    pub(super) fn to_end(self, lines: u64) -> u64 {
-        lines - self.line
+    /// Words from here to the end of a ring.
+    #[inline(always)]
+    pub(super) fn to_end(self, count: u64) -> u64 {
+        count - self.word
+    }
+
+    /// Words from here to the end of the line.
+    #[inline(always)]
+    pub(super) fn to_next_line(self) -> u64 {
+        LINE_WORDS as u64 - self.word % LINE_WORDS as u64
+    }
+
+    /// Whether so many words from here on lie in as few lines as from the beginning of one.
+    #[inline(always)]
+    pub(super) fn is_compact(self, words: u64) -> bool {
+        let last = (words - 1) % LINE_WORDS as u64;
+        last < self.to_next_line()
     }
 }
 
@@ -240,6 +264,7 @@ mod tests {
             Header::Nothing,
             Header::Record { number: 0, len: 0 },
             Header::Record { number: u32::MAX, len: Header::LEN_END as usize - 1 },
+            Header::NextLine { number: 9 },
             Header::AtTheBeginning { number: 7 },
         ] {
             assert_eq!(Header::from_bits(header.to_bits()), header);
@@ -248,19 +273,28 @@ mod tests {
 
     #[test]
     fn a_record_takes_its_header_and_its_bytes() {
-        let lines: Vec<u64> = [0, 56, 57, 120, 121].into_iter().map(lines_for).collect();
-        assert_eq!(lines, [1, 1, 2, 2, 3]);
+        let words: Vec<u64> = [0, 1, 8, 9, 56, 57].into_iter().map(words_for).collect();
+        assert_eq!(words, [1, 2, 2, 3, 8, 9]);
         assert_eq!((record_bytes_max(2), record_bytes_max(5)), (56, 120));
         assert_eq!(record_bytes_max(1 << 40), u64::from(Header::LEN_END) - 1);
     }
 
     #[test]
-    fn the_line_is_the_position_modulo_the_ring() {
+    fn the_word_is_the_position_modulo_the_ring() {
         let mut place = Place::default();
         for step in 0..100 {
             let distance = (step % 3).min(place.to_end(5));
             place = place.plus(distance, 5);
             assert_eq!(place, Place::at(place.position, 5));
+        }
+    }
+
+    #[test]
+    fn what_is_compact_touches_no_line_that_it_need_not() {
+        for (start, words) in (0..16_u64).flat_map(|start| (1..40_u64).map(move |words| (start, words))) {
+            let lines = (start + words).div_ceil(8) - start / 8;
+            let is_compact = Place::at(start, 80).is_compact(words);
+            assert_eq!(is_compact, lines == words.div_ceil(8), "{words} words from {start} on");
         }
     }
 }

@@ -9,18 +9,18 @@
 //!               header, bytes                                    the end
 //! ```
 //!
-//! The ring is one of lines, of 64 bytes. A record takes as many as its header and its bytes fill,
-//! in one piece; one of up to 56 bytes takes one. The receiver looks at one word: the header of the
+//! A record is a header, of one word, and its bytes, in one piece. It begins at the next word, or
+//! else at the next line, of 64 bytes, or at the beginning of the ring, of which a header tells then:
+//! never does it lie in more lines than it must; one of up to 56 bytes lies in one. The receiver
+//! looks at one word: the header of the
 //! record that comes next. It is 0 until the record is there, for the sender, before it publishes a
 //! record, puts the end behind it. So the receiver needs no index of the sender's, and a message
 //! costs the transfer of its lines; the sender looks at the receiver's position only when it has
 //! used up what it saw released last.
 //!
-//! What does not fit before the end of the ring stands at its beginning, of which a header tells.
-//!
 //! **Who comes after whom.** A role is given back or taken over: where its owner has died or left,
 //! the next one goes on where it was. Each side says how far it is (`Progress` in `shared.rs`): the
-//! receiver with each record that it releases; the sender before it uses lines anew, so that its
+//! receiver with each record that it releases; the sender before it uses words anew, so that its
 //! successor finds the end by walking from there, from header to header.
 //!
 //! | dies after | what there is |

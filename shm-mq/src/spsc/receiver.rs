@@ -1,5 +1,5 @@
 //! The receiver's half.
-use super::lines::{Header, Lines, Place, lines_for, record_bytes_max};
+use super::lines::{Header, Lines, Place, words_for};
 use super::role::{Missing, Pause, Peer, Side};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
@@ -71,7 +71,7 @@ struct Cursor {
     shared: Mapped<Shared>,
     peer: Peer,
     fork: ForkGuard,
-    /// Lines of the ring.
+    /// Words of the ring.
     count: u64,
     record_bytes_max: usize,
     /// Where the next record is, and its number.
@@ -124,7 +124,7 @@ impl<T: OneMapping> Receiver<T> {
             peer,
             fork: ForkGuard::new(),
             count,
-            record_bytes_max: record_bytes_max(count) as usize,
+            record_bytes_max: lines.record_bytes_max(),
             place: Place::at(told.position, count),
             records: told.records,
             told,
@@ -149,7 +149,7 @@ impl<T: OneMapping> Receiver<T> {
     ///
     /// # If a process dies here
     /// The record is the successor's.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self) -> Result<Option<Record<'_, T>>, RecvError> {
         match self.find()? {
             Some(len) => Ok(Some(self.record(len))),
@@ -159,14 +159,14 @@ impl<T: OneMapping> Receiver<T> {
 
     /// The next record, waiting as long as it takes.
     ///
-    /// It keeps the receiver borrowed, for the sender gets the lines back when it is dropped.
+    /// It keeps the receiver borrowed, for the sender gets the room back when it is dropped.
     ///
     /// # Errors
     /// [`RecvError`], but not [`TimedOut`](RecvError::TimedOut).
     ///
     /// # If a process dies here
     /// The record is the successor's.
-    #[inline]
+    #[inline(always)]
     pub fn recv(&mut self) -> Result<Record<'_, T>, RecvError> {
         self.recv_until(None)
     }
@@ -178,7 +178,7 @@ impl<T: OneMapping> Receiver<T> {
     ///
     /// # If a process dies here
     /// The record is the successor's.
-    #[inline]
+    #[inline(always)]
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<Record<'_, T>, RecvError> {
         self.recv_until(Some(deadline))
     }
@@ -191,7 +191,7 @@ impl<T: OneMapping> Receiver<T> {
         Ok(self.cursor.peer.wait_until_open(deadline)?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Record<'_, T>, RecvError> {
         let len = match self.find()? {
             Some(len) => len,
@@ -227,7 +227,7 @@ impl<T: OneMapping> Receiver<T> {
     }
 
     /// The length of the next record, if it is there.
-    #[inline]
+    #[inline(always)]
     fn find(&mut self) -> Result<Option<usize>, RecvError> {
         let cursor = &mut self.cursor;
         cursor.usable()?;
@@ -239,9 +239,13 @@ impl<T: OneMapping> Receiver<T> {
                 Header::Record { number: its, len }
                     if its == number
                         && len <= cursor.record_bytes_max
-                        && lines_for(len) <= to_end =>
+                        && words_for(len) <= to_end =>
                 {
                     return Ok(Some(len));
+                }
+                Header::NextLine { number: its } if its == number && steps == 0 => {
+                    steps = 1;
+                    cursor.place = cursor.place.plus(cursor.place.to_next_line(), cursor.count);
                 }
                 Header::AtTheBeginning { number: its }
                     if its == number && steps == 0 && to_end < cursor.count =>
@@ -258,7 +262,7 @@ impl<T: OneMapping> Receiver<T> {
     }
 
     /// The record that `find` has found.
-    #[inline]
+    #[inline(always)]
     fn record(&mut self, len: usize) -> Record<'_, T> {
         let place = self.cursor.place;
         let bytes = if T::IN_PLACE {
@@ -275,7 +279,7 @@ impl<T: OneMapping> Receiver<T> {
 }
 
 impl Cursor {
-    #[inline]
+    #[inline(always)]
     fn usable(&self) -> Result<(), RecvError> {
         if self.fork.check().is_err() {
             return Err(RecvError::Forked);
@@ -283,10 +287,10 @@ impl Cursor {
         if self.is_corrupt { Err(RecvError::Corrupt) } else { Ok(()) }
     }
 
-    /// Gives the lines of the record at `place` back.
-    #[inline]
+    /// Gives the words of the record at `place` back.
+    #[inline(always)]
     fn release(&mut self, len: usize) {
-        self.place = self.place.plus(lines_for(len), self.count);
+        self.place = self.place.plus(words_for(len), self.count);
         self.records = self.records.wrapping_add(1);
         let (position, records) = (self.place.position, self.records);
         self.shared.released.tell(&mut self.told, position, records);
@@ -299,7 +303,7 @@ impl Cursor {
     }
 
     /// Wakes the sender, if it sleeps and something was released since the last time.
-    #[inline]
+    #[inline(always)]
     fn wake(&mut self) {
         if self.woken != self.told.position {
             self.woken = self.told.position;
@@ -323,7 +327,7 @@ impl Drop for Cursor {
 impl<T: OneMapping> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, position) = (self.cursor.records, self.cursor.place.position);
-        f.debug_struct("Receiver").field("received", &records).field("line", &position).finish()
+        f.debug_struct("Receiver").field("received", &records).field("position", &position).finish()
     }
 }
 
@@ -348,7 +352,7 @@ impl<T: OneMapping> Record<'_, T> {
 impl<T: OneMapping> Deref for Record<'_, T> {
     type Target = [u8];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
@@ -369,7 +373,7 @@ struct Held<'r> {
 impl Drop for Held<'_> {
     /// # If a process dies here
     /// The record is released, or the successor's.
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         // To a forked child it was never given: its parent still reads these bytes.
         if self.cursor.fork.check().is_ok() {

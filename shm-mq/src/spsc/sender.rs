@@ -1,5 +1,5 @@
 //! The sender's half.
-use super::lines::{Header, Lines, Place, lines_for, record_bytes_max};
+use super::lines::{Header, Lines, Place, words_for};
 use super::role::{Missing, Pause, Peer, Side};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
@@ -79,13 +79,13 @@ struct Cursor {
     shared: Mapped<Shared>,
     peer: Peer,
     fork: ForkGuard,
-    /// Lines of the ring.
+    /// Words of the ring.
     count: u64,
     record_bytes_max: usize,
     /// Where the next record goes, and its number.
     place: Place,
     records: u64,
-    /// The position up to which we have seen lines released: as many as the ring has are ours to
+    /// The position up to which we have seen words released: as many as the ring has are ours to
     /// write from there on.
     released: u64,
     told: Told,
@@ -108,8 +108,8 @@ struct Pending {
 struct Room {
     at: Place,
     end: Place,
-    /// It is the beginning of the ring, of which this place is to tell.
-    from: Option<Place>,
+    /// It is not the sender's place, at which this is to tell of it.
+    from: Option<Header>,
 }
 
 impl Sender {
@@ -145,7 +145,7 @@ impl<T: OneMapping> Sender<T> {
             peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
             fork: ForkGuard::new(),
             count,
-            record_bytes_max: record_bytes_max(count) as usize,
+            record_bytes_max: lines.record_bytes_max(),
             place: Place::default(),
             records: 0,
             released: 0,
@@ -182,7 +182,7 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// The record is in the queue as a whole, or not at all.
-    #[inline]
+    #[inline(always)]
     pub fn try_send(&mut self, record: &[u8]) -> Result<bool, SendError> {
         let is_put = self.push(record)?;
         self.cursor.publish(&self.lines);
@@ -196,7 +196,7 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// As in [`try_send`](Sender::try_send).
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, record: &[u8]) -> Result<(), SendError> {
         self.send_until(record, None)
     }
@@ -208,12 +208,12 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// As in [`try_send`](Sender::try_send).
-    #[inline]
+    #[inline(always)]
     pub fn send_deadline(&mut self, record: &[u8], deadline: Instant) -> Result<(), SendError> {
         self.send_until(record, Some(deadline))
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_until(&mut self, record: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
         let room = match self.cursor.room(record.len())? {
             Some(room) => room,
@@ -233,7 +233,7 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// What was pushed and not published is lost with it.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, record: &[u8]) -> Result<bool, SendError> {
         let Some(room) = self.cursor.room(record.len())? else {
             self.cursor.publish(&self.lines);
@@ -243,7 +243,7 @@ impl<T: OneMapping> Sender<T> {
         Ok(true)
     }
 
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, room: Room, record: &[u8]) {
         // SAFETY: `room` has been released, or never used.
         unsafe { self.lines.write(room.at, record) };
@@ -257,7 +257,7 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// All of it is published, or nothing.
-    #[inline]
+    #[inline(always)]
     pub fn flush(&mut self) -> Result<(), SendError> {
         self.cursor.fork.check().map_err(|_| SendError::Forked)?;
         self.cursor.publish(&self.lines);
@@ -272,7 +272,7 @@ impl<T: OneMapping> Sender<T> {
     ///
     /// # If a process dies here
     /// There is no such record.
-    #[inline]
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Option<Reserved<'_, T>>, SendError> {
         let Some(room) = self.cursor.room(len)? else {
             self.cursor.publish(&self.lines);
@@ -299,12 +299,12 @@ impl<T: OneMapping> Sender<T> {
 impl Cursor {
     /// Finds out how far the last sender was: from its last word on, to the end.
     ///
-    /// The lines behind its last word are as it left them: it had not seen more of them released
+    /// The words behind its last one are as it left them: it had not seen more of them released
     /// than it had then.
     fn go_on<T: Trust>(&mut self, lines: &Lines<T>) -> Option<()> {
         let told = self.shared.sent.last()?;
         let (mut place, mut records) = (Place::at(told.position, self.count), told.records);
-        // Each step is a line at least.
+        // Each step is a word at least.
         for _ in 0..=self.count {
             let to_end = place.to_end(self.count);
             let distance = match lines.look(place) {
@@ -312,10 +312,11 @@ impl Cursor {
                     (self.place, self.records, self.told) = (place, records, told);
                     return self.refresh().ok();
                 }
+                Header::NextLine { number } if number == records as u32 => place.to_next_line(),
                 Header::AtTheBeginning { number } if number == records as u32 => to_end,
                 Header::Record { number, len } if number == records as u32 => {
                     records = records.wrapping_add(1);
-                    Some(lines_for(len)).filter(|lines| *lines <= to_end)?
+                    Some(words_for(len)).filter(|words| *words <= to_end)?
                 }
                 _ => return None,
             };
@@ -325,7 +326,7 @@ impl Cursor {
     }
 
     /// Where a record of `len` bytes goes; `None` where there is no room now.
-    #[inline]
+    #[inline(always)]
     fn room(&mut self, len: usize) -> Result<Option<Room>, SendError> {
         self.check(len)?;
         if let Some(room) = self.known_room(len) {
@@ -335,7 +336,7 @@ impl Cursor {
         Ok(self.known_room(len))
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(&self, len: usize) -> Result<(), SendError> {
         if self.fork.check().is_err() {
             return Err(SendError::Forked);
@@ -352,17 +353,22 @@ impl Cursor {
         Ok(())
     }
 
-    /// As [`room`](Sender::room), as far as we know.
-    #[inline]
+    /// As [`room`](Cursor::room), as far as we know.
+    #[inline(always)]
     fn known_room(&self, len: usize) -> Option<Room> {
-        let (lines, to_end) = (lines_for(len), self.place.to_end(self.count));
-        let (from, at) = if lines <= to_end {
-            (None, self.place)
-        } else {
-            (Some(self.place), self.place.plus(to_end, self.count))
-        };
-        let end = at.plus(lines, self.count);
-        // And a line for the end.
+        let (words, number) = (words_for(len), self.records as u32);
+        let mut from = None;
+        let mut at = self.place;
+        if !at.is_compact(words) {
+            from = Some(Header::NextLine { number });
+            at = at.plus(at.to_next_line(), self.count);
+        }
+        if words > at.to_end(self.count) {
+            from = Some(Header::AtTheBeginning { number });
+            at = at.plus(at.to_end(self.count), self.count);
+        }
+        let end = at.plus(words, self.count);
+        // And a word for the end.
         let room = Room { at, end, from };
         (end.position.wrapping_sub(self.released) < self.count).then_some(room)
     }
@@ -370,7 +376,7 @@ impl Cursor {
     /// Looks how much has been released: a claim, at most a ring behind us. And says how far we
     /// are, before any of it is written anew.
     fn refresh(&mut self) -> Result<(), SendError> {
-        // Pairs with the Release in `Progress::tell`: the receiver's last look at the lines before.
+        // Pairs with the Release in `Progress::tell`: the receiver's last look at the words before.
         let released = self.shared.released.position.load(Ordering::Acquire);
         if self.place.position.wrapping_sub(released) > self.count {
             self.is_corrupt = true;
@@ -406,16 +412,16 @@ impl Cursor {
     }
 
     /// The bytes of a record have been written: it is the next one.
-    #[inline]
+    #[inline(always)]
     fn step<T: Trust>(&mut self, lines: &Lines<T>, room: Room, len: usize) {
         lines.end_at(room.end);
         let number = self.records as u32;
         let record = Header::Record { number, len };
         let (at, header) = match room.from {
             None => (room.at, record),
-            Some(from) => {
+            Some(further) => {
                 lines.put(room.at, record);
-                (from, Header::AtTheBeginning { number })
+                (self.place, further)
             }
         };
         match self.pending {
@@ -426,7 +432,7 @@ impl Cursor {
         self.records = self.records.wrapping_add(1);
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish<T: Trust>(&mut self, lines: &Lines<T>) {
         if let Some(pending) = self.pending.take() {
             lines.publish(pending.at, pending.header);
@@ -465,7 +471,7 @@ impl<T: OneMapping> Drop for Sender<T> {
 impl<T: OneMapping> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, position) = (self.cursor.records, self.cursor.place.position);
-        f.debug_struct("Sender").field("sent", &records).field("line", &position).finish()
+        f.debug_struct("Sender").field("sent", &records).field("position", &position).finish()
     }
 }
 
@@ -490,7 +496,7 @@ impl<T: OneMapping> Reserved<'_, T> {
     ///
     /// # If a process dies here
     /// The record is in the queue as a whole, or not at all.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) {
         if self.cursor.fork.check().is_err() {
             return;
@@ -508,7 +514,7 @@ impl<T: OneMapping> Reserved<'_, T> {
 impl<T: OneMapping> Deref for Reserved<'_, T> {
     type Target = [u8];
 
-    #[inline]
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Bytes::InPlace(draft) => draft,
@@ -518,7 +524,7 @@ impl<T: OneMapping> Deref for Reserved<'_, T> {
 }
 
 impl<T: OneMapping> DerefMut for Reserved<'_, T> {
-    #[inline]
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.bytes {
             Bytes::InPlace(draft) => draft,

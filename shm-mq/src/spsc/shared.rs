@@ -15,7 +15,7 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmspsc\x01");
 /// | `sender`, `receiver` | who takes the role, names somebody for it, or leaves it: see [`Seat`] | both sides | Release / Acquire on itself: what its last owner did | no |
 /// | `sent` | the sender, now and then | its successor | the proof of the sender's death | yes: the successor goes on from there |
 /// | `arrived` | sleeping receiver, waking sender | | its own fences | |
-/// | `released` | the receiver | the sender, and the receiver's successor | Release / Acquire on its position: the receiver's last look at the lines before it | yes: the sender sees less room |
+/// | `released` | the receiver | the sender, and the receiver's successor | Release / Acquire on its position: the receiver's last look at the words before it | yes: the sender sees less room |
 /// | `left` | sleeping sender, waking receiver | | its own fences | |
 ///
 /// Each side keeps its own position privately. The two hot parts stand 128 bytes apart.
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pad_4: Reserved<10>,
 }
 
-/// How far one side is: a position, in lines since the beginning, and how many records lie before
+/// How far one side is: a position, in words since the beginning, and how many records lie before
 /// it. Who says so may die between any two of the stores: the mark counts that has the position.
 #[derive(Debug)]
 #[repr(C)]
@@ -105,9 +105,9 @@ impl Progress {
         self.marks[mark].position.store(position, Ordering::Relaxed);
         self.marks[mark].records.store(records, Ordering::Relaxed);
         in_program_order();
-        // Pairs with the Acquire in `Sender::refresh`: our last look at the lines before.
+        // Pairs with the Acquire in `Sender::refresh`: our last look at the words before.
         self.position.store(position, Ordering::Release);
-        // Nor is the other mark written before, or a line anew.
+        // Nor is the other mark written before, or a word of the ring anew.
         in_program_order();
         *told = Told { position, records, mark };
     }

@@ -49,7 +49,7 @@ use shm_core::futex::now_ms;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::{Forked, Liveness};
-use shm_core::sync::Ordering;
+use shm_core::sync::{Ordering, prefetch_to_write};
 use shm_core::trust::Crashing;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -459,6 +459,16 @@ impl<T: OneMapping> WorkQueue<T> {
                 Ok(_) => return,
                 Err(now) => front = Front::from_bits(now),
             }
+        }
+    }
+
+    /// Has a slot that comes soon, and the first line of its job, come here to be written.
+    #[inline]
+    fn prefetch(&self, slot: usize) {
+        let slot = if slot < self.slots.len() { slot } else { 0 };
+        prefetch_to_write(&self.slots[slot].state);
+        if let Some(word) = self.words_of(slot).first() {
+            prefetch_to_write(word.atomic());
         }
     }
 

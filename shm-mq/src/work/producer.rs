@@ -137,6 +137,7 @@ impl<T: OneMapping> Producer<T> {
                 queue.let_it_be_seen(slot);
             }
             let words = queue.words_of(number);
+            queue.prefetch(number + 1);
             let bytes = if T::IN_PLACE {
                 // SAFETY: the slot is ours until the draft is gone.
                 Bytes::InPlace(unsafe { InPlace::new(words, 0, len) })
@@ -208,9 +209,7 @@ impl<T: OneMapping> Draft<'_, T> {
         ours.slot.len.store(len as u64, Ordering::Relaxed);
         ours.slot.due.store(due, Ordering::Relaxed);
         // Pairs with the Acquire in `Worker::look`: the bytes, and the words beside.
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        let (from, to) = (ours.state.bits(), ours.state.ready().bits());
-        let _ = ours.slot.state.compare_exchange(from, to, ok, err);
+        ours.slot.state.store(ours.state.ready().bits(), Ordering::Release);
         ours.queue.shared.arrived.notify();
         std::mem::forget(ours);
     }

@@ -16,6 +16,8 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x01");
 /// | `head` | see [`Front`] | workers | itself: no job stands before it, but those whose owner is not done with bringing it back | too low |
 /// | `arrived` | sleeping workers, who makes a job ready | | its own fences | |
 /// | `left` | sleeping producers, who frees a slot | | its own fences | |
+///
+/// Who sleeps stands beside what those write who look for sleepers: producers `tail`, workers `head`.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
@@ -26,11 +28,11 @@ pub(super) struct Shared {
     pub(super) fingerprint: AtomicU64,
     pad_0: Reserved<11>,
     pub(super) tail: AtomicU64,
-    pub(super) left: EventCount,
+    pub(super) arrived: EventCount,
     pad_1: AtomicU32,
     pad_2: Reserved<14>,
     pub(super) head: AtomicU64,
-    pub(super) arrived: EventCount,
+    pub(super) left: EventCount,
     pad_3: AtomicU32,
     pad_4: Reserved<14>,
 }
@@ -61,11 +63,11 @@ shm_sync!(Shared {
     fingerprint,
     pad_0,
     tail,
-    left,
+    arrived,
     pad_1,
     pad_2,
     head,
-    arrived,
+    left,
     pad_3,
     pad_4,
 });
@@ -89,11 +91,11 @@ impl Shared {
             fingerprint: AtomicU64::new(config.fingerprint),
             pad_0: Reserved::new(),
             tail: AtomicU64::new(0),
-            left: EventCount::new(),
+            arrived: EventCount::new(),
             pad_1: AtomicU32::new(0),
             pad_2: Reserved::new(),
             head: AtomicU64::new(0),
-            arrived: EventCount::new(),
+            left: EventCount::new(),
             pad_3: AtomicU32::new(0),
             pad_4: Reserved::new(),
         }

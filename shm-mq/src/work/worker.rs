@@ -45,6 +45,8 @@ pub struct Lost;
 pub struct Worker<T: OneMapping = Crashing> {
     queue: WorkQueue<T>,
     member: Arc<Member>,
+    /// As it was when we looked at it last.
+    tail: u64,
     /// A job, where it is not lent where it lies.
     copy: Vec<u8>,
     not_sync: PhantomData<Cell<()>>,
@@ -67,7 +69,7 @@ const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
 
 impl<T: OneMapping> Worker<T> {
     pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Worker<T> {
-        Worker { queue, member, copy: Vec::new(), not_sync: PhantomData }
+        Worker { queue, member, tail: 0, copy: Vec::new(), not_sync: PhantomData }
     }
 
     /// The queue it works for.
@@ -155,19 +157,34 @@ impl<T: OneMapping> Worker<T> {
     /// Looks for the next job, and takes it.
     fn look(&mut self) -> Result<Found, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
-        let in_turn = (0..LOOKS_MAX).find_map(|_| self.look_once(true));
-        Ok(in_turn.or_else(|| self.look_once(false)).unwrap_or(Found::Nothing(None)))
+        // What lies before the tail that we saw last is as good as any, and costs less.
+        let front = self.front();
+        if front.position() < self.tail
+            && let Some(Found::Job(number, state)) = self.look_until(self.tail, front, true)
+        {
+            return Ok(Found::Job(number, state));
+        }
+        let in_turn = (0..LOOKS_MAX).find_map(|_| self.look_anew(true));
+        Ok(in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing(None)))
+    }
+
+    fn front(&self) -> Front {
+        // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
+        Front::from_bits(self.queue.shared.head.load(Ordering::Acquire))
+    }
+
+    fn look_anew(&mut self, is_in_turn: bool) -> Option<Found> {
+        let front = self.front();
+        // Pairs with the Release in `Producer::reserve`: which slots before it are being written.
+        self.tail = self.queue.shared.tail.load(Ordering::Acquire);
+        self.look_until(self.tail, front, is_in_turn)
     }
 
     /// Looks for a job from `head` on, and takes it; `None` where `head` has come back meanwhile,
     /// so that the job would be out of its turn.
-    fn look_once(&self, is_in_turn: bool) -> Option<Found> {
-        let (shared, slots) = (&self.queue.shared, &self.queue.slots);
+    fn look_until(&self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
+        let slots = &self.queue.slots;
         let count = slots.len() as u64;
-        // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
-        let front = Front::from_bits(shared.head.load(Ordering::Acquire));
-        // Pairs with the Release in `Producer::reserve`: which slots before it are being written.
-        let tail = shared.tail.load(Ordering::Acquire);
         // Each slot once.
         let lap = tail.saturating_sub(count);
         if front.position() < lap {

@@ -13,9 +13,10 @@ use std::time::Instant;
 const SLOTS: u32 = 3;
 /// Eight lines.
 pub(crate) const RING_BYTES: u64 = 512;
-/// Of 1, 3, 1, 2 and 4 lines: record number 4 does not fit before the end of the ring.
-const LENS: [usize; 5] = [20, 150, 0, 57, 200];
-/// So many have been sent and received in each world: number 3 is at the sixth line.
+/// Of 9, 16, 1, 8 and 32 words: record number 3 goes to the next line, number 4 to the beginning of
+/// the ring, and then it is full.
+const LENS: [usize; 5] = [64, 120, 0, 56, 248];
+/// So many have been sent and received in each world: 33 words of 64.
 pub(crate) const BASE: u64 = 3;
 
 pub(crate) fn record(number: u64) -> Vec<u8> {
