@@ -57,25 +57,35 @@ fn two(first: impl FnOnce() + Send, second: impl FnOnce() + Send) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Nanoseconds one way, of one line that goes to and fro.
-fn bare_ping() -> f64 {
-    let (there, back) = (line(), line());
-    let turn = |line: &Line, number| {
-        while line.0[0].load(Ordering::Acquire) != number {
+/// Nanoseconds one way, of so many lines that go to and fro: the first word of the first one says
+/// that all are there.
+fn bare_ping(lines: usize) -> f64 {
+    let all = |_| (0..lines).map(|_| line()).collect::<Vec<_>>();
+    let [there, back] = [(); 2].map(all);
+    let give = |to: &[Line], number| {
+        for word in to.iter().flat_map(|line| &line.0).skip(1) {
+            word.store(number, Ordering::Relaxed);
+        }
+        to[0].0[0].store(number, Ordering::Release);
+    };
+    let take = |from: &[Line], number| {
+        while from[0].0[0].load(Ordering::Acquire) != number {
             std::hint::spin_loop();
         }
+        let words = from.iter().flat_map(|line| &line.0);
+        black_box(words.map(|word| word.load(Ordering::Relaxed)).sum::<u64>());
     };
     let seconds = two(
         || {
             for number in 1..=PINGS {
-                there.0[0].store(number, Ordering::Release);
-                turn(&back, number);
+                give(&there, number);
+                take(&back, number);
             }
         },
         || {
             for number in 1..=PINGS {
-                turn(&there, number);
-                back.0[0].store(number, Ordering::Release);
+                take(&there, number);
+                give(&back, number);
             }
         },
     );
@@ -137,36 +147,32 @@ fn ping(bytes: usize) -> f64 {
     seconds * 1e9 / (2 * PINGS) as f64
 }
 
-/// Millions of records of 64 bytes in a second, of a ring that does nothing but carry them: the
-/// sender's index is published 32 at a time.
+/// Millions of records of 64 bytes in a second, of a ring that does nothing but carry them: each
+/// slot has a word that says whose turn it is, and the reader says now and then how far it is.
 fn bare_ring() -> f64 {
     const SLOTS: u64 = 1024;
-    let slots: Vec<Line> = (0..SLOTS).map(|_| line()).collect();
-    let (written, read) = (line(), line());
+    let words: Vec<AtomicU64> = (0..9 * SLOTS).map(|_| AtomicU64::new(0)).collect();
+    let slot = |number: u64| words[(number % SLOTS * 9) as usize..][..9].split_first().expect("9");
+    let read = line();
     let seconds = two(
         || {
             let mut seen = 0;
             for number in 0..RECORDS {
                 while number - seen == SLOTS {
-                    written.0[0].store(number, Ordering::Release);
                     seen = read.0[0].load(Ordering::Acquire);
                 }
-                let slot = &slots[(number % SLOTS) as usize];
-                slot.0.iter().for_each(|word| word.store(number, Ordering::Relaxed));
-                if number.is_multiple_of(32) {
-                    written.0[0].store(number, Ordering::Release);
-                }
+                let (turn, bytes) = slot(number);
+                bytes.iter().for_each(|word| word.store(number, Ordering::Relaxed));
+                turn.store(number + 1, Ordering::Release);
             }
-            written.0[0].store(RECORDS, Ordering::Release);
         },
         || {
-            let mut seen = 0;
             for number in 0..RECORDS {
-                while number == seen {
-                    seen = written.0[0].load(Ordering::Acquire);
+                let (turn, bytes) = slot(number);
+                while turn.load(Ordering::Acquire) != number + 1 {
+                    std::hint::spin_loop();
                 }
-                let slot = &slots[(number % SLOTS) as usize];
-                black_box(slot.0.iter().map(|word| word.load(Ordering::Relaxed)).sum::<u64>());
+                black_box(bytes.iter().map(|word| word.load(Ordering::Relaxed)).sum::<u64>());
                 if number.is_multiple_of(32) {
                     read.0[0].store(number, Ordering::Release);
                 }
@@ -319,10 +325,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
-    let all: [(&str, &dyn Fn() -> f64); 11] = [
-        ("one way, ns: a bare line", &bare_ping),
+    let all: [(&str, &dyn Fn() -> f64); 14] = [
+        ("one way, ns: a bare line", &|| bare_ping(1)),
         ("  spsc, 8 B", &|| ping(8)),
         ("  spsc, 56 B", &|| ping(56)),
+        ("  two bare lines", &|| bare_ping(2)),
+        ("  spsc, 120 B", &|| ping(120)),
+        ("  four bare lines", &|| bare_ping(4)),
         ("  spsc, 248 B", &|| ping(248)),
         ("64 B, M/s: a bare ring", &bare_ring),
         ("  spsc", &stream_of_records),

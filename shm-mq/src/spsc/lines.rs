@@ -18,8 +18,9 @@ const LINE_WORDS: usize = 2;
 /// Bytes of ring in a line.
 pub const LINE_BYTES: u64 = (LINE_WORDS * WORD_BYTES) as u64;
 
-/// A record needs its own words, one for the header behind it, and what is passed over before it: at
-/// the end of the ring, or of a line, at most as many as it has, less one. Half the ring is enough.
+/// A record needs its own words, one for the header behind it, and what is passed over before it,
+/// at the end of the ring or of a line: at most as many as it has, less one. Half the ring is
+/// enough.
 pub(super) const LINES_MIN: u64 = 2;
 
 /// The longest record of a ring of so many lines.
@@ -291,7 +292,9 @@ mod tests {
 
     #[test]
     fn what_is_compact_touches_no_line_that_it_need_not() {
-        for (start, words) in (0..16_u64).flat_map(|start| (1..40_u64).map(move |words| (start, words))) {
+        for (start, words) in
+            (0..16_u64).flat_map(|start| (1..40_u64).map(move |words| (start, words)))
+        {
             let lines = (start + words).div_ceil(8) - start / 8;
             let is_compact = Place::at(start, 80).is_compact(words);
             assert_eq!(is_compact, lines == words.div_ceil(8), "{words} words from {start} on");

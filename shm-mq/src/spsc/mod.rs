@@ -10,13 +10,13 @@
 //! ```
 //!
 //! A record is a header, of one word, and its bytes, in one piece. It begins at the next word, or
-//! else at the next line, of 64 bytes, or at the beginning of the ring, of which a header tells then:
-//! never does it lie in more lines than it must; one of up to 56 bytes lies in one. The receiver
-//! looks at one word: the header of the
-//! record that comes next. It is 0 until the record is there, for the sender, before it publishes a
-//! record, puts the end behind it. So the receiver needs no index of the sender's, and a message
-//! costs the transfer of its lines; the sender looks at the receiver's position only when it has
-//! used up what it saw released last.
+//! else at the next line, of 64 bytes, or at the beginning of the ring, of which a header tells
+//! then: never does it lie in more lines than it must; one of up to 56 bytes lies in one. The
+//! receiver looks at one word: the header of the record that comes next. It is 0 until the record
+//! is there, for the sender, before it publishes a record, puts the end behind it (where that is
+//! another line it has mostly done so with the record before). So the receiver needs no index of
+//! the sender's, and a message costs the transfer of its lines; the sender looks at the receiver's
+//! position only when it has used up what it saw released last.
 //!
 //! **Who comes after whom.** A role is given back or taken over: where its owner has died or left,
 //! the next one goes on where it was. Each side says how far it is (`Progress` in `shared.rs`): the
@@ -37,6 +37,8 @@
 //!
 //! A ring whose messages carry their own "there" is FastForward's (Giacomoni and others,
 //! 2008), and Aeron's `ManyToOneRingBuffer` zeroes ahead.
+// What a call takes and gives is inlined: a result that is written to memory word by word and read
+// in pairs costs the processor as much as the transfer of a line.
 mod lines;
 mod receiver;
 mod role;

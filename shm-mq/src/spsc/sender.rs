@@ -88,6 +88,8 @@ struct Cursor {
     /// The position up to which we have seen words released: as many as the ring has are ours to
     /// write from there on.
     released: u64,
+    /// A beginning of a line where the end stands, if it is not behind us.
+    ended: u64,
     told: Told,
     pending: Option<Pending>,
     is_corrupt: bool,
@@ -149,6 +151,7 @@ impl<T: OneMapping> Sender<T> {
             place: Place::default(),
             records: 0,
             released: 0,
+            ended: 0,
             told: Told::default(),
             pending: None,
             is_corrupt: false,
@@ -414,7 +417,9 @@ impl Cursor {
     /// The bytes of a record have been written: it is the next one.
     #[inline(always)]
     fn step<T: Trust>(&mut self, lines: &Lines<T>, room: Room, len: usize) {
-        lines.end_at(room.end);
+        if room.end.position != self.ended {
+            lines.end_at(room.end);
+        }
         let number = self.records as u32;
         let record = Header::Record { number, len };
         let (at, header) = match room.from {
@@ -437,6 +442,18 @@ impl Cursor {
         if let Some(pending) = self.pending.take() {
             lines.publish(pending.at, pending.header);
             self.peer.wake();
+            self.end_ahead(lines);
+        }
+    }
+
+    /// Puts the end at the beginning of the next line, if that is free: a record that fills its
+    /// line is published then by stores to that line alone.
+    #[inline(always)]
+    fn end_ahead<T: Trust>(&mut self, lines: &Lines<T>) {
+        let next = self.place.plus(self.place.to_next_line(), self.count);
+        if next.position.wrapping_sub(self.released) < self.count && next.position != self.ended {
+            lines.end_at(next);
+            self.ended = next.position;
         }
     }
 

@@ -34,6 +34,7 @@
 //!
 //! Who waits reaps now and then, so a death costs a bounded wait; who learns of one by other means
 //! calls `reap` at once.
+// Inlined, as in `spsc`.
 mod producer;
 mod shared;
 mod worker;
@@ -60,6 +61,9 @@ pub const SLOTS_MAX: u32 = 1 << 20;
 
 /// Rounds in which a word may change under us. Among honest processes each is somebody's success.
 const ROUNDS_MAX: u32 = 1 << 16;
+
+/// Slots between one that is written or taken and one that is fetched to be.
+const AHEAD: u64 = 4;
 
 /// Who waits looks this often whether somebody has died.
 const REAPED_EVERY: Duration = Duration::from_millis(50);
@@ -412,6 +416,7 @@ impl<T: OneMapping> WorkQueue<T> {
     }
 
     /// Frees a slot in `state`.
+    #[inline(always)]
     fn free(&self, slot: &Slot, state: State) -> bool {
         // Pairs with the Acquire of who takes it next: our last look at the bytes.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
@@ -463,9 +468,9 @@ impl<T: OneMapping> WorkQueue<T> {
     }
 
     /// Has a slot that comes soon, and the first line of its job, come here to be written.
-    #[inline]
+    #[inline(always)]
     fn prefetch(&self, slot: usize) {
-        let slot = if slot < self.slots.len() { slot } else { 0 };
+        let slot = slot % self.slots.len();
         prefetch_to_write(&self.slots[slot].state);
         if let Some(word) = self.words_of(slot).first() {
             prefetch_to_write(word.atomic());
@@ -473,6 +478,7 @@ impl<T: OneMapping> WorkQueue<T> {
     }
 
     /// The words of a slot's job.
+    #[inline(always)]
     fn words_of(&self, slot: usize) -> &[Word] {
         &self.words[slot * self.job_words..(slot + 1) * self.job_words]
     }

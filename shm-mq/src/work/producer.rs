@@ -1,6 +1,6 @@
 //! Sending jobs.
 use super::shared::{Kind, Slot, State};
-use super::{REAPED_EVERY, WorkQueue, due_in};
+use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::Draft as InPlace;
@@ -61,6 +61,7 @@ impl<T: OneMapping> Producer<T> {
     ///
     /// # If a process dies here
     /// The job is in the queue as a whole, or not at all.
+    #[inline(always)]
     pub fn try_send(&mut self, job: &[u8]) -> Result<bool, SendError> {
         let Some(mut draft) = self.reserve(job.len())? else { return Ok(false) };
         draft.copy_from_slice(job);
@@ -104,6 +105,7 @@ impl<T: OneMapping> Producer<T> {
     ///
     /// # If a process dies here
     /// There is no such job; the slot comes back when its owner is reaped.
+    #[inline(always)]
     pub fn reserve(&mut self, len: usize) -> Result<Option<Draft<'_, T>>, SendError> {
         if self.member.check_fork().is_err() {
             return Err(SendError::Forked);
@@ -137,7 +139,7 @@ impl<T: OneMapping> Producer<T> {
                 queue.let_it_be_seen(slot);
             }
             let words = queue.words_of(number);
-            queue.prefetch(number + 1);
+            queue.prefetch(number + AHEAD as usize);
             let bytes = if T::IN_PLACE {
                 // SAFETY: the slot is ours until the draft is gone.
                 Bytes::InPlace(unsafe { InPlace::new(words, 0, len) })
@@ -193,6 +195,7 @@ impl<T: OneMapping> Draft<'_, T> {
     ///
     /// # If a process dies here
     /// The job is in the queue as a whole, or not at all.
+    #[inline(always)]
     pub fn commit(self) {
         let Draft { bytes, len, due, ours } = self;
         // The slot is its parent's.
@@ -228,6 +231,7 @@ impl<T: OneMapping> Drop for Ours<'_, T> {
 impl<T: OneMapping> Deref for Draft<'_, T> {
     type Target = [u8];
 
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         match &self.bytes {
             Bytes::InPlace(draft) => draft,
@@ -237,6 +241,7 @@ impl<T: OneMapping> Deref for Draft<'_, T> {
 }
 
 impl<T: OneMapping> DerefMut for Draft<'_, T> {
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.bytes {
             Bytes::InPlace(draft) => draft,

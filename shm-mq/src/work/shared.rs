@@ -17,7 +17,8 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x01");
 /// | `arrived` | sleeping workers, who makes a job ready | | its own fences | |
 /// | `left` | sleeping producers, who frees a slot | | its own fences | |
 ///
-/// Who sleeps stands beside what those write who look for sleepers: producers `tail`, workers `head`.
+/// Who sleeps stands beside what those write who look for sleepers: producers `tail`, workers
+/// `head`.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
@@ -82,6 +83,7 @@ const _: () = {
 };
 
 impl Shared {
+    #[inline(always)]
     pub(super) fn new(config: &super::WorkConfig) -> Shared {
         Shared {
             magic: AtomicU64::new(MAGIC),
@@ -103,6 +105,7 @@ impl Shared {
 }
 
 impl Slot {
+    #[inline(always)]
     pub(super) fn new() -> Slot {
         Slot {
             state: AtomicU64::new(State::FREE.bits()),
@@ -145,6 +148,7 @@ const KIND_SHIFT: u32 = ATTEMPT_SHIFT + 8;
 impl State {
     pub(super) const FREE: State = State(0);
 
+    #[inline(always)]
     fn new(kind: u64, attempts: u64, step: u64, owner: u64) -> State {
         State(
             kind << KIND_SHIFT
@@ -154,16 +158,18 @@ impl State {
         )
     }
 
+    #[inline(always)]
     pub(super) const fn from_bits(bits: u64) -> State {
         State(bits)
     }
 
+    #[inline(always)]
     pub(super) const fn bits(self) -> u64 {
         self.0
     }
 
     /// `None` where it is nonsense.
-    #[inline]
+    #[inline(always)]
     pub(super) fn kind(self) -> Option<Kind> {
         Some(match self.0 >> KIND_SHIFT {
             0 => Kind::Free,
@@ -175,37 +181,44 @@ impl State {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn is(self, kind: Kind) -> bool {
         self.kind() == Some(kind)
     }
 
+    #[inline(always)]
     pub(super) fn owner(self) -> Option<ParticipantId> {
         ParticipantId::from_bits(self.0 as u32)
     }
 
+    #[inline(always)]
     pub(super) fn step(self) -> u64 {
         self.0 >> OWNER_BITS & STEP_MASK
     }
 
     /// How often it was given to a worker that did not say that it is done.
+    #[inline(always)]
     pub(super) fn attempts(self) -> u64 {
         self.0 >> ATTEMPT_SHIFT & ATTEMPT_MASK
     }
 
     /// Free, for the next job.
+    #[inline(always)]
     pub(super) fn freed(self) -> State {
         State::new(0, 0, self.step().wrapping_add(1), 0)
     }
 
+    #[inline(always)]
     pub(super) fn written_by(self, me: ParticipantId) -> State {
         State::new(1, 0, self.step(), me.to_bits().into())
     }
 
+    #[inline(always)]
     pub(super) fn ready(self) -> State {
         State::new(2, self.attempts(), self.step(), 0)
     }
 
+    #[inline(always)]
     pub(super) fn done_by(self, me: ParticipantId) -> State {
         State::new(3, self.attempts(), self.step(), me.to_bits().into())
     }
@@ -237,23 +250,28 @@ pub(super) struct Front(u64);
 impl Front {
     const BACK_BITS: u32 = 16;
 
+    #[inline(always)]
     pub(super) const fn from_bits(bits: u64) -> Front {
         Front(bits)
     }
 
+    #[inline(always)]
     pub(super) const fn bits(self) -> u64 {
         self.0
     }
 
+    #[inline(always)]
     pub(super) const fn position(self) -> u64 {
         self.0 >> Front::BACK_BITS
     }
 
+    #[inline(always)]
     pub(super) const fn times_back(self) -> u64 {
         self.0 & ((1 << Front::BACK_BITS) - 1)
     }
 
     /// Further on.
+    #[inline(always)]
     pub(super) const fn at(self, position: u64) -> Front {
         Front(position << Front::BACK_BITS | self.times_back())
     }

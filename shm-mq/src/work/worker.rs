@@ -1,6 +1,6 @@
 //! Doing jobs.
 use super::shared::{Front, Kind, Slot, State};
-use super::{REAPED_EVERY, WorkQueue, due_in};
+use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::View;
@@ -84,6 +84,7 @@ impl<T: OneMapping> Worker<T> {
     ///
     /// # If a process dies here
     /// The job is ready, or names its worker, and comes back when that one is reaped.
+    #[inline(always)]
     pub fn try_claim(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
         match self.look()? {
             Found::Job(number, state) => self.job(number, state).map(Some),
@@ -146,6 +147,7 @@ impl<T: OneMapping> Worker<T> {
         Ok(None)
     }
 
+    #[inline(always)]
     fn take(&self, slot: &Slot, state: State) -> bool {
         let doing = state.done_by(self.member.id());
         // Pairs with the Acquire in `WorkQueue::reap`: our seat, so that it sees that we live. The
@@ -155,6 +157,7 @@ impl<T: OneMapping> Worker<T> {
     }
 
     /// Looks for the next job, and takes it.
+    #[inline(always)]
     fn look(&mut self) -> Result<Found, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
         // What lies before the tail that we saw last is as good as any, and costs less.
@@ -168,6 +171,7 @@ impl<T: OneMapping> Worker<T> {
         Ok(in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing(None)))
     }
 
+    #[inline(always)]
     fn front(&self) -> Front {
         // Pairs with the Release in `let_it_be_seen`: the jobs that were brought back.
         Front::from_bits(self.queue.shared.head.load(Ordering::Acquire))
@@ -182,6 +186,7 @@ impl<T: OneMapping> Worker<T> {
 
     /// Looks for a job from `head` on, and takes it; `None` where `head` has come back meanwhile,
     /// so that the job would be out of its turn.
+    #[inline(always)]
     fn look_until(&self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
         let slots = &self.queue.slots;
         let count = slots.len() as u64;
@@ -210,6 +215,9 @@ impl<T: OneMapping> Worker<T> {
                     } else if is_in_turn && self.has_come_back(front) {
                         return None;
                     } else if self.take(slot, state) {
+                        if at + AHEAD < tail {
+                            self.queue.prefetch(number + AHEAD as usize);
+                        }
                         passed += u64::from(is_unbroken);
                         if passed >= front.position() + PASSED {
                             self.pass(front, passed);
@@ -230,6 +238,7 @@ impl<T: OneMapping> Worker<T> {
 
     /// Whether the job of a slot is to be taken at this position. One that was sent since we looked
     /// at the tail is looked at there; what no tail was ever behind is a liar's, and taken.
+    #[inline(always)]
     fn is_of_this_lap(&self, slot: &Slot, at: u64) -> bool {
         let its = slot.at.load(Ordering::Relaxed);
         // Its producer moved the tail before the state said ready, which we have seen.
@@ -238,6 +247,7 @@ impl<T: OneMapping> Worker<T> {
 
     /// Whether somebody brought `head` back since it was `front`. By who has seen a job: he sees
     /// then what its producer had sent before, also where that lies before `front`.
+    #[inline(always)]
     fn has_come_back(&self, front: Front) -> bool {
         let now = Front::from_bits(self.queue.shared.head.load(Ordering::Relaxed));
         now.times_back() != front.times_back()
@@ -267,6 +277,7 @@ impl<T: OneMapping> Worker<T> {
     }
 
     /// Lets `head` pass slots that were looked at since it was `front`.
+    #[inline(always)]
     fn pass(&self, front: Front, to: u64) {
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         let head = &self.queue.shared.head;
@@ -274,6 +285,7 @@ impl<T: OneMapping> Worker<T> {
         let _ = head.compare_exchange(front.bits(), front.at(to).bits(), ok, err);
     }
 
+    #[inline(always)]
     fn job(&mut self, number: usize, state: State) -> Result<Job<'_, T>, ClaimError> {
         let Worker { queue, member, copy, .. } = self;
         let slot = &queue.slots[number];
@@ -319,6 +331,7 @@ struct Held<'w, T: OneMapping> {
 
 impl<'w, T: OneMapping> Job<'w, T> {
     /// Nobody looks at the bytes any more.
+    #[inline(always)]
     fn into_held(self) -> Held<'w, T> {
         self.held
     }
@@ -335,6 +348,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
     ///
     /// # If a process dies here
     /// It is done, or it comes back.
+    #[inline(always)]
     pub fn ack(self) -> Result<(), Lost> {
         let held = self.into_held();
         let is_done = held.is_ours() && held.queue.free(held.slot, held.state);
@@ -377,6 +391,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
 }
 
 impl<T: OneMapping> Held<'_, T> {
+    #[inline(always)]
     fn is_ours(&self) -> bool {
         self.member.check_fork().is_ok()
     }
