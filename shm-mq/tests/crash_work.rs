@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CONFIG: WorkConfig = WorkConfig { attempts_max: 2, ..WorkConfig::new(4, 8) };
+/// Leases that do not end here.
+const LEASED: WorkConfig = WorkConfig { lease_ms: 60_000, ..CONFIG };
 const SEATS: u32 = 4;
 const AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
 
@@ -29,18 +31,22 @@ struct World {
 
 impl World {
     fn empty() -> World {
+        World::of(&CONFIG)
+    }
+
+    fn of(config: &WorkConfig) -> World {
         let (_, mapping) = shared(AT + WorkQueue::bytes_for(&CONFIG));
         // SAFETY: nobody else has the mapping.
         let table = unsafe { Table::create(&mapping, 0, SEATS) }.unwrap();
         let me = table.join().unwrap();
         let world = World { mapping, table, me };
-        world.create();
+        world.create(config);
         world
     }
 
-    fn create(&self) -> WorkQueue {
+    fn create(&self, config: &WorkConfig) -> WorkQueue {
         // SAFETY: nobody has been told of the place.
-        unsafe { WorkQueue::create(&self.mapping, AT, &CONFIG) }.unwrap()
+        unsafe { WorkQueue::create(&self.mapping, AT, config) }.unwrap()
     }
 
     fn queue(&self) -> WorkQueue {
@@ -49,7 +55,15 @@ impl World {
 
     /// With three jobs, the first of which was tried in vain before.
     fn with_jobs() -> World {
-        let world = World::empty();
+        World::with_jobs_of(&CONFIG)
+    }
+
+    fn with_leases() -> World {
+        World::with_jobs_of(&LEASED)
+    }
+
+    fn with_jobs_of(config: &WorkConfig) -> World {
+        let world = World::of(config);
         let queue = world.queue();
         let mut producer = queue.producer(&world.me).unwrap();
         for job in [b"job 0", b"job 1", b"job 2"] {
@@ -131,8 +145,13 @@ impl Scenario for AtWork {
     }
 
     /// The queue alone: the table names processes. And so do states, in their lower half.
+    /// All but the times at which leases end.
     fn image(&self, world: &World) -> Vec<u8> {
-        words_from(&world.mapping, AT)
+        let mut bytes = words_from(&world.mapping, AT);
+        for slot in bytes[384..].chunks_mut(64).take(CONFIG.slots as usize) {
+            slot[16..21].fill(0);
+        }
+        bytes
     }
 
     fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
@@ -175,7 +194,7 @@ fn send(_: &World, doomed: &mut Doomed, notes: &Notes) {
     drop(doomed.producer.reserve(5).unwrap());
     let mut draft = doomed.producer.reserve(5).unwrap().unwrap();
     draft.copy_from_slice(b"job 1");
-    draft.commit();
+    draft.commit().unwrap();
     notes.count(SENT);
     doomed.producer.send(b"job 2", None).unwrap();
     notes.count(SENT);
@@ -254,6 +273,28 @@ fn a_worker_may_die_anywhere() {
     Run::new(&scenario).nested().passes();
 }
 
+fn extend(_: &World, doomed: &mut Doomed, notes: &Notes) {
+    let worker = &mut doomed.worker;
+    drop(worker.try_claim().unwrap());
+    let mut job = worker.try_claim().unwrap().unwrap();
+    job.extend(Duration::from_secs(90)).unwrap();
+    job.ack().unwrap();
+    notes.count(ACKED);
+}
+
+#[test]
+fn a_worker_with_a_lease_may_die_anywhere() {
+    let scenario = AtWork {
+        name: "claim, extend, acknowledge",
+        operations: &["shm_mq::work::Job::extend"],
+        world: World::with_leases,
+        operate: extend,
+        check: was_done,
+    };
+    Run::new(&scenario).kill().passes();
+    Run::new(&scenario).fork().passes();
+}
+
 /// One has died with a job in its hands, and a slot that it was writing to.
 fn with_a_dead_one() -> World {
     let world = World::with_jobs();
@@ -289,10 +330,10 @@ fn a_creator_may_die_anywhere() {
         name: "create",
         operations: &["shm_mq::work::WorkQueue::create"],
         world: World::empty,
-        operate: |world, _, _| drop(world.create()),
+        operate: |world, _, _| drop(world.create(&CONFIG)),
         // Nobody was told of the place: whoever owns the memory makes it again.
         check: |world, _| {
-            world.create();
+            world.create(&CONFIG);
             world.rest().map(drop)
         },
     };

@@ -84,7 +84,7 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
         trials.call(seed, "send", || producer.send(b"soon", soon()));
         trials.call(seed, "reserve", || {
             if let Ok(Some(draft)) = producer.reserve(9) {
-                draft.delay(Duration::MAX).commit();
+                draft.delay(Duration::MAX).commit().unwrap();
             }
         });
         trials.call(seed, "withdraw", || producer.reserve(9).map(|draft| draft.is_some()));

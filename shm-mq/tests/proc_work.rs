@@ -5,7 +5,7 @@ use dsm::backend::{self, Backend, Place};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_mq::work::{AttachError, ClaimError, SendError, WorkConfig, WorkQueue};
+use shm_mq::work::{AttachError, ClaimError, Lost, SendError, WorkConfig, WorkQueue};
 use shm_testkit::child::{Child, tell_parent};
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
@@ -37,13 +37,17 @@ struct World {
 
 impl World {
     fn create() -> World {
+        World::with(&CONFIG)
+    }
+
+    fn with(config: &WorkConfig) -> World {
         let name = shm_testkit::unique::name("work");
         let size = WORDS_AT + 8 * WORDS;
         let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
         // SAFETY: nobody else has the name.
         unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
         // SAFETY: as above, and the table ends before.
-        unsafe { WorkQueue::create(object.mapping(), QUEUE_AT, &CONFIG) }.unwrap();
+        unsafe { WorkQueue::create(object.mapping(), QUEUE_AT, config) }.unwrap();
         World::of(name, object.mapping().clone(), true)
     }
 
@@ -125,7 +129,7 @@ fn writes(args: &[String]) {
     std::thread::sleep(LIMIT);
 }
 
-shm_testkit::children! { produces, works, holds, writes }
+shm_testkit::children! { produces, works, holds, writes, is_slow }
 
 fn spawn(function: &str, world: &World, who: u64) -> Child {
     Child::spawn(function, &[&world.name, &who.to_string()])
@@ -210,6 +214,44 @@ fn what_the_dead_had_comes_back() {
         assert_eq!((&*job, job.attempts()), (&b"first"[..], 1));
         job.ack().unwrap();
         world.queue.reap(&world.me);
+        assert_eq!(world.queue.status().free, CONFIG.slots);
+    });
+}
+
+/// Takes a job, and says whether it could acknowledge it in the end.
+fn is_slow(args: &[String]) {
+    let world = World::attach(args);
+    let mut worker = world.queue.worker(&world.me).unwrap();
+    let mut job = worker.claim(None).unwrap();
+    tell_parent("holds");
+    std::thread::sleep(Duration::from_millis(20));
+    let lost = (job.extend(Duration::from_secs(1)), job.ack());
+    tell_parent(if lost == (Err(Lost), Err(Lost)) { "lost" } else { "kept" });
+}
+
+#[test]
+fn who_is_stopped_loses_his_lease() {
+    const LEASE: Duration = Duration::from_millis(100);
+    let world = World::with(&WorkConfig { lease_ms: LEASE.as_millis() as u64, ..CONFIG });
+    within(LIMIT, move || {
+        let mut producer = world.queue.producer(&world.me).unwrap();
+        let mut worker = world.queue.worker(&world.me).unwrap();
+        producer.send(b"first", None).unwrap();
+        let mut slow = spawn("is_slow", &world, 0);
+        assert_eq!(slow.hear(LIMIT), "holds");
+        slow.stop();
+        // Who waits looks for leases that have ended.
+        let mut job = worker.claim(None).unwrap();
+        assert_eq!((&*job, job.attempts()), (&b"first"[..], 1));
+        for _ in 0..5 {
+            job.extend(LEASE).unwrap();
+            std::thread::sleep(LEASE / 4);
+            assert_eq!(world.queue.reap(&world.me), 0, "it was extended");
+        }
+        slow.cont();
+        assert_eq!(slow.hear(LIMIT), "lost");
+        job.extend(LEASE).unwrap();
+        job.ack().unwrap();
         assert_eq!(world.queue.status().free, CONFIG.slots);
     });
 }

@@ -52,7 +52,7 @@ fn produce(world: &World, who: u64) {
                 1 => producer.reserve(8).map(|draft| {
                     draft.is_some_and(|mut draft| {
                         draft.copy_from_slice(&job);
-                        draft.delay(Duration::from_millis(1)).commit();
+                        draft.delay(Duration::from_millis(1)).commit().unwrap();
                         true
                     })
                 }),

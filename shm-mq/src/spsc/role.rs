@@ -140,10 +140,11 @@ impl Peer {
         let word = self.shared.role(self.side);
         // Pairs with the Releases in `take` and `leave`: what it wrote to its seat, and did last.
         let bits = word.load(Ordering::Acquire);
-        let id = match Seat::from_bits(bits) {
-            Seat::Free => return None,
-            Seat::Left(_) => return Some(Missing::Detached),
-            Seat::Given(id) | Seat::Open(id) => id,
+        let state = Seat::from_bits(bits);
+        let (Seat::Given(id) | Seat::Open(id)) = state else {
+            // Nobody is to be watched: who sleeps now looks again soon.
+            self.watch = None;
+            return matches!(state, Seat::Left(_)).then_some(Missing::Detached);
         };
         let member = &self.member;
         if self.watch.as_ref().is_none_or(|watch| watch.peer() != id) {

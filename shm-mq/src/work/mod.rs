@@ -13,7 +13,9 @@
 //! A job is written once, in place, in a slot; then it changes hands by one compare-and-swap of the
 //! slot's state, which names the new owner. So there is no moment at which a job is nobody's and
 //! cannot be found: `tail` and `head` only say where to look, and anybody sets them right. A
-//! stopped process keeps its own slots, and nothing else: others pass them.
+//! stopped process keeps its own slots, and nothing else: others pass them. Where the queue has
+//! leases, whoever reaps takes its job away when the time is over (`Due` in `shared.rs`); jobs are
+//! copied then, since who has lost one may still be reading it.
 //!
 //! Producers take the first free slot from `tail` on, workers the first ready one from `head` on,
 //! so of two jobs the one that was sent before the other was begun is given out first. A job that
@@ -43,7 +45,7 @@ pub use producer::{Draft, Producer, SendError};
 pub use worker::{ClaimError, Job, Lost, Worker};
 
 use crate::stream::OneMapping;
-use shared::{Front, Kind, MAGIC, Shared, Slot, State};
+use shared::{Due, Front, Kind, MAGIC, Shared, Slot, State};
 use shm_core::BadPtr;
 use shm_core::bytes::{WORD_BYTES, Word};
 use shm_core::futex::now_ms;
@@ -80,12 +82,16 @@ pub struct WorkConfig {
     pub attempts_max: u8,
     /// What the jobs are: who attaches is to know the same. 0: bytes.
     pub fingerprint: u64,
+    /// A worker that has not said so many milliseconds after it took a job that it is done, or
+    /// that it [needs longer](Job::extend), loses it: it comes back, with one attempt more. 0: only
+    /// death takes a job away. With leases, jobs are copied.
+    pub lease_ms: u64,
 }
 
 impl WorkConfig {
     /// For `slots` jobs of up to `job_bytes`, each tried three times.
     pub const fn new(slots: u32, job_bytes: u64) -> WorkConfig {
-        WorkConfig { slots, job_bytes, attempts_max: 3, fingerprint: 0 }
+        WorkConfig { slots, job_bytes, attempts_max: 3, fingerprint: 0, lease_ms: 0 }
     }
 }
 
@@ -154,12 +160,13 @@ pub struct WorkQueue<T: OneMapping = Crashing> {
     slots: MappedSlice<Slot>,
     words: MappedSlice<Word>,
     attempts_max: u64,
+    lease_ms: u64,
     job_words: usize,
     job_bytes: usize,
     level: PhantomData<T>,
 }
 
-/// What [`Slot::due`] says of a job that is not to be given out before `delay` has passed.
+/// When `delay` has passed, in milliseconds of the clock; 0: at once.
 fn due_in(delay: Duration) -> u64 {
     match u64::try_from(delay.as_millis()) {
         _ if delay.is_zero() => 0,
@@ -291,10 +298,11 @@ impl WorkQueue {
         let words = MappedSlice::new(m, words_at, count * words_for(job_bytes));
         let words = words.map_err(|_| AttachError::Corrupt)?;
         Ok(WorkQueue {
-            shared,
             slots,
             words,
             attempts_max,
+            lease_ms: shared.lease.load(Ordering::Relaxed),
+            shared,
             job_words: words_for(job_bytes) as usize,
             job_bytes: job_bytes as usize,
             level: PhantomData,
@@ -318,6 +326,7 @@ impl<T: OneMapping> WorkQueue<T> {
             slots: self.slots.clone(),
             words: self.words.clone(),
             attempts_max: self.attempts_max,
+            lease_ms: self.lease_ms,
             job_words: self.job_words,
             job_bytes: self.job_bytes,
             level: PhantomData,
@@ -376,7 +385,7 @@ impl<T: OneMapping> WorkQueue<T> {
     }
 
     /// Takes back what the dead have: what they were writing vanishes, what they were doing is
-    /// ready again, or dead. How many slots.
+    /// ready again, or dead, as is that whose lease has ended. How many slots.
     ///
     /// Who waits does so itself, every 50 ms; a supervisor that learns of a death calls it at once.
     ///
@@ -402,6 +411,9 @@ impl<T: OneMapping> WorkQueue<T> {
                 (Some(Kind::Doing), Some(owner)) if is_dead(owner) => {
                     reaped += usize::from(self.bring_back(slot, state));
                 }
+                (Some(Kind::Doing), _) if self.lease_ends(slot, state) => {
+                    reaped += usize::from(self.bring_back(slot, state));
+                }
                 (Some(Kind::Ready), _) => {
                     // One that somebody brought back who died at it.
                     let front = Front::from_bits(self.shared.head.load(Ordering::Relaxed));
@@ -413,6 +425,56 @@ impl<T: OneMapping> WorkQueue<T> {
             }
         }
         reaped
+    }
+
+    /// Whether bytes are moved where they lie. Who has lost his lease may still read them.
+    fn moves_in_place(&self) -> bool {
+        T::IN_PLACE && self.lease_ms == 0
+    }
+
+    /// The lease of who takes a job now in this `state`.
+    fn lease(&self, state: State) -> Due {
+        Due::new(state, now_ms().saturating_add(self.lease_ms))
+    }
+
+    /// The time of a job that was just taken: the end of its lease, if there are leases.
+    #[inline(always)]
+    fn begin_lease(&self, slot: &Slot, state: State) -> Due {
+        let seen = slot.due.load(Ordering::Relaxed);
+        if self.lease_ms == 0 || Due::from_bits(seen).of(state).is_some() {
+            return Due::from_bits(seen);
+        }
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let lease = self.lease(state);
+        let set = slot.due.compare_exchange(seen, lease.bits(), ok, err);
+        set.map_or_else(Due::from_bits, |_| lease)
+    }
+
+    /// Whether a job is still the one in this `state`, after its bytes were read.
+    fn is_still(&self, slot: &Slot, state: State) -> bool {
+        // Pairs with the Acquire in `Producer::reserve`: what we have read, before that is written
+        // over.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        slot.state.compare_exchange(state.bits(), state.bits(), ok, err).is_ok()
+    }
+
+    /// Whether the lease of a job that is being done in `state` has ended. It begins here where its
+    /// worker has not come to say so.
+    fn lease_ends(&self, slot: &Slot, state: State) -> bool {
+        if self.lease_ms == 0 {
+            return false;
+        }
+        let seen = slot.due.load(Ordering::Relaxed);
+        match Due::from_bits(seen).of(state) {
+            // In a model no time passes, or any.
+            Some(end) => end <= now_ms() || cfg!(any(shm_loom, shm_explore)),
+            None => {
+                let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+                // Fails where somebody else has said so.
+                let _ = slot.due.compare_exchange(seen, self.lease(state).bits(), ok, err);
+                false
+            }
+        }
     }
 
     /// Frees a slot in `state`.
@@ -437,7 +499,6 @@ impl<T: OneMapping> WorkQueue<T> {
 
     /// Makes the job of a slot that somebody was doing ready, as if it had never been tried.
     fn set_ready(&self, slot: &Slot, state: State) -> bool {
-        slot.due.store(0, Ordering::Relaxed);
         self.give_back(slot, state, state.anew())
     }
 

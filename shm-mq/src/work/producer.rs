@@ -1,9 +1,9 @@
 //! Sending jobs.
-use super::shared::{Kind, Slot, State};
+use super::shared::{Due, Kind, Slot, State};
 use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
-use shm_core::bytes::Draft as InPlace;
+use shm_core::bytes::{Draft as InPlace, relaxed};
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -65,7 +65,7 @@ impl<T: OneMapping> Producer<T> {
     pub fn try_send(&mut self, job: &[u8]) -> Result<bool, SendError> {
         let Some(mut draft) = self.reserve(job.len())? else { return Ok(false) };
         draft.copy_from_slice(job);
-        draft.commit();
+        draft.commit()?;
         Ok(true)
     }
 
@@ -140,7 +140,7 @@ impl<T: OneMapping> Producer<T> {
             }
             let words = queue.words_of(number);
             queue.prefetch(number + AHEAD as usize);
-            let bytes = if T::IN_PLACE {
+            let bytes = if queue.moves_in_place() {
                 // SAFETY: the slot is ours until the draft is gone.
                 Bytes::InPlace(unsafe { InPlace::new(words, 0, len) })
             } else {
@@ -171,7 +171,7 @@ pub struct Draft<'p, T: OneMapping = Crashing> {
 
 enum Bytes<'p> {
     InPlace(InPlace<'p>),
-    /// Among peers that may write anywhere.
+    /// Among peers that may access them any time.
     Private(Vec<u8>),
 }
 
@@ -193,28 +193,29 @@ impl<T: OneMapping> Draft<'_, T> {
 
     /// Sends the job.
     ///
+    /// # Errors
+    /// [`SendError::Forked`]: the slot is the parent's.
+    ///
     /// # If a process dies here
     /// The job is in the queue as a whole, or not at all.
     #[inline(always)]
-    pub fn commit(self) {
+    pub fn commit(self) -> Result<(), SendError> {
         let Draft { bytes, len, due, ours } = self;
         // The slot is its parent's.
         if ours.member.check_fork().is_err() {
-            return;
+            return Err(SendError::Forked);
         }
         match bytes {
             Bytes::InPlace(draft) => draft.finish(),
-            Bytes::Private(bytes) => {
-                // SAFETY: the slot is ours.
-                unsafe { T::copy_in(ours.queue.words_of(ours.number), 0, &bytes) }
-            }
+            Bytes::Private(bytes) => relaxed::copy_in(ours.queue.words_of(ours.number), 0, &bytes),
         }
         ours.slot.len.store(len as u64, Ordering::Relaxed);
-        ours.slot.due.store(due, Ordering::Relaxed);
+        ours.slot.due.store(Due::new(ours.state.ready(), due).bits(), Ordering::Relaxed);
         // Pairs with the Acquire in `Worker::look`: the bytes, and the words beside.
         ours.slot.state.store(ours.state.ready().bits(), Ordering::Release);
         ours.queue.shared.arrived.notify();
         std::mem::forget(ours);
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x01");
 ///
 /// | word | written by | read by | ordered by | may be stale |
 /// | --- | --- | --- | --- | --- |
-/// | `magic` … `fingerprint` | the creator, before anyone has the offset | who attaches | whatever handed the offset over | no |
+/// | `magic` … `lease` | the creator, before anyone has the offset | who attaches | whatever handed the offset over | no |
 /// | `tail` | who has taken a slot: only upwards | producers, workers | Release / Acquire on itself: the state of the slots before it | too low: a producer then brings `head` back to its place |
 /// | `head` | see [`Front`] | workers | itself: no job stands before it, but those whose owner is not done with bringing it back | too low |
 /// | `arrived` | sleeping workers, who makes a job ready | | its own fences | |
@@ -27,7 +27,8 @@ pub(super) struct Shared {
     pub(super) job_bytes: AtomicU64,
     pub(super) attempts_max: AtomicU64,
     pub(super) fingerprint: AtomicU64,
-    pad_0: Reserved<11>,
+    pub(super) lease: AtomicU64,
+    pad_0: Reserved<10>,
     pub(super) tail: AtomicU64,
     pub(super) arrived: EventCount,
     pad_1: AtomicU32,
@@ -44,7 +45,7 @@ pub(super) struct Shared {
 /// | --- | --- | --- | --- |
 /// | `state` | see [`State`]: by one compare-and-swap, or by the owner it names | all | Release / Acquire on itself: the job's bytes and the other words |
 /// | `len` | the producer that owns it | who owns it later | `state` |
-/// | `due` | the producer that owns it; who gives it back | who looks for a job | `state`; milliseconds of the monotonic clock, 0: at once |
+/// | `due` | the producer that owns it; who gives it back; of a lease, whoever finds none | who looks for a job, reapers | itself: see [`Due`] |
 /// | `at` | the producer that owns it | who looks for a job | `state`: the position at which it was taken |
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -62,6 +63,7 @@ shm_sync!(Shared {
     job_bytes,
     attempts_max,
     fingerprint,
+    lease,
     pad_0,
     tail,
     arrived,
@@ -91,6 +93,7 @@ impl Shared {
             job_bytes: AtomicU64::new(config.job_bytes),
             attempts_max: AtomicU64::new(config.attempts_max.into()),
             fingerprint: AtomicU64::new(config.fingerprint),
+            lease: AtomicU64::new(config.lease_ms),
             pad_0: Reserved::new(),
             tail: AtomicU64::new(0),
             arrived: EventCount::new(),
@@ -239,6 +242,41 @@ impl State {
     }
 }
 
+/// What stands in [`Slot::due`]: last bits of the state's step 21 | being done 1 | milliseconds of
+/// the monotonic clock 42. It counts only beside a state of that step, and that kind: a ready job
+/// is given out to nobody before, and one that is being done comes back then, if the queue has
+/// leases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Due(u64);
+
+impl Due {
+    const MS_BITS: u32 = 64 - STEP_BITS - 1;
+
+    fn tag(state: State) -> u64 {
+        state.step() << 1 | u64::from(state.is(Kind::Doing))
+    }
+
+    pub(super) fn new(state: State, ms: u64) -> Due {
+        let most = (1 << Due::MS_BITS) - 1;
+        Due(Due::tag(state) << Due::MS_BITS | ms.min(most))
+    }
+
+    pub(super) const fn from_bits(bits: u64) -> Due {
+        Due(bits)
+    }
+
+    pub(super) const fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The time, if it is one of this state.
+    #[inline(always)]
+    pub(super) fn of(self, state: State) -> Option<u64> {
+        let is_its = self.0 >> Due::MS_BITS == Due::tag(state);
+        is_its.then_some(self.0 & ((1 << Due::MS_BITS) - 1))
+    }
+}
+
 /// What stands in [`Shared::head`]: position 48 bits | times that somebody brought a job back 16.
 ///
 /// Workers let it pass slots that have no job and will not have the one that they look at; who
@@ -302,6 +340,16 @@ mod tests {
         assert_eq!(again.done_by(me).freed().step(), 2);
         assert_eq!(State::from_bits(u64::MAX).kind(), None);
         assert_eq!(State::from_bits(u64::MAX).freed().step(), 0, "it begins anew");
+    }
+
+    #[test]
+    fn a_time_counts_for_its_state_only() {
+        let me = ParticipantId::from_bits(7).unwrap();
+        let ready = State::FREE.written_by(me).ready();
+        let doing = ready.done_by(me);
+        let due = Due::new(doing, 1000);
+        assert_eq!([due.of(doing), due.of(ready), due.of(doing.again())], [Some(1000), None, None]);
+        assert_eq!(Due::new(ready, u64::MAX).of(ready), Some((1 << 42) - 1));
     }
 
     #[test]

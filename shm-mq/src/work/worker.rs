@@ -1,9 +1,9 @@
 //! Doing jobs.
-use super::shared::{Front, Kind, Slot, State};
+use super::shared::{Due, Front, Kind, Slot, State};
 use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
-use shm_core::bytes::View;
+use shm_core::bytes::{View, relaxed};
 use shm_core::futex::now_ms;
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
@@ -33,7 +33,7 @@ pub enum ClaimError {
     Forked,
 }
 
-/// The job is not the caller's any more: it was taken for dead, or it is a forked child.
+/// The job is not the caller's any more: its lease has ended, or it is a forked child.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the job is not this worker's any more")]
 pub struct Lost;
@@ -47,6 +47,8 @@ pub struct Worker<T: OneMapping = Crashing> {
     member: Arc<Member>,
     /// As it was when we looked at it last.
     tail: u64,
+    /// The slot at which the next look for dead jobs begins.
+    next_dead: usize,
     /// A job, where it is not lent where it lies.
     copy: Vec<u8>,
     not_sync: PhantomData<Cell<()>>,
@@ -60,6 +62,14 @@ enum Found {
     Nothing(Option<u64>),
 }
 
+/// A job that is ours, and was looked at.
+struct Claimed {
+    number: usize,
+    state: State,
+    due: Due,
+    len: usize,
+}
+
 /// So often a look begins anew; each time somebody sent a job or brought one back. Then it takes
 /// what it finds, be it out of its turn.
 const LOOKS_MAX: u32 = 64;
@@ -69,7 +79,8 @@ const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
 
 impl<T: OneMapping> Worker<T> {
     pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Worker<T> {
-        Worker { queue, member, tail: 0, copy: Vec::new(), not_sync: PhantomData }
+        let (tail, next_dead, copy) = (0, 0, Vec::new());
+        Worker { queue, member, tail, next_dead, copy, not_sync: PhantomData }
     }
 
     /// The queue it works for.
@@ -87,8 +98,8 @@ impl<T: OneMapping> Worker<T> {
     #[inline(always)]
     pub fn try_claim(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
         match self.look()? {
-            Found::Job(number, state) => self.job(number, state).map(Some),
-            Found::Nothing(_) => Ok(None),
+            Ok(claimed) => Ok(Some(self.job(claimed))),
+            Err(_) => Ok(None),
         }
     }
 
@@ -101,10 +112,10 @@ impl<T: OneMapping> Worker<T> {
     /// As in [`try_claim`](Worker::try_claim).
     pub fn claim(&mut self, deadline: Option<Instant>) -> Result<Job<'_, T>, ClaimError> {
         let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        let (number, state) = loop {
+        let claimed = loop {
             let due = match self.look()? {
-                Found::Job(number, state) => break (number, state),
-                Found::Nothing(due) => due,
+                Ok(claimed) => break claimed,
+                Err(due) => due,
             };
             if is_over {
                 return Err(ClaimError::TimedOut);
@@ -123,7 +134,7 @@ impl<T: OneMapping> Worker<T> {
                 ticket = Some(bed.prepare());
             }
         };
-        self.job(number, state)
+        Ok(self.job(claimed))
     }
 
     /// Takes a dead job, to look at it: [`ack`](Job::ack) takes it away,
@@ -136,39 +147,85 @@ impl<T: OneMapping> Worker<T> {
     /// The job is dead still, once its owner is reaped.
     pub fn try_claim_dead(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
-        for number in 0..self.queue.slots.len() {
+        for _ in 0..self.queue.slots.len() {
+            let number = self.next_dead % self.queue.slots.len();
+            self.next_dead = number + 1;
             let slot = &self.queue.slots[number];
             // Pairs with the Releases of all who set states: the bytes.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
-            if state.is(Kind::Dead) && self.take(slot, state) {
-                return self.job(number, state.done_by(self.member.id())).map(Some);
+            if state.is(Kind::Dead)
+                && let Some(state) = self.take(slot, state)
+                && let Some(claimed) = self.fetch(number, state)?
+            {
+                return Ok(Some(self.job(claimed)));
             }
         }
         Ok(None)
     }
 
     #[inline(always)]
-    fn take(&self, slot: &Slot, state: State) -> bool {
+    fn take(&self, slot: &Slot, state: State) -> Option<State> {
         let doing = state.done_by(self.member.id());
         // Pairs with the Acquire in `WorkQueue::reap`: our seat, so that it sees that we live. The
         // Acquire was the load's.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        slot.state.compare_exchange(state.bits(), doing.bits(), ok, err).is_ok()
+        let taken = slot.state.compare_exchange(state.bits(), doing.bits(), ok, err);
+        taken.is_ok().then_some(doing)
     }
 
-    /// Looks for the next job, and takes it.
+    /// Looks at the job of a slot that we have taken; `None` where we have lost it already.
     #[inline(always)]
-    fn look(&mut self) -> Result<Found, ClaimError> {
+    fn fetch(&mut self, number: usize, state: State) -> Result<Option<Claimed>, ClaimError> {
+        let Worker { queue, copy, .. } = self;
+        let slot = &queue.slots[number];
+        let due = queue.begin_lease(slot, state);
+        let len = slot.len.load(Ordering::Relaxed);
+        if len > queue.job_bytes as u64 {
+            return if queue.free(slot, state) {
+                Err(ClaimError::Corrupt { len })
+            } else {
+                Ok(None)
+            };
+        }
+        let len = len as usize;
+        if !queue.moves_in_place() {
+            copy.clear();
+            copy.resize(len, 0);
+            relaxed::copy_out(queue.words_of(number), 0, copy);
+        }
+        let is_ours = queue.lease_ms == 0 || queue.is_still(slot, state);
+        Ok(is_ours.then_some(Claimed { number, state, due, len }))
+    }
+
+    /// Looks for the next job, and takes it; or when one is due, in milliseconds of the clock.
+    #[inline(always)]
+    fn look(&mut self) -> Result<Result<Claimed, Option<u64>>, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
+        // A lease that ends at once is another one's job.
+        for _ in 0..LOOKS_MAX {
+            match self.find() {
+                Found::Nothing(due) => return Ok(Err(due)),
+                Found::Job(number, state) => {
+                    if let Some(claimed) = self.fetch(number, state)? {
+                        return Ok(Ok(claimed));
+                    }
+                }
+            }
+        }
+        Ok(Err(None))
+    }
+
+    #[inline(always)]
+    fn find(&mut self) -> Found {
         // What lies before the tail that we saw last is as good as any, and costs less.
         let front = self.front();
         if front.position() < self.tail
             && let Some(Found::Job(number, state)) = self.look_until(self.tail, front, true)
         {
-            return Ok(Found::Job(number, state));
+            return Found::Job(number, state);
         }
         let in_turn = (0..LOOKS_MAX).find_map(|_| self.look_anew(true));
-        Ok(in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing(None)))
+        in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing(None))
     }
 
     #[inline(always)]
@@ -208,13 +265,13 @@ impl<T: OneMapping> Worker<T> {
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             match state.kind() {
                 Some(Kind::Ready) if self.is_of_this_lap(slot, at) => {
-                    let due = slot.due.load(Ordering::Relaxed);
+                    let due = due_of(slot, state);
                     if due != 0 && due > *now.get_or_insert_with(now_ms) {
                         due_next = Some(due_next.map_or(due, |next: u64| next.min(due)));
                         is_unbroken = false;
                     } else if is_in_turn && self.has_come_back(front) {
                         return None;
-                    } else if self.take(slot, state) {
+                    } else if let Some(doing) = self.take(slot, state) {
                         if at + AHEAD < tail {
                             self.queue.prefetch(number + AHEAD as usize);
                         }
@@ -222,7 +279,7 @@ impl<T: OneMapping> Worker<T> {
                         if passed >= front.position() + PASSED {
                             self.pass(front, passed);
                         }
-                        return Some(Found::Job(number, state.done_by(self.member.id())));
+                        return Some(Found::Job(number, doing));
                     }
                 }
                 Some(Kind::Writing) => is_unbroken = false,
@@ -261,7 +318,7 @@ impl<T: OneMapping> Worker<T> {
             let ready = slots.iter().enumerate().filter_map(|(number, slot)| {
                 // Pairs with the Releases of all who set states, as in `look`.
                 let state = State::from_bits(slot.state.load(Ordering::Acquire));
-                let (at, due) = (slot.at.load(Ordering::Relaxed), slot.due.load(Ordering::Relaxed));
+                let (at, due) = (slot.at.load(Ordering::Relaxed), due_of(slot, state));
                 let is_one = state.is(Kind::Ready) && at < lap && (due == 0 || due <= now_ms());
                 is_one.then_some((at, number, state))
             });
@@ -269,8 +326,8 @@ impl<T: OneMapping> Worker<T> {
             if in_turn.is_some_and(|front| self.has_come_back(front)) {
                 return None;
             }
-            if self.take(&slots[number], state) {
-                return Some(Found::Job(number, state.done_by(self.member.id())));
+            if let Some(doing) = self.take(&slots[number], state) {
+                return Some(Found::Job(number, doing));
             }
         }
         None
@@ -286,27 +343,24 @@ impl<T: OneMapping> Worker<T> {
     }
 
     #[inline(always)]
-    fn job(&mut self, number: usize, state: State) -> Result<Job<'_, T>, ClaimError> {
+    fn job(&mut self, claimed: Claimed) -> Job<'_, T> {
+        let Claimed { number, state, due, len } = claimed;
         let Worker { queue, member, copy, .. } = self;
-        let slot = &queue.slots[number];
-        let len = slot.len.load(Ordering::Relaxed);
-        if len > queue.job_bytes as u64 {
-            queue.free(slot, state);
-            return Err(ClaimError::Corrupt { len });
-        }
-        let held = Held { queue, slot, state, member };
-        let (words, len) = (queue.words_of(number), len as usize);
-        let bytes = if T::IN_PLACE {
+        let held = Held { queue, slot: &queue.slots[number], state, due, member };
+        let bytes = if queue.moves_in_place() {
             // SAFETY: the slot is ours until `Held` gives it back, after the view.
-            unsafe { View::new(words, 0, len) }
+            unsafe { View::new(queue.words_of(number), 0, len) }
         } else {
-            copy.clear();
-            // SAFETY: the slot is ours.
-            unsafe { T::append(words, 0, len, copy) };
             View::from(copy.as_slice())
         };
-        Ok(Job { bytes, held })
+        Job { bytes, held }
     }
+}
+
+/// When a job is due that is ready in this `state`; 0: at once.
+#[inline(always)]
+fn due_of(slot: &Slot, state: State) -> u64 {
+    Due::from_bits(slot.due.load(Ordering::Relaxed)).of(state).unwrap_or(0)
 }
 
 impl<T: OneMapping> fmt::Debug for Worker<T> {
@@ -326,6 +380,7 @@ struct Held<'w, T: OneMapping> {
     queue: &'w WorkQueue<T>,
     slot: &'w Slot,
     state: State,
+    due: Due,
     member: &'w Member,
 }
 
@@ -356,6 +411,26 @@ impl<'w, T: OneMapping> Job<'w, T> {
         if is_done { Ok(()) } else { Err(Lost) }
     }
 
+    /// It needs longer: its lease ends in `by`, where the queue has leases.
+    ///
+    /// # Errors
+    /// [`Lost`]: the lease has ended.
+    ///
+    /// # If a process dies here
+    /// The job comes back.
+    pub fn extend(&mut self, by: Duration) -> Result<(), Lost> {
+        let held = &mut self.held;
+        if held.queue.lease_ms == 0 {
+            return if held.is_ours() { Ok(()) } else { Err(Lost) };
+        }
+        let end = due_in(by);
+        let is_extended = held.is_ours()
+            && held.due.of(held.state).is_some_and(|end| end > now_ms())
+            && held.sets_due(Due::new(held.state, end))
+            && held.queue.is_still(held.slot, held.state);
+        if is_extended { Ok(()) } else { Err(Lost) }
+    }
+
     /// It is to be tried again, after `delay`; it is before all others then, or dead, if this was
     /// the last attempt.
     ///
@@ -365,11 +440,12 @@ impl<'w, T: OneMapping> Job<'w, T> {
     /// # If a process dies here
     /// It comes back.
     pub fn nack(self, delay: Duration) -> Result<(), Lost> {
-        let held = self.into_held();
+        let mut held = self.into_held();
         let due = due_in(delay);
         let is_back = held.is_ours() && {
-            held.slot.due.store(due, Ordering::Relaxed);
-            held.queue.bring_back(held.slot, held.state)
+            held.sets_due(Due::new(held.state.again(), due)) && {
+                held.queue.bring_back(held.slot, held.state)
+            }
         };
         std::mem::forget(held);
         if is_back { Ok(()) } else { Err(Lost) }
@@ -394,6 +470,15 @@ impl<T: OneMapping> Held<'_, T> {
     #[inline(always)]
     fn is_ours(&self) -> bool {
         self.member.check_fork().is_ok()
+    }
+
+    /// Changes the slot's time, unless somebody else has: who loses his lease at this moment
+    /// changes no time of the next one's.
+    fn sets_due(&mut self, due: Due) -> bool {
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let is_set = self.slot.due.compare_exchange(self.due.bits(), due.bits(), ok, err).is_ok();
+        self.due = if is_set { due } else { self.due };
+        is_set
     }
 }
 
