@@ -441,6 +441,27 @@ fn finds_a_death_that_was_guessed() {
     });
 }
 
+/// Somebody comes and takes the sender's role. So does another, who came before: one of them has it,
+/// and the other one sees that he lives.
+fn two_come() {
+    let (table, queue) = table_and_queue(2);
+    become_process(SENDER);
+    let me = table.join().unwrap();
+    let theirs = queue.clone();
+    let comes = spawn(move || {
+        become_process(HEIR);
+        let me = table.join().unwrap();
+        let sender = theirs.sender(&me);
+        let has_it = sender.is_ok();
+        std::mem::forget((sender, me));
+        has_it
+    });
+    let sender = queue.sender(&me);
+    let has_it = sender.is_ok();
+    std::mem::forget(sender);
+    assert!(comes.join().unwrap() != has_it, "both have it, or nobody");
+}
+
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["shm-mq/src/spsc/"], || {
@@ -448,8 +469,9 @@ fn every_ordering_matters() {
         model::check(comes_and_goes);
         model::check(sender_is_followed);
         model::check(receiver_is_followed);
+        model::check(two_come);
     });
-    assert_eq!(found, 8, "a header, a position, and a role, which is taken, left and looked at");
+    assert_eq!(found, 9, "a header, a position, and a role, which is taken, left and looked at");
 }
 
 /// A mistake in a queue of two lines.

@@ -325,14 +325,16 @@ fn a_sleeping_sender_is_woken_by_the_receivers_death() {
     let world = World::create("spsc_sleep", 128);
     let mut sender = world.sender();
     let mut child = world.spawn_attached("receives_nothing");
-    sender.send(b"first").unwrap();
-    let end = killed_soon(&mut child, || sender.send(b"second"));
+    // Two of them do not fit.
+    let [first, second] = [[1; 56], [2; 56]];
+    sender.send(&first).unwrap();
+    let end = killed_soon(&mut child, || sender.send(&second));
     assert_eq!(end, Err(SendError::PeerDied));
     let mut receiver = world.receiver();
     assert_eq!(receiver.received(), 0);
-    assert_eq!(*receiver.recv().unwrap(), *b"first");
-    sender.send(b"second").unwrap();
-    assert_eq!(*receiver.recv().unwrap(), *b"second");
+    assert_eq!(*receiver.recv().unwrap(), first);
+    sender.send(&second).unwrap();
+    assert_eq!(*receiver.recv().unwrap(), second);
 }
 
 #[test]

@@ -79,7 +79,9 @@ impl Shared {
         seat: fn(ParticipantId) -> Seat,
     ) -> Result<(), AttachError> {
         let word = self.role(side);
-        let mut bits = word.load(Ordering::Relaxed);
+        // Pairs with the Release in `leave`: what the last owner did; and with that in the swap
+        // below: its owner's seat, without which a living one might seem never to have come.
+        let mut bits = word.load(Ordering::Acquire);
         for _ in 0..ROUNDS_MAX {
             match Seat::from_bits(bits) {
                 Seat::Open(owner) if owner == by.id() => return Err(AttachError::OpenAlready),
@@ -91,9 +93,8 @@ impl Shared {
                 }
                 Seat::Free | Seat::Left(_) => {}
             }
-            // Pairs with the Release in `leave`, or with the proof of its death: what the last
-            // owner did. And with the Acquire in `Peer::look`: what ours wrote to its seat.
-            let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
+            // Pairs with the Acquires above and in `Peer::gone`: what ours wrote to its seat.
+            let (ok, err) = (Ordering::Release, Ordering::Acquire);
             match word.compare_exchange(bits, seat(id).to_bits(), ok, err) {
                 Ok(_) => return Ok(()),
                 Err(now) => bits = now,
@@ -104,7 +105,7 @@ impl Shared {
 
     /// Says that `me` has the role no more.
     pub(super) fn leave(&self, side: Side, me: ParticipantId) {
-        // Pairs with the Acquires in `Peer::look` and `take`: what we did. A liar's word is left
+        // Pairs with the Acquires in `Peer::gone` and `take`: what we did. A liar's word is left
         // alone.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         let word = self.role(side);

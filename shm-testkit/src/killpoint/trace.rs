@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 pub(super) const INSTRUCTIONS_MAX: usize = 1_000_000;
 /// How many single steps may replace arrivals at a breakpoint.
 const STEPS_MAX: usize = 64;
+/// After so many the watchdog is told that all goes well.
+const PATTED_EVERY: usize = 1000;
 /// So many are tried even where a scenario wants fewer points.
 pub(super) const FEW: usize = 200;
 
@@ -114,6 +116,9 @@ impl Trace {
             recorder.add(tracee, rip, kind, now, is_new);
             if kind == Kind::Mark {
                 return Ok(recorder.trace);
+            }
+            if recorder.trace.steps.len() % PATTED_EVERY == 0 {
+                tracee.pat();
             }
             let is_quiet = kind == Kind::Quiet || !tracee.may_store(target, &view);
             let step = recorder.trace.steps.last().expect("it was just added");

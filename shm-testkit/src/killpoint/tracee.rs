@@ -67,6 +67,11 @@ impl<'d> Tracee<'d> {
         Ok(tracee)
     }
 
+    /// It goes on, as it should.
+    pub(super) fn pat(&self) {
+        self.dog.pat();
+    }
+
     pub(super) fn pid(&self) -> i32 {
         self.pid
     }
