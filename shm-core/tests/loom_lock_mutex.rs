@@ -204,6 +204,30 @@ fn who_repairs_may_die_anywhere() {
     println!("mutex, repair: {:?}", model::every_two_deaths(bound - 1, a_repair));
 }
 
+/// Somebody joins and takes the mutex: who has just come is not taken for dead.
+fn one_comes() {
+    let mapping = Mapping::heap(4096);
+    // SAFETY: nobody else has the mapping yet.
+    let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
+    // SAFETY: as above, and the table ends before.
+    let mutex = unsafe { Mutex::create(&mapping, MUTEX_AT) }.unwrap();
+    become_process(1);
+    let (me, theirs) = (table.join().unwrap(), mutex.clone());
+    let comes = spawn(move || {
+        become_process(2);
+        let member = table.join().unwrap();
+        std::mem::forget(theirs.lock(&member).expect("nobody died"));
+        std::mem::forget(member);
+    });
+    drop(mutex.try_lock(&me).expect("it lives"));
+    comes.join().unwrap();
+}
+
+#[test]
+fn who_has_just_come_lives() {
+    model::check(one_comes);
+}
+
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["src/lock/mutex/"], || {

@@ -383,19 +383,49 @@ fn a_sleeper_is_not_misled_by_the_slots_next_user() {
     println!("used again: {:?}", model::check(sleeper_of_a_slot_used_again));
 }
 
+/// Somebody who has just come writes his name somewhere. Who reads it sees that he lives.
+fn one_names_himself(question: Question) {
+    let world = world();
+    let (theirs, name) = (world.clone(), Arc::new(AtomicU32::new(0)));
+    let writes = name.clone();
+    let comes = spawn(move || {
+        let member = theirs.join(3).expect("there is room");
+        writes.store(member.id().to_bits(), Relaxed);
+        std::mem::forget(member);
+    });
+    if let Some(id) = ParticipantId::from_bits(name.load(Relaxed)) {
+        let is_dead = match question {
+            Question::Watch => watch(&world, id).is_dead(),
+            _ => world.table.liveness(id) == Liveness::Dead,
+        };
+        assert!(!is_dead, "it has just come");
+    }
+    comes.join().unwrap();
+}
+
+#[test]
+fn who_has_just_come_lives() {
+    for question in [Question::Watch, Question::Liveness] {
+        let tried = model::check(move || one_names_himself(question));
+        println!("participants, {question:?} of one who has just come: {tried:?}");
+    }
+}
+
 /// Weakens each ordering of these files; how many were found out.
 fn weaken(files: &[&str]) -> usize {
     model::every_ordering_matters(files, || {
         model::check(reused);
         all_last_words();
         model::check(sleeper_of_a_slot_used_again);
+        model::check(|| one_names_himself(Question::Watch));
+        model::check(|| one_names_himself(Question::Liveness));
         model::every_death_of(model::preemption_bound(), |two| two_joiners(Bug::None, two));
     })
 }
 
 #[test]
 fn every_ordering_matters() {
-    assert_eq!(weaken(&["shm-core/src/participants/"]), 12);
+    assert_eq!(weaken(&["shm-core/src/participants/"]), 15);
 }
 
 /// loom alone does not see that the reaper's Release matters. Where this fails after an update of

@@ -6,10 +6,10 @@
 #![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Table, process_ends};
+use shm_core::participants::{Member, ParticipantId, Table, process_ends};
 use shm_core::process::model::become_process;
 use shm_core::sync::{
-    AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, yield_now,
+    AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, yield_now,
 };
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::spsc::{AttachError, LINE_BYTES, Queue, Receiver, RecvError, SendError, Sender};
@@ -462,6 +462,32 @@ fn two_come() {
     assert!(comes.join().unwrap() != has_it, "both have it, or nobody");
 }
 
+/// Somebody who has just come is named by another, who came before.
+fn one_is_named() {
+    let (table, queue) = table_and_queue(2);
+    become_process(SENDER);
+    let namer = table.join().unwrap();
+    become_process(RECEIVER);
+    let mut receiver = queue.receiver(&table.join().unwrap()).unwrap();
+    let (told, names) = (Arc::new(AtomicU32::new(0)), queue.clone());
+    let tells = told.clone();
+    let comes = spawn(move || {
+        become_process(HEIR);
+        let member = table.join().unwrap();
+        tells.store(member.id().to_bits(), Release);
+        std::mem::forget(member);
+    });
+    let naming = spawn(move || {
+        become_process(SENDER);
+        if let Some(id) = ParticipantId::from_bits(told.load(Acquire)) {
+            names.set_sender(&namer, id).unwrap();
+        }
+    });
+    assert!(receiver.try_recv().expect("it lives").is_none());
+    comes.join().unwrap();
+    naming.join().unwrap();
+}
+
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["shm-mq/src/spsc/"], || {
@@ -470,8 +496,9 @@ fn every_ordering_matters() {
         model::check(sender_is_followed);
         model::check(receiver_is_followed);
         model::check(two_come);
+        model::check(one_is_named);
     });
-    assert_eq!(found, 9, "a header, a position, and a role, which is taken, left and looked at");
+    assert_eq!(found, 8, "a header, a position, and a role, which is taken, left and looked at");
 }
 
 /// A mistake in a queue of two lines.

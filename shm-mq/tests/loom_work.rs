@@ -348,7 +348,7 @@ fn every_ordering_matters() {
         model::check(|| just_come(0, comes_to_send));
         model::check_bounded(Some(1), || a_lease_ends([LIVING()]));
     });
-    assert_eq!(found, 14);
+    assert_eq!(found, 11);
 }
 
 /// Planted bug, in short: a producer that comes late to a place says nothing to `head`.

@@ -6,7 +6,7 @@ use super::watch::Watch;
 use super::{SLOTS_MAX, Table, model_unwinds};
 use crate::futex::waitv_works;
 use crate::process::{ForkGuard, Forked, Namespaces, ProcessId};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -143,6 +143,9 @@ impl Table {
         })?;
         // Pairs with the Acquire in `Table::liveness`: the generation we found before our claim.
         slot.claim.store(Claim::new(Seat::Live, process).to_bits(), Ordering::Release);
+        // Pairs with the fences in `Table::liveness` and `Watch::new`: who sees what we write from now on, our name
+        // for instance, sees that we have a seat.
+        fence(Ordering::Release);
         Ok(Arc::new(Member {
             table,
             id: ParticipantId::new(index as u32, generation),

@@ -4,7 +4,7 @@ use super::id::{Generation, ParticipantId, SLOTS_MAX};
 use super::shared::{Head, Life, Slot};
 use crate::mapping::{Mapped, MappedSlice, Mapping};
 use crate::process::{ForkGuard, Liveness, Namespaces, ProcessId};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use relptr::BadPtr;
 use std::io;
 use std::sync::Arc;
@@ -136,6 +136,9 @@ impl Table {
     /// are visible to the caller.
     pub fn liveness(&self, id: ParticipantId) -> Liveness {
         let Some(slot) = self.slot(id) else { return Liveness::Dead };
+        // Pairs with the fence in `Table::join_with`: who wrote the word in which the caller has seen
+        // this name. Without it one who has just come might seem never to have been.
+        fence(Ordering::Acquire);
         // Pairs with the Release in `Table::join_with`, `reap_slot` and `vacate`: who sees a later
         // claim sees that the generation has moved on.
         let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));

@@ -8,7 +8,7 @@ use super::shared::{Life, Slot};
 use crate::event::{EventCount, Ticket};
 use crate::futex::{Futex, WAIT_WORDS_MAX, Wake};
 use crate::process::{Liveness, ProcessHandle, ProcessId};
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ enum Armed<'a> {
 
 impl Watch {
     pub(super) fn new(table: &Table, peer: ParticipantId, waiting: Waiting) -> Watch {
+        // Pairs with the fence in `Table::join_with`, as that in `Table::liveness` does.
+        fence(Ordering::Acquire);
         let process = table.slot(peer).and_then(|slot| {
             // Pairs with the Releases that `Table::liveness` names.
             let claim = Claim::from_bits(slot.claim.load(Ordering::Acquire));

@@ -79,9 +79,7 @@ impl Shared {
         seat: fn(ParticipantId) -> Seat,
     ) -> Result<(), AttachError> {
         let word = self.role(side);
-        // Pairs with the Release in `leave`: what the last owner did; and with that in the swap
-        // below: its owner's seat, without which a living one might seem never to have come.
-        let mut bits = word.load(Ordering::Acquire);
+        let mut bits = word.load(Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
             match Seat::from_bits(bits) {
                 Seat::Open(owner) if owner == by.id() => return Err(AttachError::OpenAlready),
@@ -93,8 +91,9 @@ impl Shared {
                 }
                 Seat::Free | Seat::Left(_) => {}
             }
-            // Pairs with the Acquires above and in `Peer::gone`: what ours wrote to its seat.
-            let (ok, err) = (Ordering::Release, Ordering::Acquire);
+            // Pairs with the Release in `leave`, or with the proof of its death: what the last
+            // owner did. And with the Acquire in `Peer::gone`: the seat of whom we name.
+            let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
             match word.compare_exchange(bits, seat(id).to_bits(), ok, err) {
                 Ok(_) => return Ok(()),
                 Err(now) => bits = now,

@@ -41,7 +41,7 @@ impl Shared {
 
     /// Names the participant that has a role, and tells a side that waits for it.
     pub(super) fn name(&self, side: Side, id: ParticipantId) -> Result<(), RoleTaken> {
-        // Pairs with the Acquire in `Peer::watched`: what the participant wrote to its seat.
+        // Pairs with the Acquire in `Peer::watched`: the seat of whom we name.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         match self.role(side).owner.compare_exchange(0, id.to_bits(), ok, err) {
             Ok(_) => {

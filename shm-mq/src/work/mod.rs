@@ -395,9 +395,8 @@ impl<T: OneMapping> WorkQueue<T> {
         let (mut reaped, mut last) = (0, None);
         let table = me.table();
         for slot in &*self.slots {
-            // Pairs with the Releases of who takes a slot: his seat. Without it a living one might
-            // seem never to have come.
-            let state = State::from_bits(slot.state.load(Ordering::Acquire));
+            // Relaxed: what the dead did is seen by the proof of the death.
+            let state = State::from_bits(slot.state.load(Ordering::Relaxed));
             let mut is_dead = |owner: ParticipantId| {
                 if last.is_none_or(|(asked, _)| asked != owner) {
                     last = Some((owner, table.liveness(owner) == Liveness::Dead));

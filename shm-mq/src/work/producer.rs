@@ -125,9 +125,8 @@ impl<T: OneMapping> Producer<T> {
                 continue;
             }
             let writing = state.written_by(me);
-            // Pairs with the Release in `WorkQueue::free`: the last look at the bytes; and with the
-            // Acquire in `WorkQueue::reap`: our seat, so that it sees that we live.
-            let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
+            // Pairs with the Release in `WorkQueue::free`: the last look at the bytes.
+            let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
             if slot.state.compare_exchange(state.bits(), writing.bits(), ok, err).is_err() {
                 continue;
             }

@@ -166,9 +166,8 @@ impl<T: OneMapping> Worker<T> {
     #[inline(always)]
     fn take(&self, slot: &Slot, state: State) -> Option<State> {
         let doing = state.done_by(self.member.id());
-        // Pairs with the Acquire in `WorkQueue::reap`: our seat, so that it sees that we live. The
-        // Acquire was the load's.
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        // Relaxed: the Acquire was the load's.
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         let taken = slot.state.compare_exchange(state.bits(), doing.bits(), ok, err);
         taken.is_ok().then_some(doing)
     }
