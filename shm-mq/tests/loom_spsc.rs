@@ -441,8 +441,8 @@ fn finds_a_death_that_was_guessed() {
     });
 }
 
-/// Somebody comes and takes the sender's role. So does another, who came before: one of them has it,
-/// and the other one sees that he lives.
+/// Somebody comes and takes the sender's role. So does another, who came before: one of them has
+/// it, and the other one sees that he lives.
 fn two_come() {
     let (table, queue) = table_and_queue(2);
     become_process(SENDER);

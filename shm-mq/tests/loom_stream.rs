@@ -7,7 +7,7 @@
 #![cfg(all(shm_loom, not(shm_shuttle)))]
 use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, ParticipantId, Table, process_ends};
+use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model as process;
 use shm_core::sync::{AtomicU32, Ordering, yield_now};
 use shm_core::trust::{Buggy, Crashing};
@@ -352,40 +352,15 @@ fn a_cancelled_message_is_not_received() {
     println!("stream, cancelled: {:?}", model::check(cancelled));
 }
 
-/// Somebody who has just come is named by another, who came before.
-fn one_is_named() {
-    let (table, stream) = table_and_stream(8);
-    process::become_process(RECEIVER);
-    let me = table.join().unwrap();
-    stream.set_receiver(me.id()).unwrap();
-    let mut receiver = stream.receiver(&me).unwrap();
-    let (told, names) = (Arc::new(AtomicU32::new(0)), stream.clone());
-    let tells = told.clone();
-    let comes = model::thread::spawn(move || {
-        process::become_process(SENDER);
-        let member = table.join().unwrap();
-        tells.store(member.id().to_bits(), Ordering::Release);
-        std::mem::forget(member);
-    });
-    let naming = model::thread::spawn(move || {
-        if let Some(id) = ParticipantId::from_bits(told.load(Ordering::Acquire)) {
-            names.set_sender(id).unwrap();
-        }
-    });
-    let nothing = receiver.try_recv().map(drop);
-    assert_eq!(nothing, Err(RecvError::WouldBlock), "it lives");
-    comes.join().unwrap();
-    naming.join().unwrap();
-}
-
 #[test]
 fn every_ordering_matters() {
-    let found = model::every_ordering_matters(&["shm-mq/src/stream/"], || {
+    // Needed where one is named by another who came before it, as in `loom_spsc::one_is_named`.
+    let not_here = ["name: match self.role", "watched: let owner ="];
+    let found = model::every_ordering_matters_but(&["shm-mq/src/stream/"], &not_here, || {
         model::check(|| sender_dies::<Crashing>(8, TWO)(FOR_EVER, &Deaths::default()));
         model::check(comes_and_goes::<Crashing>);
-        model::check(one_is_named);
     });
-    assert_eq!(found, 8, "written, read, owner and state, each end");
+    assert_eq!(found, 6, "written, read and state, each end");
 }
 
 /// A mistake in a stream of one word.

@@ -143,8 +143,8 @@ impl Table {
         })?;
         // Pairs with the Acquire in `Table::liveness`: the generation we found before our claim.
         slot.claim.store(Claim::new(Seat::Live, process).to_bits(), Ordering::Release);
-        // Pairs with the fences in `Table::liveness` and `Watch::new`: who sees what we write from now on, our name
-        // for instance, sees that we have a seat.
+        // Pairs with the fences in `Table::liveness` and `Watch::new`: who sees what we write from
+        // now on, our name for instance, sees that we have a seat.
         fence(Ordering::Release);
         Ok(Arc::new(Member {
             table,

@@ -136,8 +136,8 @@ impl Table {
     /// are visible to the caller.
     pub fn liveness(&self, id: ParticipantId) -> Liveness {
         let Some(slot) = self.slot(id) else { return Liveness::Dead };
-        // Pairs with the fence in `Table::join_with`: who wrote the word in which the caller has seen
-        // this name. Without it one who has just come might seem never to have been.
+        // Pairs with the fence in `Table::join_with`, before its member wrote the name that the
+        // caller has read. Without it one who has just come might seem never to have been.
         fence(Ordering::Acquire);
         // Pairs with the Release in `Table::join_with`, `reap_slot` and `vacate`: who sees a later
         // claim sees that the generation has moved on.
