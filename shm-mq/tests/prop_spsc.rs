@@ -210,3 +210,10 @@ proptest! {
         }
     }
 }
+
+/// What is written to a place and given up lies where the next record ends.
+#[test]
+fn a_record_that_was_given_up_is_nothing() {
+    let ops = [Op::Push(99), Op::TrySend(99), Op::Flush, Op::Reserve(12, false), Op::TrySend(10)];
+    agrees::<Crashing, Crashing>(16, &ops);
+}

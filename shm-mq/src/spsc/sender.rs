@@ -281,6 +281,10 @@ impl<T: OneMapping> Sender<T> {
             self.cursor.publish(&self.lines);
             return Ok(None);
         };
+        if room.end.position != self.cursor.ended {
+            // Who writes there may overwrite it, and then give the record up.
+            self.cursor.ended = 0;
+        }
         let bytes = if T::IN_PLACE {
             // SAFETY: `room` is ours until it is published, after the draft.
             Bytes::InPlace(unsafe { self.lines.draft(room.at, len) })
