@@ -117,7 +117,7 @@ impl Trace {
             if kind == Kind::Mark {
                 return Ok(recorder.trace);
             }
-            if recorder.trace.steps.len() % PATTED_EVERY == 0 {
+            if recorder.trace.steps.len().is_multiple_of(PATTED_EVERY) {
                 tracee.pat();
             }
             let is_quiet = kind == Kind::Quiet || !tracee.may_store(target, &view);
