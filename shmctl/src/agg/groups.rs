@@ -6,7 +6,7 @@
 use super::decimal::Decimal;
 use super::query::Query;
 use super::tally::{ROWS_MAX, Tally};
-use super::wire::{Corrupt, Input};
+use super::wire::{Corrupt, Input, push_number};
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
 
@@ -180,7 +180,7 @@ impl Groups {
     pub fn encode_into(&self, out: &mut Vec<u8>) {
         out.extend((self.map.len() as u64).to_le_bytes());
         for (key, group) in &self.map {
-            out.extend((key.len() as u64).to_le_bytes());
+            push_number(out, key.len() as u128);
             out.extend(&**key);
             group.encode_into(out);
         }
@@ -194,7 +194,8 @@ impl Groups {
     pub fn decode(shape: Shape, bytes: &[u8]) -> Result<Groups, Corrupt> {
         let mut input = Input(bytes);
         let count = u64::from_le_bytes(input.array()?);
-        let least_bytes = 8 + 8 + shape.tallies * Tally::ENCODED_BYTES;
+        // The key's length, the rows, and each tally have at least a byte.
+        let least_bytes = 1 + 1 + shape.tallies;
         if count > (input.0.len() / least_bytes) as u64 {
             return Err(Corrupt("it counts more groups than it has"));
         }
@@ -207,7 +208,7 @@ impl Groups {
     }
 
     fn decode_group(&mut self, input: &mut Input<'_>) -> Result<(), Corrupt> {
-        let key_len = u64::from_le_bytes(input.array()?);
+        let key_len = input.number_u64()?;
         let key = input.take(usize::try_from(key_len).unwrap_or(usize::MAX))?;
         check_text(key, self.shape.keys).map_err(|_| Corrupt("a key is not text"))?;
         let group = Group::decode(self.shape, input)?;
@@ -232,7 +233,7 @@ impl Group {
     }
 
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
-        out.extend(self.rows.to_le_bytes());
+        push_number(out, self.rows.into());
         for tally in &self.tallies {
             tally.encode_into(out);
         }
@@ -240,7 +241,7 @@ impl Group {
 
     /// A group of this shape that another process wrote: of 1 to [`ROWS_MAX`] rows.
     pub(crate) fn decode(shape: Shape, input: &mut Input<'_>) -> Result<Group, Corrupt> {
-        let rows = u64::from_le_bytes(input.array()?);
+        let rows = input.number_u64()?;
         if !(1..=ROWS_MAX).contains(&rows) {
             return Err(TOO_MANY_ROWS);
         }

@@ -2,7 +2,7 @@
 
 use super::decimal::{self, ATTOS, Decimal, SCALE_MAX};
 use super::query::Kind;
-use super::wire::{Corrupt, Input};
+use super::wire::{Corrupt, Input, push_number, push_signed};
 
 /// The most rows that can be counted: far more than a file can have, and few enough that no sum of
 /// so many numbers leaves its 128 bits.
@@ -72,51 +72,59 @@ impl Tally {
         })
     }
 
-    /// Bytes that [`encode_into`](Self::encode_into) appends.
-    pub(crate) const ENCODED_BYTES: usize = 8 + 16 + 16 + 1 + 2 * (16 + 8);
-
+    /// Appends it in the form that [`decode`](Self::decode) reads: at least a byte. Decimals are
+    /// counted in units of the last one that is written.
     pub(crate) fn encode_into(&self, out: &mut Vec<u8>) {
-        out.extend(self.count.to_le_bytes());
-        out.extend(self.whole.to_le_bytes());
-        out.extend(self.atto.to_le_bytes());
+        push_number(out, self.count.into());
+        if self.count == 0 {
+            return;
+        }
         out.push(self.scale);
+        let unit = unit(self.scale);
+        push_signed(out, self.whole);
+        push_signed(out, self.atto / unit);
         for number in [self.least, self.greatest] {
-            out.extend(number.whole().to_le_bytes());
-            out.extend(number.atto().to_le_bytes());
+            push_signed(out, number.whole());
+            push_signed(out, i128::from(number.atto()) / unit);
         }
     }
 
     /// The tally of a group of `rows` rows. Its parts are held to what `rows` numbers can sum to,
     /// so that merging it overflows no more than adding them would.
     pub(crate) fn decode(input: &mut Input<'_>, rows: u64) -> Result<Tally, Corrupt> {
-        let count = u64::from_le_bytes(input.array()?);
-        let whole = i128::from_le_bytes(input.array()?);
-        let atto = i128::from_le_bytes(input.array()?);
+        const TOO_FINE: Corrupt = Corrupt("a number is out of bounds");
+        let count = input.number_u64()?;
+        if count == 0 {
+            return Ok(Tally::default());
+        }
         let [scale] = input.array()?;
+        if scale > SCALE_MAX {
+            return Err(TOO_FINE);
+        }
+        let attos = |units: i128| units.checked_mul(unit(scale)).ok_or(TOO_FINE);
+        let (whole, atto) = (input.signed()?, attos(input.signed()?)?);
         let mut number = || {
-            let whole = i128::from_le_bytes(input.array()?);
-            let atto = i64::from_le_bytes(input.array()?);
-            Decimal::from_parts(whole, atto).ok_or(Corrupt("a number is out of bounds"))
+            let (whole, atto) = (input.signed()?, attos(input.signed()?)?);
+            let atto = i64::try_from(atto).map_err(|_| TOO_FINE)?;
+            Decimal::from_parts(whole, atto).ok_or(TOO_FINE)
         };
         let (least, greatest) = (number()?, number()?);
         let tally = Tally { count, whole, atto, scale, least, greatest };
         if tally.is_possible(rows) { Ok(tally) } else { Err(Corrupt("a sum is out of bounds")) }
     }
 
+    /// Whether so many rows, of at most [`SCALE_MAX`] decimals, can have it.
     fn is_possible(&self, rows: u64) -> bool {
         let count = u128::from(self.count);
-        let finest = if self.scale <= SCALE_MAX {
-            10i128.pow(u32::from(SCALE_MAX - self.scale))
-        } else {
-            return false;
-        };
-        let attos = [self.atto, self.least.atto().into(), self.greatest.atto().into()];
         rows <= ROWS_MAX
             && self.count <= rows
-            && (self.count > 0 || *self == Tally::default())
             && self.whole.unsigned_abs() <= count * u128::from(u64::MAX)
             && self.atto.unsigned_abs() <= count * (ATTOS - 1).unsigned_abs()
             && self.least <= self.greatest
-            && attos.iter().all(|atto| atto % finest == 0)
     }
+}
+
+/// The last of `scale` decimals, which are at most [`SCALE_MAX`], in attos.
+fn unit(scale: u8) -> i128 {
+    10_i128.pow(u32::from(SCALE_MAX.saturating_sub(scale)))
 }

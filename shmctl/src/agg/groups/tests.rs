@@ -1,5 +1,6 @@
 use super::*;
 use crate::agg::query::Kind;
+use crate::agg::wire::push_signed;
 use proptest::prelude::*;
 
 const TWO_KEYS: Shape = Shape { keys: 2, tallies: 2 };
@@ -110,18 +111,14 @@ fn extreme_partial_answers_do_not_overflow() {
     let most = i128::from(u64::MAX) * i128::from(rows);
     let atto = 999_999_999_999_999_999i64;
     let message = |whole: i128, decimals: i128| {
-        let mut bytes = Vec::new();
-        bytes.extend(1u64.to_le_bytes());
-        bytes.extend(1u64.to_le_bytes());
-        bytes.push(b'k');
-        bytes.extend(rows.to_le_bytes());
-        bytes.extend(rows.to_le_bytes());
-        bytes.extend(whole.to_le_bytes());
-        bytes.extend(decimals.to_le_bytes());
+        let mut bytes = Vec::from(1u64.to_le_bytes());
+        bytes.extend([1, b'k']);
+        push_number(&mut bytes, rows.into());
+        push_number(&mut bytes, rows.into());
         bytes.push(18);
-        for (whole, atto) in [(-i128::from(u64::MAX), -atto), (i128::from(u64::MAX), atto)] {
-            bytes.extend(whole.to_le_bytes());
-            bytes.extend(atto.to_le_bytes());
+        let least = [-i128::from(u64::MAX), -i128::from(atto)];
+        for part in [whole, decimals].into_iter().chain(least).chain(least.map(|part| -part)) {
+            push_signed(&mut bytes, part);
         }
         bytes
     };
@@ -145,8 +142,8 @@ fn decimals_beyond_the_scale_are_refused() {
     let (number, scale) = Decimal::parse(b"0.5").unwrap();
     groups.add_record(b"k").unwrap()[0].add(number, scale);
     let mut bytes = encoded(&groups);
-    // Behind group count, key, rows, and the tally's count and sums.
-    let scale_at = 8 + 8 + 1 + 8 + 8 + 16 + 16;
+    // Behind group count, key, rows, and the tally's count.
+    let scale_at = 8 + 1 + 1 + 1 + 1;
     assert_eq!(bytes[scale_at], 1);
     for (scale, possible) in [(1, true), (0, false), (18, true), (19, false)] {
         bytes[scale_at] = scale;

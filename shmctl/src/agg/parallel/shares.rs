@@ -27,11 +27,11 @@
 //! | adding its shares | the same, and some shares | they never count; who writes to the group next leaves them out, and the leader at the end |
 //! | after its commit | a chunk that counts | the leader learns of it by a message, or by asking the cursor when it hears of the death |
 //!
-//! A share is: worker (high half of a word) and chunk, then the group (rows, tallies). The settled
-//! one has 0 for that word.
+//! A share is: a number (worker in its bits 32 to 63, chunk in the lower ones), then the group (rows,
+//! tallies). The settled one has 0 for that number.
 use crate::agg::groups::{Group, Shape};
 use crate::agg::tally::ROWS_MAX;
-use crate::agg::wire::{Corrupt, Input};
+use crate::agg::wire::{Corrupt, Input, push_number};
 use bgworker::cursor::PieceState;
 use shm_core::participants::ParticipantId;
 
@@ -127,7 +127,7 @@ fn settle(
     let (mut input, mut sum) = (Input(value), None);
     while !input.0.is_empty() {
         let from = input.0;
-        let bits = u64::from_le_bytes(input.array()?);
+        let bits = input.number_u64()?;
         let group = Group::decode(shape, &mut input)?;
         let fate = match bits {
             SETTLED => Fate::Counts,
@@ -156,7 +156,7 @@ fn add(sum: &mut Option<Group>, group: Group) -> Result<(), Corrupt> {
 }
 
 fn push(owner: u64, group: &Group, out: &mut Vec<u8>) {
-    out.extend(owner.to_le_bytes());
+    push_number(out, owner.into());
     group.encode_into(out);
 }
 
