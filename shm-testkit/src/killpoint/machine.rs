@@ -328,6 +328,43 @@ mod tests {
     }
 
     #[test]
+    fn an_instruction_stores_where_it_says() {
+        // SAFETY: plain integers.
+        let mut registers = unsafe { std::mem::zeroed::<libc::user_regs_struct>() };
+        registers.rdi = 0x1000;
+        registers.rax = 0x10;
+        registers.r12 = 0x2000;
+        registers.r13 = 0x3000;
+        registers.rip = 0x4000;
+        registers.fs_base = 0x5000;
+        let starts = |bytes: &[u8]| {
+            let mut padded = [0x90; 16];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            Target::of(padded).map(|target| target.range(&registers).start)
+        };
+        for (what, bytes, start) in [
+            ("mov [rdi], rax", &[0x48, 0x89, 0x07][..], Some(0x1000)),
+            ("mov [rdi-8], al", &[0x88, 0x47, 0xf8], Some(0xff8)),
+            ("mov [rdi+rax*8+0x100], rcx", &[0x48, 0x89, 0x8c, 0xc7, 0, 1, 0, 0], Some(0x1180)),
+            ("mov [rax*4+8], ecx", &[0x89, 0x0c, 0x85, 8, 0, 0, 0], Some(0x48)),
+            ("mov [r12], rdx", &[0x49, 0x89, 0x14, 0x24], Some(0x2000)),
+            ("mov [rdi+r12], rdx", &[0x4a, 0x89, 0x14, 0x27], Some(0x3000)),
+            ("mov [r13+0], rdx", &[0x49, 0x89, 0x55, 0], Some(0x3000)),
+            ("mov dword [rip+0x20], 0", &[0xc7, 0x05, 0x20, 0, 0, 0, 0, 0, 0, 0], Some(0x4020)),
+            ("mov fs:[0x10], eax", &[0x64, 0x89, 0x04, 0x25, 0x10, 0, 0, 0], Some(0x5010)),
+            ("lock cmpxchg [rdi], rcx", &[0xf0, 0x48, 0x0f, 0xb1, 0x0f], Some(0x1000)),
+            ("movups [rdi], xmm0", &[0x0f, 0x11, 0x07], Some(0x1000)),
+            ("vmovups [rdi], ymm0", &[0xc5, 0xfc, 0x11, 0x07], Some(0x1000)),
+            ("rep movsb", &[0xf3, 0xa4], Some(0x1000)),
+            ("bts [rdi], rax", &[0x48, 0x0f, 0xab, 0x07], None),
+            ("xsavec [rdi]", &[0x0f, 0xc7, 0x27], None),
+            ("vmovups [r8], ymm0", &[0xc4, 0xc1, 0x7c, 0x11, 0x00], None),
+        ] {
+            assert_eq!(starts(bytes), start, "{what}");
+        }
+    }
+
+    #[test]
     fn what_loads_and_computes_is_quiet() {
         for (what, bytes) in [
             ("mov rax, [rdi]", &[0x48, 0x8b, 0x07][..]),

@@ -7,6 +7,7 @@ use super::report::{Depth, Report};
 use super::trace::{FEW, Trace};
 use super::{tracee, view};
 use crate::depth::is_deep;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,34 +44,24 @@ fn let_threads_settle() {
 /// another.
 struct Pin {
     /// Where it might run before; `None`: it cannot be pinned here, and nothing was done.
-    before: Option<libc::cpu_set_t>,
+    before: Option<CpuSet>,
 }
 
 impl Pin {
     fn new() -> Pin {
-        // SAFETY: all zero is a set, of none.
-        let (mut before, mut here) =
-            unsafe { std::mem::zeroed::<(libc::cpu_set_t, libc::cpu_set_t)>() };
-        let bytes = size_of::<libc::cpu_set_t>();
-        // SAFETY: fills in `before`, which has so many bytes.
-        let is_known = unsafe { libc::sched_getaffinity(0, bytes, &mut before) } == 0;
-        // SAFETY: it has no effects.
-        let Ok(cpu) = usize::try_from(unsafe { libc::sched_getcpu() }) else {
-            return Pin { before: None };
-        };
-        // SAFETY: changes `here` only, and checks whether it has such a bit.
-        unsafe { libc::CPU_SET(cpu, &mut here) };
-        // SAFETY: reads `here`, which has so many bytes.
-        let is_pinned = is_known && unsafe { libc::sched_setaffinity(0, bytes, &here) } == 0;
-        Pin { before: is_pinned.then_some(before) }
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu());
+        let before = sched_getaffinity(None);
+        let before = before.and_then(|before| sched_setaffinity(None, &here).map(|()| before));
+        Pin { before: before.ok() }
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // SAFETY: reads `before`, which has so many bytes.
-            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), before) };
+            // An error: it stays where it is, which is only slower.
+            let _ = sched_setaffinity(None, before);
         }
     }
 }
