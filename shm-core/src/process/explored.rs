@@ -1,5 +1,7 @@
 //! The processes of an exploration: numbered from 1, and dead when the explorer says so. See
 //! [`shm_testkit::explore::kernel`].
+pub(super) use super::unforked::Mark;
+pub use super::unforked::{generation, thread};
 use super::{Liveness, Namespaces, OpenError, ProcessId};
 use shm_testkit::explore::kernel;
 use std::io;
@@ -30,30 +32,6 @@ pub(super) fn liveness(process: ProcessId) -> Liveness {
         start if start == u64::from(process.pid()) + 100 => Liveness::Alive,
         _ => Liveness::Dead,
     }
-}
-
-/// An explored process never forks.
-pub fn generation() -> u64 {
-    1
-}
-
-/// As the system's.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark;
-
-impl Mark {
-    pub(super) fn new() -> Mark {
-        Mark
-    }
-
-    pub(super) fn is_ours(&self) -> bool {
-        true
-    }
-}
-
-/// An explored process has one thread.
-pub fn thread() -> u32 {
-    1
 }
 
 /// An explored process.

@@ -20,6 +20,8 @@ mod kernel;
 #[cfg(shm_explore)]
 #[path = "explored.rs"]
 mod kernel;
+#[cfg(any(shm_loom, shm_explore))]
+mod unforked;
 
 #[cfg(shm_loom)]
 pub use kernel::model;

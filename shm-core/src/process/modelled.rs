@@ -1,4 +1,6 @@
 //! The processes of a model: a loom thread is the process it says it is, and dies when told so.
+pub(super) use super::unforked::Mark;
+pub use super::unforked::{generation, thread};
 use super::{Liveness, Namespaces, OpenError, ProcessId};
 use crate::futex::Futex;
 use shm_testkit::model::{is_dead, runtime};
@@ -58,30 +60,6 @@ pub(super) fn liveness(process: ProcessId) -> Liveness {
         0 => Liveness::Alive,
         _ => Liveness::Dead,
     }
-}
-
-/// A modelled process never forks.
-pub fn generation() -> u64 {
-    1
-}
-
-/// As the system's.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark;
-
-impl Mark {
-    pub(super) fn new() -> Mark {
-        Mark
-    }
-
-    pub(super) fn is_ours(&self) -> bool {
-        true
-    }
-}
-
-/// A modelled process has one thread.
-pub fn thread() -> u32 {
-    1
 }
 
 /// A modelled process.
