@@ -431,12 +431,8 @@ impl<T: OneMapping> WorkQueue<T> {
         T::IN_PLACE && self.lease_ms == 0
     }
 
-    /// The lease of who takes a job now in this `state`.
-    fn lease(&self, state: State) -> Due {
-        Due::new(state, now_ms().saturating_add(self.lease_ms))
-    }
-
-    /// The time of a job that was just taken: the end of its lease, if there are leases.
+    /// The time of a job that is being done in `state`: the end of its lease, if there are leases.
+    /// It begins here where nobody has come to say so.
     #[inline(always)]
     fn begin_lease(&self, slot: &Slot, state: State) -> Due {
         let seen = slot.due.load(Ordering::Relaxed);
@@ -444,7 +440,7 @@ impl<T: OneMapping> WorkQueue<T> {
             return Due::from_bits(seen);
         }
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-        let lease = self.lease(state);
+        let lease = Due::new(state, now_ms().saturating_add(self.lease_ms));
         let set = slot.due.compare_exchange(seen, lease.bits(), ok, err);
         set.map_or_else(Due::from_bits, |_| lease)
     }
@@ -457,23 +453,11 @@ impl<T: OneMapping> WorkQueue<T> {
         slot.state.compare_exchange(state.bits(), state.bits(), ok, err).is_ok()
     }
 
-    /// Whether the lease of a job that is being done in `state` has ended. It begins here where its
-    /// worker has not come to say so.
+    /// Whether the lease of a job that is being done in `state` has ended.
     fn lease_ends(&self, slot: &Slot, state: State) -> bool {
-        if self.lease_ms == 0 {
-            return false;
-        }
-        let seen = slot.due.load(Ordering::Relaxed);
-        match Due::from_bits(seen).of(state) {
-            // In a model no time passes, or any.
-            Some(end) => end <= now_ms() || cfg!(any(shm_loom, shm_explore)),
-            None => {
-                let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-                // Fails where somebody else has said so.
-                let _ = slot.due.compare_exchange(seen, self.lease(state).bits(), ok, err);
-                false
-            }
-        }
+        // In a model no time passes, or any.
+        let is_over = |end| end <= now_ms() || cfg!(any(shm_loom, shm_explore));
+        self.lease_ms != 0 && self.begin_lease(slot, state).of(state).is_some_and(is_over)
     }
 
     /// Frees a slot in `state`.

@@ -442,9 +442,9 @@ impl<'w, T: OneMapping> Job<'w, T> {
         let mut held = self.into_held();
         let due = due_in(delay);
         let is_back = held.is_ours() && {
-            held.sets_due(Due::new(held.state.again(), due)) && {
-                held.queue.bring_back(held.slot, held.state)
-            }
+            // Where somebody else has changed it, the state says whether the job is ours still.
+            held.sets_due(Due::new(held.state.again(), due));
+            held.queue.bring_back(held.slot, held.state)
         };
         std::mem::forget(held);
         if is_back { Ok(()) } else { Err(Lost) }
