@@ -90,6 +90,11 @@ impl EventCount {
         Futex::wait_any(&words, deadline)
     }
 
+    /// The word, and what it is until somebody notifies who has `ticket`: for who sleeps on many.
+    pub(crate) fn word(&self, ticket: Ticket) -> (&Futex, u32) {
+        (&self.futex, ticket.0)
+    }
+
     /// Wakes whoever announced itself before the caller's change became visible.
     ///
     /// Costs a fence and a load where nobody sleeps.
@@ -210,7 +215,7 @@ impl Default for Announcement {
 /// other.
 #[inline]
 #[track_caller]
-pub(crate) fn announced() {
+pub fn announced() {
     // Pairs with itself, on the other side.
     fence(Ordering::SeqCst);
 }

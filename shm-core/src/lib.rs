@@ -17,6 +17,10 @@ pub mod event;
 // Which process is which, and whether it lives.
 pub mod process;
 
+// `Bell`: a file descriptor that becomes readable when words change.
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub mod bell;
+
 // `Plan` and `fingerprint!`: where things stand in a region, and which layout it is.
 pub mod layout;
 

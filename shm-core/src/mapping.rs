@@ -141,6 +141,27 @@ impl<T: ShmSync> Mapped<T> {
     pub fn mapping(&self) -> &Arc<Mapping> {
         &self.mapping
     }
+
+    /// A part of it, which keeps the whole mapped.
+    ///
+    /// ```
+    /// # use shm_core::{mapping::{Mapped, Mapping}, sync::{AtomicU64, Ordering}};
+    /// # struct Pair { one: AtomicU64, other: AtomicU64 }
+    /// # shm_core::shm_sync!(Pair { one, other });
+    /// let pair = Mapped::<Pair>::new(&Mapping::heap(16), 0)?;
+    /// let other = pair.part(|pair| &pair.other);
+    /// other.store(7, Ordering::Relaxed);
+    /// assert_eq!(pair.other.load(Ordering::Relaxed), 7);
+    /// # Ok::<(), shm_core::BadPtr>(())
+    /// ```
+    pub fn part<U: ShmSync>(&self, of: impl FnOnce(&T) -> &U) -> Mapped<U>
+    where
+        T: 'static,
+    {
+        // `of` knows of no lifetime but that it may be any: what it gives lives as long as the `T`
+        // may, for as long as it is mapped.
+        Mapped { value: NonNull::from(of(self)), mapping: self.mapping.clone() }
+    }
 }
 
 impl<T> Clone for Mapped<T> {

@@ -345,6 +345,22 @@ fn used_anew() {
     world.receive(&mut receiver, 2..4, |_| ());
 }
 
+/// One that has just come has the role; who wants it too sees that it lives.
+fn just_come() {
+    let (table, queue) = table_and_queue(2);
+    let me = table.join().unwrap();
+    let (theirs, their_table) = (queue.clone(), table.clone());
+    let coming = spawn(move || {
+        become_process(SENDER);
+        let member = their_table.join().unwrap();
+        let has_it = theirs.sender(&member).map(std::mem::forget).is_ok();
+        std::mem::forget(member);
+        has_it
+    });
+    let have_it = queue.sender(&me).map(std::mem::forget).is_ok();
+    assert!(coming.join().unwrap() != have_it, "two have the role");
+}
+
 /// The receiver leaves after one record: a sender that waits for room learns of it.
 fn receiver_leaves() {
     let world = world::<Crashing>(FULL);
@@ -497,8 +513,9 @@ fn every_ordering_matters() {
         model::check(receiver_is_followed);
         model::check(two_come);
         model::check(one_is_named);
+        model::check(just_come);
     });
-    assert_eq!(found, 8, "a header, a position, and a role, which is taken, left and looked at");
+    assert_eq!(found, 8, "a header, a position, and a role: taken, left, looked at, asked for");
 }
 
 /// A mistake in a queue of two lines.

@@ -70,12 +70,14 @@ mod reap;
 #[cfg_attr(any(shm_loom, shm_explore), path = "recheck_modelled.rs")]
 mod recheck;
 mod shared;
+mod sleep;
 mod table;
 mod watch;
 
 pub use claim::Seat;
 pub use id::{ParticipantId, SLOTS_MAX};
 pub use member::{JoinError, JoinOptions, Member, Waiting};
+pub use sleep::{Night, Sleeper};
 pub use table::{ParticipantInfo, Table, TableError};
 pub use watch::{Outcome, Watch, wait};
 

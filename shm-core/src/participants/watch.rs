@@ -13,11 +13,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// A sleep on life words lasts at most so long; then the sleeper asks the kernel about its peers.
-const SLEEP_MAX: Duration = Duration::from_secs(1);
+pub(super) const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The same for one who cannot sleep on life words.
-const BOUNDED_SLEEP_MAX: Duration = Duration::from_millis(100);
+pub(super) const BOUNDED_SLEEP_MAX: Duration = Duration::from_millis(100);
 /// Where a peer is marked but not dead yet, or has no life word; doubles up to the bounded sleep.
-const DOUBTFUL_SLEEP_MIN: Duration = Duration::from_millis(1);
+pub(super) const DOUBTFUL_SLEEP_MIN: Duration = Duration::from_millis(1);
 
 /// A peer, watched. Costs no file descriptor.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Watch {
     peer: ParticipantId,
     /// Taken once; later scribbles on the claim word do not matter. `None`: it was not there.
     process: Option<ProcessId>,
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// Set once the peer was found dead: it stays so.
     gone: OnceLock<()>,
     /// The net under a mark that is missing, for those who only ask and never sleep.
@@ -34,7 +34,7 @@ pub struct Watch {
 }
 
 /// What there is to sleep on.
-enum Armed<'a> {
+pub(super) enum Armed<'a> {
     Gone,
     Word(&'a Futex, u32),
     /// Nothing that would change at its death.
@@ -113,7 +113,7 @@ impl Watch {
     }
 
     /// Makes sure that the peer's death will wake a sleeper on the word returned.
-    fn arm(&self) -> Armed<'_> {
+    pub(super) fn arm(&self) -> Armed<'_> {
         let Some(slot) = self.slot() else { return Armed::Gone };
         let Some(life) = self.life(slot) else { return Armed::Gone };
         if !life.is_held() {
@@ -131,7 +131,7 @@ impl Watch {
     }
 
     /// The kernel wakes one sleeper for a death, and that may have been us: wake the others.
-    fn pass_on(&self) {
+    pub(super) fn pass_on(&self) {
         if let Some(slot) = self.slot()
             && !self.life(slot).is_some_and(Life::is_held)
         {
@@ -213,7 +213,7 @@ pub fn wait(
 }
 
 /// How long to sleep after a doubtful sleep in vain.
-fn longer(doubtful_sleep: Duration) -> Duration {
+pub(super) fn longer(doubtful_sleep: Duration) -> Duration {
     (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX)
 }
 

@@ -39,15 +39,23 @@
 //! 2008), and Aeron's `ManyToOneRingBuffer` zeroes ahead.
 // What a call takes and gives is inlined: a result that is written to memory word by word and read
 // in pairs costs the processor as much as the transfer of a line.
+mod bell;
+mod lane;
 mod lines;
 mod receiver;
 mod role;
 mod sender;
 mod shared;
 
+pub(crate) use bell::Bell;
+pub(crate) use lane::Hub;
+// For the other structures that have roles.
+pub(crate) use role::{Missing, Pause, Sleeper, gone, leave_seat, take};
+pub(crate) use shared::Seat;
+
 pub use lines::LINE_BYTES;
 pub use receiver::{Receiver, Record, RecvError};
-pub use sender::{Reserved, SendError, Sender};
+pub use sender::{Reserved, SendError, Sender, Space};
 
 use crate::stream::OneMapping;
 use lines::{LINES_MIN, Lines, record_bytes_max, ring_at};

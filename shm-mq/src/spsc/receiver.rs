@@ -1,12 +1,14 @@
 //! The receiver's half.
 use super::lines::{Header, Lines, Place, words_for};
-use super::role::{Missing, Pause, Peer, Side};
+use super::role::{Missing, Pause, Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::View;
+use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::Member;
+use shm_core::participants::{Member, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -14,7 +16,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why no record was received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -60,16 +62,16 @@ impl From<Missing> for RecvError {
 /// What it has not released stays in the queue: who takes the role next receives it, that which it
 /// was about to release included. [`received`](Receiver::received) says how many it had released.
 pub struct Receiver<T: OneMapping = Crashing> {
-    lines: Lines<T>,
+    pub(super) lines: Lines<T>,
     /// A record, where it is not lent where it lies.
     copy: Vec<u8>,
-    cursor: Cursor,
+    pub(super) cursor: Cursor,
 }
 
 /// How far the receiver is. Apart from the bytes, which a [`Record`] borrows beside it.
-struct Cursor {
-    shared: Mapped<Shared>,
-    peer: Peer,
+pub(super) struct Cursor {
+    pub(super) shared: Mapped<Shared>,
+    pub(super) peer: Peer,
     fork: ForkGuard,
     /// Words of the ring.
     count: u64,
@@ -80,7 +82,7 @@ struct Cursor {
     told: Told,
     /// The position when the sender was woken last, if it slept.
     woken: u64,
-    is_corrupt: bool,
+    pub(super) is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -110,15 +112,25 @@ impl<T: OneMapping> Receiver<T> {
         me: &Arc<Member>,
     ) -> Result<Receiver<T>, AttachError> {
         me.check_fork()?;
-        shared.take(Side::Receiver, me, me.id(), Seat::Open)?;
-        let count = lines.count();
-        let peer = Peer::new(shared.clone(), Side::Receiver, me.clone());
+        take(&shared.receiver, me, me.id(), Seat::Open)?;
+        let peer = Peer::new(shared, Side::Receiver, me.clone());
         let Some(told) = shared.released.last() else {
             // Nobody is to wait for who has no handle.
             peer.leave();
             return Err(AttachError::Corrupt);
         };
+        Ok(Receiver::go_on(shared, lines, peer, told))
+    }
+
+    /// For who has the role by now.
+    pub(super) fn go_on(
+        shared: &Mapped<Shared>,
+        lines: Lines<T>,
+        peer: Peer,
+        told: Told,
+    ) -> Receiver<T> {
         peer.wake();
+        let count = lines.count();
         let cursor = Cursor {
             shared: shared.clone(),
             peer,
@@ -132,7 +144,7 @@ impl<T: OneMapping> Receiver<T> {
             is_corrupt: false,
             not_sync: PhantomData,
         };
-        Ok(Receiver { lines, copy: Vec::new(), cursor })
+        Receiver { lines, copy: Vec::new(), cursor }
     }
 
     /// Records that receivers of this queue ever released. Of a receiver that takes over from a
@@ -228,7 +240,7 @@ impl<T: OneMapping> Receiver<T> {
 
     /// The length of the next record, if it is there.
     #[inline(always)]
-    fn find(&mut self) -> Result<Option<usize>, RecvError> {
+    pub(crate) fn find(&mut self) -> Result<Option<usize>, RecvError> {
         let cursor = &mut self.cursor;
         cursor.usable()?;
         let (number, mut steps) = (cursor.records as u32, 0);
@@ -263,7 +275,7 @@ impl<T: OneMapping> Receiver<T> {
 
     /// The record that `find` has found.
     #[inline(always)]
-    fn record(&mut self, len: usize) -> Record<'_, T> {
+    pub(crate) fn record(&mut self, len: usize) -> Record<'_, T> {
         let place = self.cursor.place;
         let bytes = if T::IN_PLACE {
             // SAFETY: the record is ours until `Held` releases it, after the view.
@@ -274,7 +286,30 @@ impl<T: OneMapping> Receiver<T> {
             unsafe { self.lines.append(place, len, &mut self.copy) };
             View::from(self.copy.as_slice())
         };
-        Record { bytes, _held: Held { cursor: &mut self.cursor, len }, level: PhantomData }
+        Record { bytes, held: Held { cursor: &mut self.cursor, len }, level: PhantomData }
+    }
+}
+
+/// Ready where [`try_recv`](Receiver::try_recv) gives a record, or an error.
+impl<T: OneMapping> Source for Receiver<T> {
+    fn is_ready(&mut self) -> bool {
+        let found = match self.find() {
+            Ok(None) => self.find_before_the_end(),
+            found => found,
+        };
+        !matches!(found, Ok(None))
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.cursor.peer.my_bed())
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.cursor.peer.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.cursor.peer.sleep_max()
     }
 }
 
@@ -302,9 +337,25 @@ impl Cursor {
         }
     }
 
+    /// The sender is no more, and nobody comes before this is done: the next one begins with record
+    /// 0, where nothing is.
+    pub(super) fn begin<T: OneMapping>(&mut self, lines: &Lines<T>) {
+        // A round on: no mark has this position, but a liar's. Far from where positions begin anew,
+        // for a liar may have brought it there.
+        let position = self.place.position.wrapping_add(self.count) & (u64::MAX >> 1);
+        let place = Place::at(position, self.count);
+        lines.end_at(place);
+        self.shared.sent.begin(place.position);
+        self.shared.released.tell(&mut self.told, place.position, 0);
+        // And nothing is left of what a liar wrote to the other mark.
+        self.shared.released.begin(place.position);
+        (self.place, self.records, self.woken) = (place, 0, place.position);
+        self.is_corrupt = false;
+    }
+
     /// Wakes the sender, if it sleeps and something was released since the last time.
     #[inline(always)]
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         if self.woken != self.told.position {
             self.woken = self.told.position;
             self.peer.wake();
@@ -337,11 +388,16 @@ impl<T: OneMapping> fmt::Debug for Receiver<T> {
 pub struct Record<'r, T: OneMapping = Crashing> {
     bytes: View<'r>,
     /// Dropped after the bytes.
-    _held: Held<'r>,
+    held: Held<'r>,
     level: PhantomData<T>,
 }
 
 impl<T: OneMapping> Record<'_, T> {
+    /// How many records were before it.
+    pub fn number(&self) -> u64 {
+        self.held.cursor.records
+    }
+
     /// Leaves the record for the next receive.
     pub fn put_back(self) {
         // What releases it is `Held`; a view holds nothing.

@@ -1,5 +1,7 @@
 //! The two roles: taking one, also after its owner's death, and waiting for who has the other.
 use super::AttachError;
+use super::bell::Bell;
+use super::lane::Hub;
 use super::shared::{Seat, Shared};
 use shm_core::backoff::Backoff;
 use shm_core::event::{EventCount, Ticket};
@@ -26,14 +28,14 @@ pub(super) enum Side {
 
 /// Why the other side does nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     TimedOut,
     Detached,
     Died,
 }
 
 impl Side {
-    fn other(self) -> Side {
+    pub(super) fn other(self) -> Side {
         match self {
             Side::Sender => Side::Receiver,
             Side::Receiver => Side::Sender,
@@ -50,7 +52,7 @@ impl Shared {
     }
 
     /// Where `side` sleeps.
-    fn bed(&self, side: Side) -> &EventCount {
+    pub(super) fn bed(&self, side: Side) -> &EventCount {
         match side {
             Side::Sender => &self.left,
             Side::Receiver => &self.arrived,
@@ -64,59 +66,92 @@ impl Shared {
         by: &Member,
         id: ParticipantId,
     ) -> Result<(), AttachError> {
-        self.take(side, by, id, Seat::Given)?;
+        take(self.role(side), by, id, Seat::Given)?;
         self.bed(side.other()).notify();
         Ok(())
     }
+}
 
-    /// Puts `seat(id)` into a role that is free, given to it, or was left by one who is gone. The
-    /// other side is still to be woken.
-    pub(super) fn take(
-        &self,
-        side: Side,
-        by: &Member,
-        id: ParticipantId,
-        seat: fn(ParticipantId) -> Seat,
-    ) -> Result<(), AttachError> {
-        let word = self.role(side);
-        let mut bits = word.load(Ordering::Relaxed);
-        for _ in 0..ROUNDS_MAX {
-            match Seat::from_bits(bits) {
-                Seat::Open(owner) if owner == by.id() => return Err(AttachError::OpenAlready),
-                Seat::Given(owner) if owner == id => {}
-                Seat::Given(owner) | Seat::Open(owner) => {
-                    if by.table().liveness(owner) != Liveness::Dead {
-                        return Err(AttachError::Taken { by: owner });
-                    }
+/// Puts `seat(id)` into the word of a role that is free, given to it, or was left by one who is
+/// gone. Who waits for the role is still to be woken.
+pub(crate) fn take(
+    word: &AtomicU64,
+    by: &Member,
+    id: ParticipantId,
+    seat: fn(ParticipantId) -> Seat,
+) -> Result<(), AttachError> {
+    let mut bits = word.load(Ordering::Relaxed);
+    for _ in 0..ROUNDS_MAX {
+        match Seat::from_bits(bits) {
+            Seat::Open(owner) if owner == by.id() => return Err(AttachError::OpenAlready),
+            Seat::Given(owner) if owner == id => {}
+            Seat::Given(owner) | Seat::Open(owner) => {
+                if by.table().liveness(owner) != Liveness::Dead {
+                    return Err(AttachError::Taken { by: owner });
                 }
-                Seat::Free | Seat::Left(_) => {}
             }
-            // Pairs with the Release in `leave`, or with the proof of its death: what the last
-            // owner did. And with the Acquire in `Peer::gone`: the seat of whom we name.
-            let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
-            match word.compare_exchange(bits, seat(id).to_bits(), ok, err) {
-                Ok(_) => return Ok(()),
-                Err(now) => bits = now,
-            }
+            Seat::Free | Seat::Left(_) | Seat::Dropped(_) | Seat::Gone(_) => {}
         }
-        Err(AttachError::Restless)
+        // Pairs with the Release in `leave_seat`, or with the proof of its death: what the last
+        // owner did. And with the Acquire in `gone`: the seat of whom we name.
+        let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
+        match word.compare_exchange(bits, seat(id).to_bits(), ok, err) {
+            Ok(_) => return Ok(()),
+            Err(now) => bits = now,
+        }
     }
+    Err(AttachError::Restless)
+}
 
-    /// Says that `me` has the role no more.
-    pub(super) fn leave(&self, side: Side, me: ParticipantId) {
-        // Pairs with the Acquires in `Peer::gone` and `take`: what we did. A liar's word is left
-        // alone.
+/// Says that `me` has the role no more.
+pub(crate) fn leave_seat(word: &AtomicU64, me: ParticipantId) {
+    // Where it is not the one it is the other; a liar's word is left alone.
+    for (from, to) in [(Seat::Open(me), Seat::Left(me)), (Seat::Dropped(me), Seat::Gone(me))] {
+        // Pairs with the Acquires in `gone` and `take`: what we did.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        let word = self.role(side);
-        let _ = word.compare_exchange(Seat::Open(me).to_bits(), Seat::Left(me).to_bits(), ok, err);
-        self.bed(side.other()).notify();
+        if word.compare_exchange(from.to_bits(), to.to_bits(), ok, err).is_ok() {
+            break;
+        }
+    }
+}
+
+/// Whether who had the role of this word has left or died. What it did before is seen after this.
+pub(crate) fn gone(word: &AtomicU64, me: &Member, watch: &mut Option<Watch>) -> Option<Missing> {
+    // Pairs with the Releases in `take` and `leave_seat`: the seat of whom another named, and what
+    // it did last.
+    let bits = word.load(Ordering::Acquire);
+    let state = Seat::from_bits(bits);
+    let (Seat::Given(id) | Seat::Open(id) | Seat::Dropped(id)) = state else {
+        // Nobody is there whose death would wake who waits.
+        *watch = None;
+        return (state != Seat::Free).then_some(Missing::Detached);
+    };
+    if watch.as_ref().is_none_or(|watch| watch.peer() != id) {
+        *watch = Some(me.watch(id));
+    }
+    if !watch.as_ref().is_some_and(Watch::is_dead) {
+        return None;
+    }
+    // The proof of its end orders what it did: who left, and then left its seat, has left.
+    match Seat::from_bits(word.load(Ordering::Relaxed)) {
+        now if now.to_bits() == bits => Some(Missing::Died),
+        Seat::Left(its) | Seat::Gone(its) if its == id => Some(Missing::Detached),
+        // Somebody has come after it.
+        _ => None,
     }
 }
 
 /// What one side knows of the other.
 #[derive(Debug)]
 pub(super) struct Peer {
-    shared: Mapped<Shared>,
+    /// Its role's word, and where it sleeps.
+    theirs: Mapped<AtomicU64>,
+    their_bed: Mapped<EventCount>,
+    /// Our own. The receiver of a lane has its role elsewhere.
+    ours: Option<Mapped<AtomicU64>>,
+    our_bed: Mapped<EventCount>,
+    /// The receiver of many lanes learns by it which of them it is to look at.
+    bell: Option<Bell>,
     side: Side,
     member: Arc<Member>,
     watch: Option<Watch>,
@@ -124,48 +159,58 @@ pub(super) struct Peer {
 
 impl Peer {
     /// The other side of `me`.
-    pub(super) fn new(shared: Mapped<Shared>, me: Side, member: Arc<Member>) -> Peer {
-        Peer { shared, side: me.other(), member, watch: None }
+    pub(super) fn new(shared: &Mapped<Shared>, me: Side, member: Arc<Member>) -> Peer {
+        let role = |side: Side| shared.part(move |shared| shared.role(side));
+        let bed = |side: Side| shared.part(move |shared| shared.bed(side));
+        Peer {
+            theirs: role(me.other()),
+            their_bed: bed(me.other()),
+            ours: Some(role(me)),
+            our_bed: bed(me),
+            bell: None,
+            side: me.other(),
+            member,
+            watch: None,
+        }
+    }
+
+    /// The receiver of the lane that `shared` is, for its sender.
+    pub(super) fn of_lanes(shared: &Mapped<Shared>, hub: Hub, member: Arc<Member>) -> Peer {
+        let peer = Peer::new(shared, Side::Sender, member);
+        Peer { theirs: hub.role, their_bed: hub.bed, bell: Some(hub.bell), ..peer }
+    }
+
+    /// The sender of a lane, for the receiver, whose role is elsewhere.
+    pub(super) fn of_lane(shared: &Mapped<Shared>, member: Arc<Member>) -> Peer {
+        Peer { ours: None, ..Peer::new(shared, Side::Receiver, member) }
     }
 
     /// Whether it said that it left, and nobody came after it: one load.
     #[inline]
     pub(super) fn has_left(&self) -> bool {
-        let bits = self.shared.role(self.side).load(Ordering::Relaxed);
-        matches!(Seat::from_bits(bits), Seat::Left(_))
+        matches!(Seat::from_bits(self.theirs.load(Ordering::Relaxed)), Seat::Left(_))
     }
 
     /// Whether it has left or died. What it did before is seen after this.
     pub(super) fn gone(&mut self) -> Option<Missing> {
-        let word = self.shared.role(self.side);
-        // Pairs with the Releases in `take` and `leave`: what it wrote to its seat, and did last.
-        let bits = word.load(Ordering::Acquire);
-        let state = Seat::from_bits(bits);
-        let (Seat::Given(id) | Seat::Open(id)) = state else {
-            // Nobody is to be watched: who sleeps now looks again soon.
-            self.watch = None;
-            return matches!(state, Seat::Left(_)).then_some(Missing::Detached);
-        };
-        let member = &self.member;
-        if self.watch.as_ref().is_none_or(|watch| watch.peer() != id) {
-            self.watch = Some(member.watch(id));
-        }
-        if !self.watch.as_ref().is_some_and(Watch::is_dead) {
-            return None;
-        }
-        // The proof of its end orders what it did: who left, and then left its seat, has left.
-        match word.load(Ordering::Relaxed) {
-            now if now == bits => Some(Missing::Died),
-            now if now == Seat::Left(id).to_bits() => Some(Missing::Detached),
-            // Somebody has come after it.
-            _ => None,
-        }
+        gone(&self.theirs, &self.member, &mut self.watch)
+    }
+
+    /// Its watch, as [`gone`](Peer::gone) needed one last.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// Whether the receiver of the lanes has dropped ours.
+    pub(super) fn has_dropped_us(&self) -> bool {
+        let ours = self.ours.as_ref().filter(|_| self.bell.is_some());
+        let open = Seat::Open(self.member.id()).to_bits();
+        ours.is_some_and(|ours| ours.load(Ordering::Relaxed) != open)
     }
 
     /// Whether somebody has the role and is there.
     fn is_open(&self) -> bool {
-        let bits = self.shared.role(self.side).load(Ordering::Relaxed);
-        matches!(Seat::from_bits(bits), Seat::Open(_))
+        matches!(Seat::from_bits(self.theirs.load(Ordering::Relaxed)), Seat::Open(_))
     }
 
     /// Waits until the other side is there.
@@ -187,25 +232,58 @@ impl Peer {
     /// Wakes it, if it sleeps.
     #[inline]
     pub(super) fn wake(&self) {
-        self.shared.bed(self.side).notify();
+        match &self.bell {
+            None => self.their_bed.notify(),
+            Some(bell) => bell.ring(&self.their_bed),
+        }
     }
 
     /// Wakes it, if it is known to sleep: it may have fallen asleep just now.
     #[inline]
     pub(super) fn wake_seen(&self) {
-        self.shared.bed(self.side).notify_seen();
+        self.their_bed.notify_seen();
     }
 
+    /// Says that we have our role no more.
     pub(super) fn leave(&self) {
-        self.shared.leave(self.side.other(), self.member.id());
+        let Some(word) = &self.ours else { return };
+        leave_seat(word, self.member.id());
+        self.wake();
     }
 
-    fn my_bed(&self) -> &EventCount {
-        self.shared.bed(self.side.other())
+    pub(super) fn my_bed(&self) -> &EventCount {
+        &self.our_bed
+    }
+
+    /// Who has the other role, to sleep on its life.
+    pub(super) fn living(&self) -> Option<&Watch> {
+        self.watch.as_ref().filter(|watch| !watch.is_dead())
+    }
+
+    /// So long we may sleep at most.
+    pub(super) fn sleep_max(&self) -> Option<Duration> {
+        // It wakes us, or dies.
+        let is_sure = self.side == Side::Sender && self.living().is_some();
+        (!is_sure).then_some(LOOKED_EVERY)
+    }
+}
+
+/// Who waits, in the steps of a [`Pause`].
+pub(crate) trait Sleeper {
+    /// Where it sleeps.
+    fn bed(&self) -> &EventCount;
+
+    /// Sleeps until it is woken, or somebody dies: `false` once the deadline has passed.
+    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool;
+}
+
+impl Sleeper for Peer {
+    fn bed(&self) -> &EventCount {
+        self.my_bed()
     }
 
     fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let watch = self.watch.as_ref().filter(|watch| !watch.is_dead());
+        let watch = self.living();
         let until = match (&watch, self.side) {
             // It wakes us, or dies.
             (Some(_), Side::Sender) => deadline,
@@ -214,31 +292,31 @@ impl Peer {
                 Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
             }
         };
-        participants::wait(self.my_bed(), ticket, watch.as_slice(), until);
+        participants::wait(self.bed(), ticket, watch.as_slice(), until);
         deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }
 
 /// One wait, in steps between which the caller looks: spin, announce, sleep.
-pub(super) struct Pause {
+pub(crate) struct Pause {
     deadline: Option<Instant>,
     backoff: Backoff,
     ticket: Option<Ticket>,
 }
 
 impl Pause {
-    pub(super) fn new(deadline: Option<Instant>) -> Pause {
+    pub(crate) fn new(deadline: Option<Instant>) -> Pause {
         Pause { deadline, backoff: Backoff::new(), ticket: None }
     }
 
     /// One step, after the caller looked in vain: `false` once the deadline has passed.
-    pub(super) fn step(&mut self, peer: &Peer) -> bool {
+    pub(crate) fn step(&mut self, sleeper: &impl Sleeper) -> bool {
         if let Some(ticket) = self.ticket.take() {
             self.backoff.reset();
-            return peer.sleep(ticket, self.deadline);
+            return sleeper.sleep(ticket, self.deadline);
         }
         if !self.backoff.snooze() {
-            self.ticket = Some(peer.my_bed().prepare());
+            self.ticket = Some(sleeper.bed().prepare());
         }
         true
     }

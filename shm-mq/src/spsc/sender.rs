@@ -1,12 +1,14 @@
 //! The sender's half.
 use super::lines::{Header, Lines, Place, words_for};
-use super::role::{Missing, Pause, Peer, Side};
+use super::role::{Missing, Pause, Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::Draft;
+use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::Member;
+use shm_core::participants::{Member, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::Ordering;
 use shm_core::trust::{Crashing, Trust};
@@ -15,7 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a record was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -31,8 +33,9 @@ pub enum SendError {
     /// in the queue.
     #[error("the queue is full, and the receiver's process has died")]
     PeerDied,
-    /// The receiver wrote nonsense into shared memory. The handle is of no further use.
-    #[error("the queue is corrupt: the receiver's position makes no sense")]
+    /// The receiver wrote nonsense into shared memory; or, of many lanes, it found nonsense in ours
+    /// and has dropped it. The handle is of no further use.
+    #[error("the queue is corrupt: the receiver's position makes no sense, or it dropped us")]
     Corrupt,
     /// No record of this queue is so long.
     #[error("a record of {len} bytes is too long: this queue takes {largest}")]
@@ -140,11 +143,18 @@ impl<T: OneMapping> Sender<T> {
         me: &Arc<Member>,
     ) -> Result<Sender<T>, AttachError> {
         me.check_fork()?;
-        shared.take(Side::Sender, me, me.id(), Seat::Open)?;
+        take(&shared.sender, me, me.id(), Seat::Open)?;
+        let peer = Peer::new(shared, Side::Sender, me.clone());
+        Sender::go_on(shared, lines, peer).ok_or(AttachError::Corrupt)
+    }
+
+    /// For who has the role by now. `None` where its predecessor left nonsense: it has the role no
+    /// more.
+    pub(super) fn go_on(shared: &Mapped<Shared>, lines: Lines<T>, peer: Peer) -> Option<Sender<T>> {
         let count = lines.count();
         let mut cursor = Cursor {
             shared: shared.clone(),
-            peer: Peer::new(shared.clone(), Side::Sender, me.clone()),
+            peer,
             fork: ForkGuard::new(),
             count,
             record_bytes_max: lines.record_bytes_max(),
@@ -160,10 +170,10 @@ impl<T: OneMapping> Sender<T> {
         if cursor.go_on(&lines).is_none() {
             // Nobody is to wait for who has no handle.
             cursor.peer.leave();
-            return Err(AttachError::Corrupt);
+            return None;
         }
         cursor.peer.wake();
-        Ok(Sender { lines, cursor })
+        Some(Sender { lines, cursor })
     }
 
     /// Records that were ever published by senders of this queue, or pushed by this one. Of a
@@ -294,12 +304,53 @@ impl<T: OneMapping> Sender<T> {
         Ok(Some(Reserved { bytes, room, len, lines: &self.lines, cursor: &mut self.cursor }))
     }
 
+    /// Room for a record of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self, len: usize) -> Space<'_, T> {
+        Space { sender: self, len }
+    }
+
+    /// Why the receiver does nothing any more, if so.
+    pub(crate) fn end(&mut self) -> Option<SendError> {
+        self.cursor.peer.gone().map(SendError::from)
+    }
+
     /// Waits until a receiver has attached.
     ///
     /// # Errors
     /// [`SendError::TimedOut`], [`SendError::PeerDied`].
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
         Ok(self.cursor.peer.wait_until_open(deadline)?)
+    }
+}
+
+/// Ready where [`try_send`](Sender::try_send) takes a record of so many bytes, or where waiting for
+/// room is an error: made by [`Sender::space`].
+#[derive(Debug)]
+pub struct Space<'s, T: OneMapping = Crashing> {
+    sender: &'s mut Sender<T>,
+    len: usize,
+}
+
+impl<T: OneMapping> Source for Space<'_, T> {
+    fn is_ready(&mut self) -> bool {
+        let Sender { lines, cursor } = self.sender;
+        if !matches!(cursor.room(self.len), Ok(None)) {
+            return true;
+        }
+        cursor.publish(lines);
+        self.sender.end().is_some()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.sender.cursor.peer.my_bed())
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.sender.cursor.peer.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.sender.cursor.peer.sleep_max()
     }
 }
 
@@ -344,11 +395,12 @@ impl Cursor {
     }
 
     #[inline(always)]
-    fn check(&self, len: usize) -> Result<(), SendError> {
+    fn check(&mut self, len: usize) -> Result<(), SendError> {
         if self.fork.check().is_err() {
             return Err(SendError::Forked);
         }
-        if self.is_corrupt {
+        if self.is_corrupt || self.peer.has_dropped_us() {
+            self.is_corrupt = true;
             return Err(SendError::Corrupt);
         }
         if len > self.record_bytes_max {

@@ -112,6 +112,18 @@ impl Progress {
         *told = Told { position, records, mark };
     }
 
+    /// Says that its next owner begins here, with record 0: by one who cleans up, while nobody
+    /// reads it.
+    pub(super) fn begin(&self, position: u64) {
+        for mark in &self.marks {
+            mark.records.store(0, Ordering::Relaxed);
+            // A mark that has the position says 0.
+            in_program_order();
+            mark.position.store(position, Ordering::Relaxed);
+        }
+        self.position.store(position, Ordering::Relaxed);
+    }
+
     /// How far its owner was, who is no more; `None` where that is nonsense.
     pub(super) fn last(&self) -> Option<Told> {
         // The proof of its death orders what it did.
@@ -151,37 +163,49 @@ impl Shared {
 ///     └────────────────────▲  ▲ ▲        │
 ///              given(d), open(d)┘ └──────┘            by p, after d's death or anybody's leaving
 /// ```
+///
+/// The sender of a lane may be dropped: see [`fan_in`](crate::fan_in).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Seat {
+pub(crate) enum Seat {
     Free,
     /// Named for it, and not yet there.
     Given(ParticipantId),
     Open(ParticipantId),
     Left(ParticipantId),
+    /// Of a lane only: its sender wrote nonsense, and may still write.
+    Dropped(ParticipantId),
+    /// The same, and has left since.
+    Gone(ParticipantId),
 }
 
 const GIVEN: u64 = 1;
 const OPEN: u64 = 2;
 const LEFT: u64 = 3;
+const DROPPED: u64 = 4;
+const GONE: u64 = 5;
 
 impl Seat {
     /// What a word says; nonsense is free.
     #[inline]
-    pub(super) fn from_bits(bits: u64) -> Seat {
+    pub(crate) fn from_bits(bits: u64) -> Seat {
         match (ParticipantId::from_bits(bits as u32), bits >> 32) {
             (Some(id), GIVEN) => Seat::Given(id),
             (Some(id), OPEN) => Seat::Open(id),
             (Some(id), LEFT) => Seat::Left(id),
+            (Some(id), DROPPED) => Seat::Dropped(id),
+            (Some(id), GONE) => Seat::Gone(id),
             _ => Seat::Free,
         }
     }
 
-    pub(super) fn to_bits(self) -> u64 {
+    pub(crate) fn to_bits(self) -> u64 {
         let (state, id) = match self {
             Seat::Free => return 0,
             Seat::Given(id) => (GIVEN, id),
             Seat::Open(id) => (OPEN, id),
             Seat::Left(id) => (LEFT, id),
+            Seat::Dropped(id) => (DROPPED, id),
+            Seat::Gone(id) => (GONE, id),
         };
         state << 32 | u64::from(id.to_bits())
     }

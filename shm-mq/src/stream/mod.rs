@@ -67,7 +67,7 @@ pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
 pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
-pub use sender::{SendError, Sender, Sending};
+pub use sender::{SendError, Sender, Sending, Space};
 
 use peer::Side;
 use ring::{Ring, WORD};

@@ -172,8 +172,18 @@ impl Peer {
         }
     }
 
-    fn my_bed(&self) -> &EventCount {
+    pub(super) fn my_bed(&self) -> &EventCount {
         self.shared.bed(self.side.other())
+    }
+
+    /// The other side, once it has a name, to sleep on its life.
+    pub(super) fn named(&self) -> Option<&Watch> {
+        self.watch.as_ref()
+    }
+
+    /// So long we may sleep at most.
+    pub(super) fn sleep_max(&self) -> Option<Duration> {
+        self.watch.is_none().then_some(UNNAMED_LOOKED_EVERY)
     }
 }
 

@@ -5,9 +5,11 @@ use super::peer::{Missing, Pause, Peer, Side};
 use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
+use crate::waitset::Source;
 use shm_core::bytes::View;
+use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::Member;
+use shm_core::participants::{Member, Watch};
 use shm_core::poison;
 use shm_core::process::{ForkGuard, ProcessId};
 use shm_core::trust::Crashing;
@@ -360,6 +362,30 @@ impl<T: Level> Receiver<T> {
             _ => View::from(self.assembly.as_slice()),
         };
         Message { bytes, _held: Held { cursor: &mut self.cursor } }
+    }
+}
+
+/// Ready where [`try_recv`](Receiver::try_recv) gives a message, or another error than
+/// [`WouldBlock`](RecvError::WouldBlock).
+impl<T: OneMapping> Source for Receiver<T> {
+    fn is_ready(&mut self) -> bool {
+        let found = match self.find() {
+            Ok(false) => self.find_again(),
+            found => found.map(drop),
+        };
+        found != Err(RecvError::WouldBlock)
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.cursor.link.my_bed())
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.cursor.link.named());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.cursor.link.sleep_max()
     }
 }
 

@@ -5,8 +5,10 @@ use super::peer::{Missing, Pause, Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
+use crate::waitset::Source;
+use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::Member;
+use shm_core::participants::{Member, Watch};
 use shm_core::process::{ForkGuard, ProcessId};
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -170,6 +172,11 @@ impl<T: OneMapping> Sender<T> {
     /// [`SendError::TimedOut`], [`SendError::Detached`], [`SendError::PeerDied`].
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
         Ok(self.link.wait_until_open(deadline)?)
+    }
+
+    /// Room for a message of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self, len: usize) -> Space<'_, T> {
+        Space { sender: self, len }
     }
 }
 
@@ -508,5 +515,38 @@ impl<T: Level> Sending<'_, T> {
     /// Bytes of the message that are not in the ring yet.
     pub fn remaining(&self) -> usize {
         self.outgoing.left
+    }
+}
+
+/// Ready where [`try_send`](Sender::try_send) takes a message of so many bytes, or, of one longer
+/// than the ring, [`Sending::poll`] goes on; and where that is an error. Made by [`Sender::space`].
+#[derive(Debug)]
+pub struct Space<'s, T: OneMapping = Crashing> {
+    sender: &'s mut Sender<T>,
+    len: usize,
+}
+
+impl<T: OneMapping> Source for Space<'_, T> {
+    fn is_ready(&mut self) -> bool {
+        let sender = &mut *self.sender;
+        let ring = sender.ring.bytes();
+        let whole = frame_bytes(self.len);
+        let want = if whole > ring { (ring / 2).next_multiple_of(WORD) } else { whole };
+        match sender.usable().and_then(|()| sender.has_room(want)) {
+            Ok(false) => sender.would_block() != SendError::WouldBlock,
+            _ => true,
+        }
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.sender.link.my_bed())
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.sender.link.named());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.sender.link.sleep_max()
     }
 }

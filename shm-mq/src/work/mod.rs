@@ -44,10 +44,11 @@ mod worker;
 pub use producer::{Draft, Producer, SendError};
 pub use worker::{ClaimError, Job, Lost, Worker};
 
+use crate::lent::words_for;
 use crate::stream::OneMapping;
 use shared::{Due, Front, Kind, MAGIC, Shared, Slot, State};
 use shm_core::BadPtr;
-use shm_core::bytes::{WORD_BYTES, Word};
+use shm_core::bytes::Word;
 use shm_core::futex::now_ms;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId};
@@ -166,6 +167,15 @@ pub struct WorkQueue<T: OneMapping = Crashing> {
     level: PhantomData<T>,
 }
 
+/// When there will be a job, as far as is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum NextReady {
+    Now,
+    /// In milliseconds of the clock.
+    At(u64),
+    Never,
+}
+
 /// When `delay` has passed, in milliseconds of the clock; 0: at once.
 fn due_in(delay: Duration) -> u64 {
     match u64::try_from(delay.as_millis()) {
@@ -173,11 +183,6 @@ fn due_in(delay: Duration) -> u64 {
         Ok(ms) => now_ms().saturating_add(ms.max(1)),
         Err(_) => u64::MAX,
     }
-}
-
-const fn words_for(job_bytes: u64) -> u64 {
-    // Each job begins with a cache line.
-    (job_bytes.div_ceil(WORD_BYTES as u64)).next_multiple_of(8)
 }
 
 impl WorkQueue {
@@ -458,6 +463,32 @@ impl<T: OneMapping> WorkQueue<T> {
         // In a model no time passes, or any.
         let is_over = |end| end <= now_ms() || cfg!(any(shm_loom, shm_explore));
         self.lease_ms != 0 && self.begin_lease(slot, state).of(state).is_some_and(is_over)
+    }
+
+    /// Whether a job is ready now, or when the next one is due.
+    fn next_ready(&self) -> NextReady {
+        let (count, tail) = (self.slots.len() as u64, self.shared.tail.load(Ordering::Relaxed));
+        let front = Front::from_bits(self.shared.head.load(Ordering::Relaxed)).position();
+        // Each slot once; behind the tail, and before the last lap, all.
+        let lap = tail.saturating_sub(count);
+        let (mut next, mut now) = (NextReady::Never, None);
+        for at in if (lap..=tail).contains(&front) { front..tail } else { lap..tail } {
+            let slot = &self.slots[(at % count) as usize];
+            // Pairs with the Releases of all who set states: when the job is due.
+            let state = State::from_bits(slot.state.load(Ordering::Acquire));
+            if !state.is(Kind::Ready) {
+                continue;
+            }
+            let due = worker::due_of(slot, state);
+            if due == 0 || due <= *now.get_or_insert_with(now_ms) {
+                return NextReady::Now;
+            }
+            next = match next {
+                NextReady::At(before) => NextReady::At(before.min(due)),
+                _ => NextReady::At(due),
+            };
+        }
+        next
     }
 
     /// Frees a slot in `state`.

@@ -1,9 +1,11 @@
 //! Sending jobs.
 use super::shared::{Due, Kind, Slot, State};
 use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
+use crate::lent::Lent;
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
-use shm_core::bytes::{Draft as InPlace, relaxed};
+use shm_core::event::EventCount;
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -137,18 +139,37 @@ impl<T: OneMapping> Producer<T> {
                 // Others were faster, and workers may have passed the slot when it was free.
                 queue.let_it_be_seen(slot);
             }
-            let words = queue.words_of(number);
             queue.prefetch(number + AHEAD as usize);
-            let bytes = if queue.moves_in_place() {
-                // SAFETY: the slot is ours until the draft is gone.
-                Bytes::InPlace(unsafe { InPlace::new(words, 0, len) })
-            } else {
-                Bytes::Private(vec![0; len])
-            };
+            // SAFETY: the slot is ours until the draft is gone.
+            let bytes = unsafe { Lent::new(queue.words_of(number), len, queue.moves_in_place()) };
             let ours = Ours { queue, slot, number, state: writing, member: &self.member };
             return Ok(Some(Draft { bytes, len, ours, due: 0 }));
         }
         Ok(None)
+    }
+}
+
+/// Ready where a slot is free, that [`try_send`](Producer::try_send) takes unless another producer
+/// is faster.
+///
+/// A set that sleeps takes back what the dead have, as [`send`](Producer::send) does.
+impl<T: OneMapping> Source for Producer<T> {
+    fn is_ready(&mut self) -> bool {
+        let is_free =
+            |slot: &Slot| State::from_bits(slot.state.load(Ordering::Relaxed)).is(Kind::Free);
+        self.member.check_fork().is_err() || self.queue.slots.iter().any(is_free)
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.queue.shared.left)
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        Some(REAPED_EVERY)
+    }
+
+    fn woken(&mut self) {
+        self.queue.reap(&self.member);
     }
 }
 
@@ -161,17 +182,11 @@ impl<T: OneMapping> fmt::Debug for Producer<T> {
 /// A job that is being written. Dropped, it is not sent.
 #[must_use = "it is sent by `commit`"]
 pub struct Draft<'p, T: OneMapping = Crashing> {
-    bytes: Bytes<'p>,
+    bytes: Lent<'p>,
     len: usize,
     due: u64,
     /// Dropped after the bytes.
     ours: Ours<'p, T>,
-}
-
-enum Bytes<'p> {
-    InPlace(InPlace<'p>),
-    /// Among peers that may access them any time.
-    Private(Vec<u8>),
 }
 
 /// A slot that is being written.
@@ -204,10 +219,7 @@ impl<T: OneMapping> Draft<'_, T> {
         if ours.member.check_fork().is_err() {
             return Err(SendError::Forked);
         }
-        match bytes {
-            Bytes::InPlace(draft) => draft.finish(),
-            Bytes::Private(bytes) => relaxed::copy_in(ours.queue.words_of(ours.number), 0, &bytes),
-        }
+        bytes.finish(ours.queue.words_of(ours.number));
         ours.slot.len.store(len as u64, Ordering::Relaxed);
         ours.slot.due.store(Due::new(ours.state.ready(), due).bits(), Ordering::Relaxed);
         // Pairs with the Acquire in `Worker::look`: the bytes, and the words beside.
@@ -233,20 +245,14 @@ impl<T: OneMapping> Deref for Draft<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &self.bytes
     }
 }
 
 impl<T: OneMapping> DerefMut for Draft<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &mut self.bytes
     }
 }
 

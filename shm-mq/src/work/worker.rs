@@ -1,9 +1,11 @@
 //! Doing jobs.
 use super::shared::{Due, Front, Kind, Slot, State};
-use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
+use super::{AHEAD, NextReady, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::{View, relaxed};
+use shm_core::event::EventCount;
 use shm_core::futex::now_ms;
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
@@ -358,8 +360,35 @@ impl<T: OneMapping> Worker<T> {
 
 /// When a job is due that is ready in this `state`; 0: at once.
 #[inline(always)]
-fn due_of(slot: &Slot, state: State) -> u64 {
+pub(super) fn due_of(slot: &Slot, state: State) -> u64 {
     Due::from_bits(slot.due.load(Ordering::Relaxed)).of(state).unwrap_or(0)
+}
+
+/// Ready where a job is, that [`try_claim`](Worker::try_claim) gives unless another worker is
+/// faster.
+///
+/// A set that sleeps takes back what the dead have, as [`claim`](Worker::claim) does.
+impl<T: OneMapping> Source for Worker<T> {
+    fn is_ready(&mut self) -> bool {
+        self.member.check_fork().is_err() || self.queue.next_ready() == NextReady::Now
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.queue.shared.arrived)
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        Some(match self.queue.next_ready() {
+            NextReady::At(due) => {
+                Duration::from_millis(due.saturating_sub(now_ms())).min(REAPED_EVERY)
+            }
+            _ => REAPED_EVERY,
+        })
+    }
+
+    fn woken(&mut self) {
+        self.queue.reap(&self.member);
+    }
 }
 
 impl<T: OneMapping> fmt::Debug for Worker<T> {

@@ -1,0 +1,159 @@
+//! A lane, as the receiver has it.
+use super::receiver::Why;
+use crate::spsc::{self, Bell, Missing, Queue, RecvError, Seat};
+use crate::stream::OneMapping;
+use shm_core::mapping::Mapped;
+use shm_core::participants::{Member, ParticipantId, Watch};
+use shm_core::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Rounds in which a lane's word may change while its sender is dropped: it leaves, once.
+const ROUNDS_MAX: u32 = 8;
+
+/// What a look at a lane has found.
+#[derive(Clone, Copy)]
+pub(super) enum Found {
+    /// A record of so many bytes.
+    Record(ParticipantId, usize),
+    End(ParticipantId, Why),
+}
+
+/// The receiving end of a lane, and whose it is.
+pub(super) struct Lane<T: OneMapping> {
+    pub(super) end: spsc::Receiver<T>,
+    pub(super) bell: Bell,
+    /// Looks in which there was nothing, since something was, or since a closer look.
+    pub(super) idle: u32,
+    /// Who sends, as we learned from the word: until we free the lane it is no other's.
+    sender: Option<ParticipantId>,
+    word: Mapped<AtomicU64>,
+}
+
+impl<T: OneMapping> Lane<T> {
+    pub(super) fn new(queue: &Queue<T>, bell: Bell, me: &Arc<Member>) -> Lane<T> {
+        let (end, word) = (queue.lane_receiver(me), queue.word());
+        Lane { end, bell, idle: 0, sender: None, word }
+    }
+
+    /// Looks for a record.
+    #[inline]
+    pub(super) fn look(&mut self) -> Option<Found> {
+        let sender = match self.sender {
+            Some(sender) => sender,
+            None => self.meet()?,
+        };
+        match self.end.find() {
+            Ok(None) => None,
+            Ok(Some(len)) => {
+                self.idle = 0;
+                Some(Found::Record(sender, len))
+            }
+            Err(RecvError::Corrupt) => Some(Found::End(sender, Why::Corrupt)),
+            Err(_) => None,
+        }
+    }
+
+    /// Looks for a record, and whether the sender has gone. It is woken, if there is room.
+    #[cold]
+    pub(super) fn look_closer(&mut self) -> Option<Found> {
+        self.end.wake_sender();
+        let sender = match self.sender {
+            Some(sender) => sender,
+            None => self.meet()?,
+        };
+        // What it did before its end is seen after this.
+        let gone = self.end.gone();
+        let seat = Seat::from_bits(self.word.load(Ordering::Relaxed));
+        let is_its = match seat {
+            Seat::Given(its) | Seat::Open(its) | Seat::Left(its) => its == sender,
+            _ => false,
+        };
+        let why = match (self.end.find(), gone) {
+            _ if !is_its => Why::Corrupt,
+            (Err(RecvError::Corrupt), _) => Why::Corrupt,
+            (Err(_), _) => return None,
+            (Ok(Some(len)), _) => return Some(Found::Record(sender, len)),
+            (Ok(None), None) => return None,
+            (Ok(None), Some(Missing::Detached)) => Why::Left,
+            (Ok(None), Some(_)) => Why::Died,
+        };
+        Some(Found::End(sender, why))
+    }
+
+    /// Learns who has joined; frees a lane that was dropped, once its sender is no more.
+    #[cold]
+    fn meet(&mut self) -> Option<ParticipantId> {
+        // Who asks whether it lives looks at the word again.
+        match Seat::from_bits(self.word.load(Ordering::Relaxed)) {
+            Seat::Given(sender) | Seat::Open(sender) | Seat::Left(sender) => {
+                self.sender = Some(sender);
+            }
+            Seat::Dropped(sender) | Seat::Gone(sender) => {
+                if self.end.gone().is_some() {
+                    self.free(&[Seat::Dropped(sender), Seat::Gone(sender)]);
+                }
+            }
+            Seat::Free => {}
+        }
+        self.sender
+    }
+
+    /// Whether it has a sender that has left: one load.
+    #[inline]
+    pub(super) fn has_left(&self) -> bool {
+        self.sender.is_some() && self.end.has_left()
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.sender.is_none()
+    }
+
+    /// To learn of its sender's death.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.sender.and_then(|_| self.end.watch())
+    }
+
+    /// The end of the lane's sender has been told.
+    pub(super) fn finish(&mut self, sender: ParticipantId, why: Why) {
+        match why {
+            Why::Left => self.free(&[Seat::Left(sender)]),
+            Why::Died => self.free(&[Seat::Open(sender), Seat::Given(sender)]),
+            Why::Corrupt => self.dismiss(sender),
+        }
+        (self.sender, self.idle) = (None, 0);
+    }
+
+    /// Gives the lane to others: its sender has gone, as one of these says.
+    fn free(&mut self, from: &[Seat]) {
+        self.end.begin();
+        for from in from {
+            // Pairs with the Acquire in `FanIn::sender`: the lane is empty. A liar's word is left
+            // alone.
+            let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+            let free = Seat::Free.to_bits();
+            if self.word.compare_exchange(from.to_bits(), free, ok, err).is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// Drops the sender, which may still write.
+    fn dismiss(&mut self, sender: ParticipantId) {
+        let mut bits = self.word.load(Ordering::Relaxed);
+        for _ in 0..ROUNDS_MAX {
+            let to = match Seat::from_bits(bits) {
+                Seat::Left(its) if its == sender => Seat::Gone(sender),
+                Seat::Open(its) | Seat::Given(its) if its == sender => Seat::Dropped(sender),
+                Seat::Free => Seat::Dropped(sender),
+                // A lie brought another one here: its end is still to be told.
+                _ => break,
+            };
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            match self.word.compare_exchange(bits, to.to_bits(), ok, err) {
+                Ok(_) => break,
+                Err(now) => bits = now,
+            }
+        }
+        self.end.call_sender();
+    }
+}

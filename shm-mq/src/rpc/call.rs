@@ -1,0 +1,276 @@
+//! A call that is open, or has ended.
+use super::client::OwnLane;
+use super::server::refused;
+use super::shared::{Kind, Slot, State};
+use super::{is_past, left_until};
+use crate::lent;
+use crate::stream::OneMapping;
+use shm_core::backoff::Backoff;
+use shm_core::bytes::View;
+use shm_core::event::Ticket;
+use shm_core::sync::Ordering;
+use shm_core::trust::Crashing;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Why a call has no answer. Each but [`TimedOut`](CallError::TimedOut) is its end, and stays so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The wait was over before the call. It is open still.
+    #[error("the call has not ended yet")]
+    TimedOut,
+    /// A server has refused it. [`Call::refusal`] has what it said besides.
+    #[error("the server refused the call: code {code}")]
+    Refused {
+        /// The application's code.
+        code: u32,
+    },
+    /// The server that had taken it has died: it may have done all of it, a part, or nothing.
+    #[error("the server that had taken the call has died")]
+    ServerDied,
+    /// No server has taken it, and none lives.
+    #[error("no server lives that could take the call")]
+    NoServer,
+    /// The server that had taken it gave no answer.
+    #[error("the server that had taken the call let go of it")]
+    Unanswered,
+    /// Its deadline has passed. A server may be at it still.
+    #[error("the deadline of the call has passed")]
+    DeadlinePassed,
+    /// Another process wrote nonsense.
+    #[error("the call table is corrupt: nobody knows what became of the call")]
+    Corrupt,
+    /// The call is that of the process that this one was forked from.
+    #[error("the call was made by the process that this one was forked from")]
+    Forked,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// It is there, of so many bytes, and refused where there is a code. The slot is ours still.
+    Answered { state: State, len: usize, code: Option<u32> },
+    /// It is not. The slot is nobody's, or a server's.
+    Failed(CallError),
+}
+
+/// A call. Dropped, it is cancelled, or its answer is forgotten.
+#[must_use = "a call that is dropped is cancelled"]
+pub struct Call<T: OneMapping = Crashing> {
+    lane: Arc<OwnLane<T>>,
+    number: usize,
+    asked: State,
+    due: u64,
+    end: Option<End>,
+    /// An answer, where it is not lent where it lies.
+    copy: Vec<u8>,
+}
+
+/// What a server has answered.
+pub struct Answer<'c> {
+    bytes: View<'c>,
+}
+
+impl<T: OneMapping> Call<T> {
+    pub(super) fn new(lane: Arc<OwnLane<T>>, number: usize, asked: State, due: u64) -> Call<T> {
+        Call { lane, number, asked, due, end: None, copy: Vec::new() }
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.lane.rpc.slots[self.number]
+    }
+
+    /// The answer, if it is there.
+    ///
+    /// # Errors
+    /// [`CallError`], but not [`TimedOut`](CallError::TimedOut).
+    ///
+    /// # If a process dies here
+    /// The slot comes back when its owner is reaped.
+    pub fn poll(&mut self) -> Result<Option<Answer<'_>>, CallError> {
+        if !self.has_ended(true) {
+            return Ok(None);
+        }
+        self.answer().map(Some)
+    }
+
+    /// The answer, waiting until `until`, or as long as it takes.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    ///
+    /// # If a process dies here
+    /// As in [`poll`](Call::poll).
+    pub fn wait(&mut self, until: Option<Instant>) -> Result<Answer<'_>, CallError> {
+        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
+        // Who spins does not ask about servers each time.
+        while !self.has_ended(ticket.is_some() || is_over) {
+            if is_over {
+                return Err(CallError::TimedOut);
+            }
+            if let Some(ticket) = ticket.take() {
+                self.sleep(ticket, until);
+                is_over = until.is_some_and(|until| Instant::now() >= until);
+                backoff.reset();
+            } else if !backoff.snooze() {
+                ticket = Some(self.lane.shared().bell.prepare());
+            }
+        }
+        self.answer()
+    }
+
+    fn sleep(&self, ticket: Ticket, until: Option<Instant>) {
+        let state = self.slot().state();
+        let server = state.owner().filter(|_| state.kind() == Kind::Taken);
+        let due = left_until(self.due).map(|left| Instant::now() + left);
+        let until = until.into_iter().chain(due).min();
+        self.lane.sleep(ticket, server, until);
+    }
+
+    /// What came with a [refusal](CallError::Refused); `None` where there was none.
+    pub fn refusal(&mut self) -> Option<Answer<'_>> {
+        match self.end {
+            Some(End::Answered { len, code: Some(_), .. }) => Some(self.bytes(len)),
+            _ => None,
+        }
+    }
+
+    /// The end of a call that has one.
+    fn answer(&mut self) -> Result<Answer<'_>, CallError> {
+        match self.end {
+            Some(End::Answered { len, code: None, .. }) => Ok(self.bytes(len)),
+            Some(End::Answered { code: Some(code), .. }) => Err(CallError::Refused { code }),
+            Some(End::Failed(error)) => Err(error),
+            None => Err(CallError::TimedOut),
+        }
+    }
+
+    fn bytes(&mut self, len: usize) -> Answer<'_> {
+        if !T::IN_PLACE {
+            return Answer { bytes: View::from(self.copy.as_slice()) };
+        }
+        let words = self.lane.rpc.words_of(self.number).1;
+        // SAFETY: the slot is ours until the call is gone, after the view.
+        Answer { bytes: unsafe { lent::view::<T>(words, len, &mut self.copy) } }
+    }
+
+    /// Whether it has ended, how is known from then on. `asks`: whether its server is dead too.
+    fn has_ended(&mut self, asks: bool) -> bool {
+        if self.end.is_none() {
+            self.end = self.look(asks);
+        }
+        self.end.is_some()
+    }
+
+    fn look(&mut self, asks: bool) -> Option<End> {
+        if self.lane.member.check_fork().is_err() {
+            return Some(End::Failed(CallError::Forked));
+        }
+        let state = self.slot().state();
+        if state.turn() != self.asked.turn() {
+            return Some(End::Failed(CallError::Corrupt));
+        }
+        if state.kind() == Kind::Answered {
+            return Some(self.answered(state));
+        }
+        let rpc = &self.lane.rpc;
+        let ended = |is_ended: bool, why| is_ended.then_some(End::Failed(why));
+        match state.kind() {
+            // Where these fail, another has just moved it: the next look sees how.
+            Kind::Asked | Kind::Taken if is_past(self.due) => {
+                ended(self.gives_up(state), CallError::DeadlinePassed)
+            }
+            Kind::Asked => {
+                let is_alone = asks && !self.lane.has_server();
+                ended(is_alone && rpc.frees(self.number, state), CallError::NoServer)
+            }
+            Kind::Taken => {
+                // A name that is none is nobody's.
+                let is_dead = || state.owner().is_none_or(|server| self.lane.is_dead(server));
+                let is_alone = asks && is_dead();
+                let is_dead = is_alone && rpc.dies(self.number, state, state.freed());
+                ended(is_dead, CallError::ServerDied)
+            }
+            Kind::Died => ended(rpc.frees(self.number, state), CallError::ServerDied),
+            Kind::Dropped => ended(rpc.frees(self.number, state), CallError::Unanswered),
+            _ => Some(End::Failed(CallError::Corrupt)),
+        }
+    }
+
+    /// The answer is there: a claim.
+    fn answered(&mut self, state: State) -> End {
+        let (slot, rpc) = (self.slot(), &self.lane.rpc);
+        let len = slot.answer_len.load(Ordering::Relaxed);
+        let code = refused(slot.refusal.load(Ordering::Relaxed));
+        if len > rpc.config.answer_bytes {
+            rpc.frees(self.number, state);
+            return End::Failed(CallError::Corrupt);
+        }
+        self.lane.shared().answered.fetch_add(1, Ordering::Relaxed);
+        let len = len as usize;
+        if !T::IN_PLACE {
+            let words = self.lane.rpc.words_of(self.number).1;
+            // SAFETY: the slot is ours.
+            unsafe { lent::view::<T>(words, len, &mut self.copy) };
+        }
+        End::Answered { state, len, code }
+    }
+
+    /// Does not want it any more, as it is in `state`; whether that was so.
+    fn gives_up(&self, state: State) -> bool {
+        match state.kind() {
+            Kind::Taken => self.slot().moves(state, state.turned(Kind::Cancelled)),
+            _ => self.lane.rpc.frees(self.number, state),
+        }
+    }
+}
+
+impl<T: OneMapping> Drop for Call<T> {
+    /// # If a process dies here
+    /// The slot is free, or a server's, or comes back when its owner is reaped.
+    fn drop(&mut self) {
+        if self.lane.member.check_fork().is_err() {
+            return;
+        }
+        match self.end {
+            Some(End::Failed(_)) => {}
+            Some(End::Answered { state, .. }) => {
+                self.lane.rpc.frees(self.number, state);
+            }
+            None => {
+                // Asked, taken, ended: others move it twice at most.
+                for _ in 0..3 {
+                    let state = self.slot().state();
+                    let is_free = matches!(state.kind(), Kind::Free | Kind::Writing);
+                    let is_ours = state.turn() == self.asked.turn() && !is_free;
+                    if !is_ours || state.kind() == Kind::Cancelled || self.gives_up(state) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<T: OneMapping> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("number", &self.number).field("end", &self.end).finish()
+    }
+}
+
+impl Deref for Answer<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Answer").field(&&self.bytes[..]).finish()
+    }
+}

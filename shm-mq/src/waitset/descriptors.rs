@@ -1,0 +1,125 @@
+//! The descriptors of a set: `poll(2)`, beside a bell that the words ring.
+use super::{Descriptor, Interest, Source, WaitError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shm_core::bell::{Bell, BellError};
+use shm_core::participants::{Night, Sleeper};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+/// What a set keeps for its descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Descriptors {
+    /// Made for the first sleep that needs it.
+    bell: Option<Bell>,
+    /// The numbers of the sources whose descriptors the last `poll` found ready; `None`: it has not
+    /// been asked in this wait.
+    ready: Option<Vec<usize>>,
+}
+
+impl Descriptors {
+    /// A new wait begins.
+    pub(super) fn forget(&mut self) {
+        self.ready = None;
+    }
+
+    /// Looks which descriptors are ready, unless a sleep has just told.
+    pub(super) fn look_now<K>(
+        &mut self,
+        sources: &[(K, &mut dyn Source)],
+    ) -> Result<(), WaitError> {
+        let all = all(sources);
+        if self.ready.is_none() && !all.is_empty() {
+            let mut fds: Vec<_> = all.iter().map(|(_, descriptor)| entry(descriptor)).collect();
+            ask(&mut fds, Some(Duration::ZERO))?;
+            self.ready = Some(numbers(&all, &fds));
+        }
+        Ok(())
+    }
+
+    /// What is known to be ready: told once.
+    pub(super) fn ready(&mut self) -> Vec<usize> {
+        self.ready.take().unwrap_or_default()
+    }
+
+    /// Sleeps as `night` says, and until a descriptor is ready; `false` where there is none.
+    pub(super) fn sleep<K>(
+        &mut self,
+        sources: &[(K, &mut dyn Source)],
+        night: &Night<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<bool, WaitError> {
+        let all = all(sources);
+        if all.is_empty() {
+            return Ok(false);
+        }
+        let mut fds: Vec<_> = all.iter().map(|(_, descriptor)| entry(descriptor)).collect();
+        let left = |end: Instant| end.saturating_duration_since(Instant::now());
+        if !night.words().is_empty() {
+            let bell = armed(&mut self.bell, night)?;
+            fds.push(PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN));
+        }
+        ask(&mut fds, night.end(deadline).map(left))?;
+        self.ready = Some(numbers(&all, &fds));
+        drop(fds);
+        // What still waits in the kernel would take wake-ups away from others.
+        if let Some(bell) = &mut self.bell
+            && !night.words().is_empty()
+            && !bell.take().map_err(refused)?
+        {
+            bell.silence().map_err(refused)?;
+        }
+        Sleeper::new().wake_others(night.peers());
+        Ok(true)
+    }
+}
+
+/// The bell, which rings when the night is to end. A forked child makes its own.
+fn armed<'b>(bell: &'b mut Option<Bell>, night: &Night<'_>) -> Result<&'b Bell, WaitError> {
+    if let Some(Err(BellError::Forked(_))) = bell.as_mut().map(Bell::take) {
+        *bell = None;
+    }
+    let bell = match bell {
+        Some(bell) => bell,
+        None => bell.insert(Bell::new().map_err(refused)?),
+    };
+    bell.arm(night.words(), None).map_err(refused)?;
+    Ok(bell)
+}
+
+fn refused(error: BellError) -> WaitError {
+    WaitError::System(match error {
+        BellError::System(error) => error,
+        other => std::io::Error::other(other),
+    })
+}
+
+/// The descriptors that are in the set, each with the number of its source.
+fn all<'s, K>(sources: &'s [(K, &mut dyn Source)]) -> Vec<(usize, Descriptor<'s>)> {
+    let all = sources.iter().enumerate();
+    all.filter_map(|(number, (_, source))| Some((number, source.descriptor()?))).collect()
+}
+
+fn entry<'d>(descriptor: &Descriptor<'d>) -> PollFd<'d> {
+    let flags = match descriptor.interest {
+        Interest::Readable => PollFlags::IN,
+        Interest::Writable => PollFlags::OUT,
+        Interest::Both => PollFlags::IN | PollFlags::OUT,
+    };
+    PollFd::from_borrowed_fd(descriptor.fd, flags)
+}
+
+fn numbers(all: &[(usize, Descriptor<'_>)], fds: &[PollFd<'_>]) -> Vec<usize> {
+    // Behind them may stand the bell.
+    let ready = all.iter().zip(fds).filter(|(_, fd)| !fd.revents().is_empty());
+    ready.map(|((number, _), _)| *number).collect()
+}
+
+fn ask(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), WaitError> {
+    // A wait longer than the clock can express is one without a limit.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    match poll(fds, timeout.as_ref()) {
+        // A signal: look again.
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(std::io::Error::from(error).into()),
+    }
+}

@@ -1,0 +1,317 @@
+//! A publisher and subscribers that are processes, killed at random and replaced: each subscriber
+//! gets each record in its turn, or is told that it missed it; a stopped subscriber holds a
+//! lossless publisher back and a killed one does not; nobody hangs.
+#![cfg(not(any(shm_loom, shm_explore)))]
+mod broadcast_common;
+use broadcast_common::{LIMIT, next, text};
+use dsm::backend::{self, Backend, Place};
+use shm_core::mapping::{MappedSlice, Mapping};
+use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering};
+use shm_mq::broadcast::{
+    AttachError, Broadcast, BroadcastConfig, CreateError, Kind, Lapped, PublishError, Publisher,
+    Record, RecvError, Start, SubscribeError, Subscription,
+};
+use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::watchdog::within;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const RUN: Duration = Duration::from_millis(900);
+const SEATS: u32 = 32;
+const ROWS: u32 = 4;
+const SUBSCRIBERS: u64 = 3;
+const CELLS: u32 = 24;
+const RECORD_BYTES: usize = 60;
+
+/// Where the words are in which the test counts, and the broadcast.
+const WORDS_AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
+/// Records that were acknowledged to publishers; received by subscribers; missed.
+const WORDS: u64 = 3;
+const AT: u64 = (WORDS_AT + 8 * WORDS).next_multiple_of(128);
+
+fn config(kind: Kind) -> BroadcastConfig {
+    BroadcastConfig { kind, ..BroadcastConfig::lossy(CELLS, RECORD_BYTES as u64, ROWS) }
+}
+
+fn record(number: u64) -> Vec<u8> {
+    text(number + 1, (number as usize * 7) % (RECORD_BYTES + 1))
+}
+
+struct World {
+    name: String,
+    mapping: Arc<Mapping>,
+    me: Arc<Member>,
+    broadcast: Broadcast,
+    words: MappedSlice<AtomicU64>,
+    is_owner: bool,
+}
+
+impl World {
+    fn create(kind: Kind) -> World {
+        let name = shm_testkit::unique::name("broadcast");
+        let size = AT + Broadcast::bytes_for(&config(kind));
+        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
+        // SAFETY: nobody else has the name.
+        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
+        // SAFETY: as above, and the table ends before.
+        unsafe { Broadcast::create(object.mapping(), AT, &config(kind)) }.unwrap();
+        World::of(name, object.mapping().clone(), true)
+    }
+
+    fn attach(args: &[String]) -> World {
+        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
+        World::of(args[0].clone(), object.mapping().clone(), false)
+    }
+
+    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
+        let table = Table::attach(&mapping, 0).unwrap();
+        let broadcast = Broadcast::attach(&mapping, AT, 0).unwrap();
+        let words = MappedSlice::new(&mapping, WORDS_AT, WORDS).unwrap();
+        World { name, me: table.join().unwrap(), mapping, broadcast, words, is_owner }
+    }
+
+    fn count(&self, word: usize) -> u64 {
+        self.words[word].load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.is_owner {
+            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
+        }
+    }
+}
+
+/// Publishes for ever, from where the last one was.
+fn publishes(args: &[String]) {
+    let world = World::attach(args);
+    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+    let acknowledged = world.count(0);
+    assert!(publisher.published() >= acknowledged, "one is lost");
+    tell_parent("publishes");
+    loop {
+        let number = publisher.published();
+        publisher.publish(&record(number), None).unwrap();
+        world.words[0].store(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// Receives for ever, from the oldest on.
+fn receives(args: &[String]) {
+    let world = World::attach(args);
+    let subscription = Subscription { start: Start::Oldest, lapped: Lapped::Oldest };
+    let mut subscriber = world.broadcast.subscribe(&world.me, subscription).unwrap();
+    tell_parent("receives");
+    loop {
+        let at = subscriber.position();
+        let whole = |found: Record<'_>| assert_eq!(*found, record(at), "record {at}");
+        match subscriber.recv(None).map(whole) {
+            Ok(()) => {
+                world.words[1].fetch_add(1, Ordering::Relaxed);
+            }
+            Err(RecvError::Missed { records }) => {
+                assert_eq!(subscriber.position(), at + records);
+                world.words[2].fetch_add(records, Ordering::Relaxed);
+            }
+            // Its successor comes.
+            Err(RecvError::PublisherDied) => std::thread::sleep(Duration::from_millis(1)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Lends a cell, writes half of it, and waits for its end.
+fn drafts(args: &[String]) {
+    let world = World::attach(args);
+    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+    assert!(publisher.try_publish(&record(0)).unwrap());
+    let mut draft = publisher.reserve(RECORD_BYTES).unwrap().unwrap();
+    draft[0] = 1;
+    tell_parent("drafts");
+    std::thread::sleep(LIMIT);
+}
+
+/// Subscribes, and reads nothing.
+fn idles(args: &[String]) {
+    let world = World::attach(args);
+    let _subscriber = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+    tell_parent("idles");
+    std::thread::sleep(LIMIT);
+}
+
+shm_testkit::children! { publishes, receives, drafts, idles }
+
+fn spawn(function: &str, world: &World) -> Child {
+    let mut child = Child::spawn(function, &[&world.name]);
+    assert_eq!(child.hear(LIMIT), function);
+    child
+}
+
+/// When this returns, it is dead.
+fn end(mut child: Child) {
+    child.kill();
+    child.wait(LIMIT);
+}
+
+fn all_are_killed(kind: Kind) {
+    let mut seed = u64::from(std::process::id()) | 1 << 40;
+    println!("seed {seed}");
+    let world = World::create(kind);
+    within(LIMIT, move || {
+        let mut publisher = spawn("publishes", &world);
+        let mut subscribers: Vec<Child> =
+            (0..SUBSCRIBERS).map(|_| spawn("receives", &world)).collect();
+        let (is_over, mut kills) = (Instant::now() + RUN, 0);
+        while Instant::now() < is_over || kills < 6 {
+            std::thread::sleep(Duration::from_micros(next(&mut seed) % 40_000));
+            let at = next(&mut seed) as usize % (subscribers.len() + 1);
+            match subscribers.get_mut(at) {
+                Some(subscriber) => {
+                    subscriber.kill();
+                    end(std::mem::replace(subscriber, spawn("receives", &world)));
+                }
+                None => {
+                    end(publisher);
+                    publisher = spawn("publishes", &world);
+                }
+            }
+            kills += 1;
+        }
+        end(publisher);
+        // Those that live get all there is.
+        let published = world.broadcast.status().published;
+        let is_done = || {
+            world.broadcast.reap(&world.me);
+            let all = world.broadcast.status().subscribers;
+            all.len() == SUBSCRIBERS as usize && all.iter().all(|it| it.position == published)
+        };
+        while !is_done() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        subscribers.into_iter().for_each(end);
+        assert_eq!(world.broadcast.reap(&world.me), SUBSCRIBERS as usize);
+        let [acknowledged, received, missed] = [0, 1, 2].map(|word| world.count(word));
+        println!(
+            "{kind:?}: {published} published, {received} received, {missed} missed, {kills} kills"
+        );
+        assert!((acknowledged..=acknowledged + 1).contains(&published), "{acknowledged}");
+        assert!(received > 100 && kills > 0, "{received} received, {kills} kills");
+        assert!(kind == Kind::Lossy || missed == 0);
+    });
+}
+
+#[test]
+fn each_gets_all_of_a_lossless_one_though_all_are_killed() {
+    all_are_killed(Kind::Lossless);
+}
+
+#[test]
+fn each_gets_all_of_a_lossy_one_or_is_told_though_all_are_killed() {
+    all_are_killed(Kind::Lossy);
+}
+
+fn soon(ms: u64) -> Option<Instant> {
+    Some(Instant::now() + Duration::from_millis(ms))
+}
+
+fn fill(publisher: &mut Publisher) -> u64 {
+    let before = publisher.published();
+    while publisher.try_publish(&record(publisher.published())).unwrap() {}
+    publisher.published() - before
+}
+
+#[test]
+fn a_stopped_subscriber_holds_back_and_a_killed_one_does_not() {
+    let world = World::create(Kind::Lossless);
+    within(LIMIT, move || {
+        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+        let mut idles = spawn("idles", &world);
+        idles.stop();
+        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        assert_eq!(fill(&mut publisher), u64::from(CELLS));
+        // Others read, and it is still there.
+        (0..CELLS)
+            .for_each(|number| assert_eq!(*reader.recv(None).unwrap(), record(number.into())));
+        let timed_out = publisher.publish(b"x", soon(60));
+        assert_eq!(timed_out, Err(PublishError::TimedOut));
+        let slow = &world.broadcast.status().subscribers[0];
+        assert_eq!((slow.position, slow.lag), (0, u64::from(CELLS)));
+        // Killed while the publisher waits for it.
+        let killing = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            idles.kill();
+        });
+        publisher.publish(b"y", None).unwrap();
+        killing.join().unwrap();
+        assert_eq!(*reader.recv(None).unwrap(), *b"y");
+        assert_eq!(world.broadcast.status().subscribers.len(), 1);
+        // Whoever goes is waited for no more, too.
+        assert_eq!(fill(&mut publisher), u64::from(CELLS));
+        drop(reader);
+        assert!(publisher.try_publish(b"z").unwrap());
+    });
+}
+
+#[test]
+fn a_stopped_publisher_is_waited_for_and_a_killed_one_followed() {
+    for kind in [Kind::Lossless, Kind::Lossy] {
+        let world = World::create(kind);
+        within(LIMIT, move || {
+            let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+            let mut drafts = spawn("drafts", &world);
+            drafts.stop();
+            // What it published is there, and what it writes is not.
+            assert_eq!(*reader.recv(None).unwrap(), record(0));
+            assert!(reader.try_recv().unwrap().is_none());
+            assert_eq!(reader.recv(soon(30)).unwrap_err(), RecvError::TimedOut);
+            let taken = world.broadcast.publisher(&world.me).unwrap_err();
+            let AttachError::Taken { by } = taken else { panic!("{taken}") };
+            assert_eq!(world.broadcast.status().publisher, Some(by));
+            let killing = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(20));
+                drafts.kill();
+            });
+            // It sleeps, and hears of the death.
+            assert_eq!(reader.recv(None).unwrap_err(), RecvError::PublisherDied);
+            killing.join().unwrap();
+            let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+            assert_eq!(publisher.published(), 1);
+            publisher.publish(&record(1), None).unwrap();
+            assert_eq!(*reader.recv(None).unwrap(), record(1));
+            drop(publisher);
+            assert_eq!(reader.recv(None).unwrap_err(), RecvError::Detached);
+        });
+    }
+}
+
+#[test]
+fn bad_input_is_an_error_of_its_own() {
+    let world = World::create(Kind::Lossy);
+    let at = |offset, fingerprint| Broadcast::attach(&world.mapping, offset, fingerprint);
+    assert_eq!(at(AT, 7).unwrap_err(), AttachError::OtherRecords { found: 0 });
+    assert_eq!(at(WORDS_AT, 0).unwrap_err(), AttachError::NotABroadcast { found: 0 });
+    assert!(matches!(at(3, 0), Err(AttachError::Place(_))));
+    let create = |config: BroadcastConfig| {
+        // SAFETY: it is refused.
+        unsafe { Broadcast::create(&world.mapping, AT, &config) }.unwrap_err()
+    };
+    let bad = |what, value| CreateError::Config { what, value };
+    assert_eq!(create(BroadcastConfig::lossy(0, 8, 1)), bad("cells", 0));
+    assert_eq!(create(BroadcastConfig::lossless(1, 8, 0)), bad("subscribers", 0));
+    let huge = create(BroadcastConfig::lossy(1, u64::MAX, 1));
+    assert_eq!(huge, bad("bytes a record", u64::MAX));
+    let large = create(BroadcastConfig::lossy(1 << 20, 1 << 20, 1));
+    assert!(matches!(large, CreateError::Place(_)));
+    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+    assert_eq!(world.broadcast.publisher(&world.me).unwrap_err(), AttachError::OpenAlready);
+    let too_long = publisher.try_publish(&[0; RECORD_BYTES + 1]);
+    let (len, largest) = (RECORD_BYTES + 1, RECORD_BYTES);
+    assert_eq!(too_long, Err(PublishError::TooLong { len, largest }));
+    let subscribe = || world.broadcast.subscribe(&world.me, Subscription::default());
+    let all: Vec<_> = (0..ROWS).map(|_| subscribe().unwrap()).collect();
+    assert_eq!(subscribe().unwrap_err(), SubscribeError::Full { rows: ROWS });
+    drop(all);
+    assert_eq!(subscribe().unwrap().recv(soon(20)).unwrap_err(), RecvError::TimedOut);
+}

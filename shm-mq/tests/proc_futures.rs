@@ -1,0 +1,246 @@
+//! Tasks wait for queues: under tokio's runtimes of one thread and of many, with a bell that the
+//! kernel rings and with one that goes by a timer. None is missed, a future that is dropped has
+//! taken nothing, and the peer's end is the end.
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use shm_core::bell::Bell;
+use shm_core::participants::Table;
+use shm_core::{mapping::Mapping, participants::Member};
+use shm_mq::futures::{Async, AsyncError, Reactor};
+use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
+use shm_mq::work::{WorkConfig, WorkQueue};
+use shm_testkit::watchdog::within;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{Interest, unix::AsyncFd};
+use tokio::runtime::{Builder, Runtime};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(20);
+
+struct Tokio(AsyncFd<OwnedFd>);
+
+impl Reactor for Tokio {
+    fn register(bell: OwnedFd) -> io::Result<Tokio> {
+        // SAFETY: an `OwnedFd` is one descriptor, open for as long as it lives.
+        let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) };
+        Ok(Tokio(bell?))
+    }
+
+    fn poll_readable(
+        &mut self,
+        cx: &mut Context<'_>,
+        look: &mut dyn FnMut() -> io::Result<()>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let mut guard = ready!(self.0.poll_read_ready_mut(cx))?;
+            if let Ok(end) = guard.try_io(|_| look()) {
+                return Poll::Ready(end);
+            }
+        }
+    }
+}
+
+type Of<S> = Async<S, Tokio>;
+
+fn runtimes() -> [Runtime; 2] {
+    [Builder::new_current_thread(), {
+        let mut many = Builder::new_multi_thread();
+        many.worker_threads(2);
+        many
+    }]
+    .map(|mut builder| builder.enable_all().build().unwrap())
+}
+
+/// The memory of two queues and of jobs, and two who may have their ends.
+struct World {
+    mapping: Arc<Mapping>,
+    members: [Arc<Member>; 2],
+}
+
+const RING_BYTES: u64 = 512;
+const QUEUE_BYTES: u64 = Queue::bytes_for(RING_BYTES).next_multiple_of(64);
+const AT: u64 = Table::bytes_for(4).next_multiple_of(128);
+const JOBS: WorkConfig = WorkConfig::new(4, 8);
+
+impl World {
+    fn new() -> World {
+        let jobs_at = AT + 2 * QUEUE_BYTES;
+        let mapping = Mapping::heap((jobs_at + WorkQueue::bytes_for(&JOBS)) as usize);
+        // SAFETY: nobody else has the mapping.
+        let table = unsafe { Table::create(&mapping, 0, 4) }.unwrap();
+        for number in 0..2 {
+            let at = AT + number * QUEUE_BYTES;
+            // SAFETY: as above, and what stands before ends there.
+            unsafe { Queue::create(&mapping, at, RING_BYTES, 0) }.unwrap();
+        }
+        // SAFETY: as above.
+        unsafe { WorkQueue::create(&mapping, jobs_at, &JOBS) }.unwrap();
+        let members = [table.join().unwrap(), table.join().unwrap()];
+        World { mapping, members }
+    }
+
+    fn sender(&self, number: u64) -> Sender {
+        let [me, _] = &self.members;
+        Sender::attach(&self.mapping, AT + number * QUEUE_BYTES, 0, me).unwrap()
+    }
+
+    fn receiver(&self, number: u64) -> Receiver {
+        let [_, me] = &self.members;
+        Receiver::attach(&self.mapping, AT + number * QUEUE_BYTES, 0, me).unwrap()
+    }
+
+    fn jobs(&self) -> WorkQueue {
+        WorkQueue::attach(&self.mapping, AT + 2 * QUEUE_BYTES, 0).unwrap()
+    }
+}
+
+/// Under each runtime, with each bell.
+fn everywhere<F: Future<Output = ()>>(test: impl Fn(World, fn() -> Bell) -> F) {
+    for runtime in runtimes() {
+        for bell in [|| Bell::new().unwrap(), || Bell::by_timer().unwrap()] as [fn() -> Bell; 2] {
+            within(LIMIT, || runtime.block_on(test(World::new(), bell)));
+        }
+    }
+}
+
+fn wait_for<S>(end: S, bell: fn() -> Bell) -> Of<S> {
+    Async::with_bell(end, bell()).unwrap()
+}
+
+#[test]
+fn each_record_arrives_in_its_order() {
+    const COUNT: u32 = 2000;
+    everywhere(|world, bell| async move {
+        let (mut to, mut from) =
+            (wait_for(world.sender(0), bell), wait_for(world.receiver(0), bell));
+        let sends = async move {
+            for number in 0..COUNT {
+                to.send(&number.to_ne_bytes()).await.unwrap();
+                if number % 500 == 0 {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        };
+        let receives = async move {
+            for number in 0..COUNT {
+                assert_eq!(from.recv().await.unwrap(), number.to_ne_bytes());
+            }
+            match from.recv().await {
+                Err(AsyncError::Queue(RecvError::Detached)) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        let sends = tokio::spawn(sends);
+        tokio::spawn(receives).await.unwrap();
+        sends.await.unwrap();
+        drop(world);
+    });
+}
+
+#[test]
+fn a_dropped_future_has_taken_nothing() {
+    everywhere(|world, bell| async move {
+        let mut sender = world.sender(0);
+        let mut from = wait_for(world.receiver(0), bell);
+        for number in 0..20_u8 {
+            // Polled, armed, and dropped.
+            assert!(from.recv().now_or_never().is_none());
+            assert!(tokio::time::timeout(Duration::from_millis(1), from.recv()).await.is_err());
+            sender.send(&[number]).unwrap();
+            assert_eq!(from.recv().await.unwrap(), [number]);
+        }
+        let mut to = wait_for(sender, bell);
+        while to.send(&[7; 100]).now_or_never().is_some() {}
+        assert!(to.send(&[8; 100]).now_or_never().is_none());
+        while let Some(record) = from.end().try_recv().unwrap() {
+            assert_eq!(*record, [7; 100], "the one that was not sent");
+        }
+        to.send(&[9; 100]).await.unwrap();
+        assert_eq!(from.recv().await.unwrap(), [9; 100]);
+    });
+}
+
+#[test]
+fn a_stream_ends_with_the_error_of_its_end() {
+    everywhere(|world, bell| async move {
+        let mut sink = wait_for(world.sender(0), bell).into_sink();
+        let mut stream = wait_for(world.receiver(0), bell).into_stream();
+        let sends = tokio::spawn(async move {
+            for number in 0..100_u8 {
+                sink.send(vec![number; 60]).await.unwrap();
+            }
+            sink.close().await.unwrap();
+        });
+        for number in 0..100_u8 {
+            assert_eq!(stream.next().await.unwrap().unwrap(), [number; 60]);
+        }
+        sends.await.unwrap();
+        let end = stream.next().await.unwrap();
+        assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+        assert!(stream.next().await.is_none());
+    });
+}
+
+#[test]
+fn who_waits_for_room_learns_of_the_end() {
+    everywhere(|world, bell| async move {
+        let mut to = wait_for(world.sender(0), bell);
+        let receiver = world.receiver(0);
+        while to.send(&[7; 100]).now_or_never().is_some() {}
+        let leaves = tokio::spawn(async move {
+            tokio::time::sleep(SHORT).await;
+            drop(receiver);
+        });
+        let end = to.send(&[7; 100]).await;
+        assert!(matches!(end, Err(AsyncError::Queue(SendError::Detached))), "{end:?}");
+        leaves.await.unwrap();
+    });
+}
+
+#[test]
+fn a_job_is_waited_for() {
+    everywhere(|world, bell| async move {
+        let mut worker = wait_for(world.jobs().worker(&world.members[0]).unwrap(), bell);
+        let mut producer = world.jobs().producer(&world.members[1]).unwrap();
+        for _ in 0..3 {
+            assert!(worker.ready().now_or_never().is_none());
+            assert!(producer.try_send(b"job").unwrap());
+            worker.ready().await.unwrap();
+            worker.end().try_claim().unwrap().unwrap().ack().unwrap();
+        }
+    });
+}
+
+/// One task waits for two queues by `select`, in whose arms futures are dropped all the time.
+#[test]
+fn selecting_loses_nothing() {
+    const COUNT: u32 = 300;
+    everywhere(|world, bell| async move {
+        let [one, other] = [0, 1].map(|number| world.sender(number));
+        let [mut first, mut second] = [0, 1].map(|number| wait_for(world.receiver(number), bell));
+        let mut sends = Vec::new();
+        for mut sender in [one, other] {
+            sends.push(std::thread::spawn(move || {
+                for number in 0..COUNT {
+                    sender.send(&number.to_ne_bytes()).unwrap();
+                }
+                // Its end is not to come before all has been received.
+                sender
+            }));
+        }
+        let mut counts = [0_u32; 2];
+        while counts != [COUNT; 2] {
+            let (which, record) = tokio::select! {
+                record = first.recv() => (0, record),
+                record = second.recv() => (1, record),
+            };
+            assert_eq!(record.unwrap(), counts[which].to_ne_bytes());
+            counts[which] += 1;
+        }
+        sends.into_iter().for_each(|sends| drop(sends.join().unwrap()));
+    });
+}

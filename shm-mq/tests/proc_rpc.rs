@@ -1,0 +1,374 @@
+//! Clients and servers that are processes, killed at random and replaced, or stopped: each call of
+//! who lives ends, with its own answer or with the reason why not; who waits for a dead server is
+//! woken at once; nobody hangs, and in the end nothing is left.
+#![cfg(not(any(shm_loom, shm_explore)))]
+use dsm::backend::{self, Backend, Place};
+use shm_core::mapping::{MappedSlice, Mapping};
+use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering};
+use shm_mq::rpc::{
+    AnswerError, AskError, AttachError, Call, CallError, ClientError, CreateError, Rpc, RpcConfig,
+    SERVERS_MAX, ServerError, TakeError,
+};
+use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::watchdog::within;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const RUN: Duration = Duration::from_millis(1500);
+const SEATS: u32 = 80;
+const CLIENTS: usize = 2;
+const SERVERS: usize = 3;
+const CONFIG: RpcConfig = RpcConfig::new(8, 4, 16, 16);
+
+/// Where the table is, and the words in which the test counts how calls end.
+const RPC_AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
+const WORDS_AT: u64 = (RPC_AT + Rpc::bytes_for(&CONFIG)).next_multiple_of(128);
+const ANSWERED: usize = 0;
+const DIED: usize = 1;
+const OTHER: usize = 2;
+const WORDS: u64 = 3;
+
+struct World {
+    name: String,
+    mapping: Arc<Mapping>,
+    me: Arc<Member>,
+    rpc: Rpc,
+    words: MappedSlice<AtomicU64>,
+    is_owner: bool,
+}
+
+impl World {
+    fn create() -> World {
+        let name = shm_testkit::unique::name("rpc");
+        let size = WORDS_AT + 8 * WORDS;
+        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
+        // SAFETY: nobody else has the name.
+        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
+        // SAFETY: as above, and the table ends before.
+        unsafe { Rpc::create(object.mapping(), RPC_AT, &CONFIG) }.unwrap();
+        World::of(name, object.mapping().clone(), true)
+    }
+
+    fn attach(args: &[String]) -> World {
+        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
+        World::of(args[0].clone(), object.mapping().clone(), false)
+    }
+
+    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
+        let table = Table::attach(&mapping, 0).unwrap();
+        let rpc = Rpc::attach(&mapping, RPC_AT, 0).unwrap();
+        let words = MappedSlice::new(&mapping, WORDS_AT, WORDS).unwrap();
+        let me = table.join().unwrap();
+        World { name, mapping, me, rpc, words, is_owner }
+    }
+
+    fn count(&self, which: usize) -> u64 {
+        self.words[which].load(Ordering::Relaxed)
+    }
+
+    fn spawn(&self, function: &str) -> Child {
+        Child::spawn(function, &[&self.name])
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.is_owner {
+            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
+        }
+    }
+}
+
+fn answer_to(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Has four calls open at a time, until it is killed.
+fn calls(args: &[String]) {
+    let world = World::attach(args);
+    let client = world.rpc.client(&world.me).unwrap();
+    let mut number = u64::from(std::process::id()) << 32;
+    loop {
+        client.wait_for_server(None).unwrap();
+        let mut open: Vec<(u64, Call)> = Vec::new();
+        for _ in 0..CONFIG.calls {
+            number += 1;
+            match client.try_ask(&number.to_ne_bytes()) {
+                // A server that stands still, or has not looked yet, may have a slot of ours.
+                Ok(call) => open.extend(call.map(|call| (number, call))),
+                Err(AskError::NoServer) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        for (number, mut call) in open {
+            let which = match call.wait(None) {
+                Ok(answer) => {
+                    assert_eq!(*answer, answer_to(number).to_ne_bytes(), "another's answer");
+                    ANSWERED
+                }
+                Err(CallError::ServerDied) => DIED,
+                Err(CallError::NoServer) => OTHER,
+                Err(error) => panic!("{error}"),
+            };
+            world.words[which].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn serves(args: &[String]) {
+    let world = World::attach(args);
+    let mut server = world.rpc.server(&world.me).unwrap();
+    loop {
+        let request = server.take(None).unwrap();
+        let number = u64::from_ne_bytes((*request).try_into().unwrap());
+        // Its work: some take long.
+        if number.is_multiple_of(16) {
+            std::thread::sleep(Duration::from_micros(300));
+        }
+        let _ = request.answer(&answer_to(number).to_ne_bytes());
+    }
+}
+
+/// Takes a call and holds it.
+fn holds(args: &[String]) {
+    let world = World::attach(args);
+    let mut server = world.rpc.server(&world.me).unwrap();
+    tell_parent("there");
+    let _request = server.take(None).unwrap();
+    tell_parent("holds");
+    std::thread::sleep(LIMIT);
+}
+
+/// Is there, and takes nothing.
+fn idles(args: &[String]) {
+    let world = World::attach(args);
+    let _server = world.rpc.server(&world.me).unwrap();
+    tell_parent("there");
+    std::thread::sleep(LIMIT);
+}
+
+/// Asks one call, begins another, and waits.
+fn asks(args: &[String]) {
+    let world = World::attach(args);
+    let client = world.rpc.client(&world.me).unwrap();
+    let (mut call, _draft) = (client.ask(b"call", None).unwrap(), client.reserve(1).unwrap());
+    tell_parent("asks");
+    let _ = call.wait(None);
+}
+
+shm_testkit::children! { calls, serves, holds, idles, asks }
+
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn each_call_ends_though_all_are_killed() {
+    let mut seed = u64::from(std::process::id()) | 1 << 40;
+    println!("seed {seed}");
+    let world = World::create();
+    within(LIMIT, move || {
+        let all: Vec<&str> = [["serves"; SERVERS].as_slice(), &["calls"; CLIENTS]].concat();
+        let mut children: Vec<Child> = all.iter().map(|function| world.spawn(function)).collect();
+        let (end, mut kills) = (Instant::now() + RUN, 0);
+        // And until a server has died with a call.
+        while Instant::now() < end || kills < 10 || world.count(DIED) == 0 {
+            std::thread::sleep(Duration::from_micros(next(&mut seed) % 30_000));
+            let at = next(&mut seed) as usize % all.len();
+            children[at].kill();
+            children[at] = world.spawn(all[at]);
+            kills += 1;
+        }
+        // Whoever is left goes on: none hangs.
+        let before = world.count(ANSWERED);
+        while world.count(ANSWERED) < before + 100 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        children.into_iter().for_each(|mut child| child.kill());
+        world.rpc.reap(&world.me);
+        let status = world.rpc.status();
+        let slots = CONFIG.clients * CONFIG.calls;
+        assert_eq!((status.free, status.clients, status.servers), (slots, 0, 0), "{status:?}");
+        let ends = [ANSWERED, DIED, OTHER].map(|which| world.count(which));
+        println!("{kills} kills; answered, died, other: {ends:?}");
+        assert!(ends[ANSWERED] > 100, "{ends:?}, {kills} kills");
+    });
+}
+
+#[test]
+fn the_death_of_a_server_ends_its_call_at_once() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let client = world.rpc.client(&world.me).unwrap();
+        assert_eq!(client.try_ask(b"call").unwrap_err(), AskError::NoServer);
+        let (mut holds, mut idles) = (world.spawn("holds"), world.spawn("idles"));
+        assert_eq!((holds.hear(LIMIT), idles.hear(LIMIT)), ("there".into(), "there".into()));
+        let mut taken = client.ask(b"taken", None).unwrap();
+        assert_eq!(holds.hear(LIMIT), "holds");
+        let mut asked = client.ask(b"asked", None).unwrap();
+        // A stopped one is not dead.
+        holds.stop();
+        let soon = Instant::now() + Duration::from_millis(50);
+        assert_eq!(taken.wait(Some(soon)).unwrap_err(), CallError::TimedOut);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| (taken.wait(None).map(drop), Instant::now()));
+            std::thread::sleep(Duration::from_millis(50));
+            let killed = Instant::now();
+            holds.kill();
+            let (end, ended) = waits.join().unwrap();
+            assert_eq!(end, Err(CallError::ServerDied));
+            // Where the death itself does not wake it, it looks every 100 ms.
+            println!("it knew {:?} after the kill", ended - killed);
+        });
+        assert!(asked.poll().unwrap().is_none(), "there is another one");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| asked.wait(None).map(drop));
+            std::thread::sleep(Duration::from_millis(50));
+            idles.kill();
+            assert_eq!(waits.join().unwrap(), Err(CallError::NoServer));
+        });
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert_eq!(client.wait_for_server(Some(soon)), Err(AskError::TimedOut));
+        drop((taken, asked, client));
+        world.rpc.reap(&world.me);
+        let status = world.rpc.status();
+        assert_eq!((status.free, status.clients, status.servers), (32, 0, 0), "{status:?}");
+    });
+}
+
+#[test]
+fn a_stopped_server_holds_up_its_own_call_only() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let client = world.rpc.client(&world.me).unwrap();
+        let mut holds = world.spawn("holds");
+        assert_eq!(holds.hear(LIMIT), "there");
+        let soon = Instant::now() + Duration::from_millis(100);
+        let mut first = client.ask(b"first", Some(soon)).unwrap();
+        assert_eq!(holds.hear(LIMIT), "holds");
+        holds.stop();
+        let mut other = world.rpc.server(&world.me).unwrap();
+        let mut second = client.ask(b"second", None).unwrap();
+        let request = other.take(None).unwrap();
+        assert_eq!((&*request, request.left()), (&b"second"[..], None));
+        request.answer(b"done").unwrap();
+        assert_eq!(*second.wait(None).unwrap(), *b"done");
+        assert_eq!(first.wait(None).unwrap_err(), CallError::DeadlinePassed);
+        assert_eq!(world.rpc.status().cancelled, 1, "the slot is the stopped one's");
+        let mut calls = Vec::new();
+        while let Some(call) = client.try_ask(b"x").unwrap() {
+            calls.push(call);
+        }
+        // Second, and two more.
+        assert_eq!(calls.len(), 2);
+        holds.kill();
+        holds.wait(LIMIT);
+        // Who finds no room looks for the dead.
+        assert!(client.try_ask(b"x").unwrap().is_some());
+    });
+}
+
+#[test]
+fn the_death_of_a_client_is_known_to_its_server() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let mut server = world.rpc.server(&world.me).unwrap();
+        let mut asks = world.spawn("asks");
+        assert_eq!(asks.hear(LIMIT), "asks");
+        let request = server.take(None).unwrap();
+        assert!(!request.is_cancelled());
+        asks.stop();
+        assert!(!request.is_cancelled(), "it is not dead");
+        asks.kill();
+        while !request.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(request.answer(b"late"), Err(AnswerError::Abandoned));
+        // The lane, and what it was writing.
+        assert_eq!(world.rpc.reap(&world.me), 2);
+        assert_eq!(world.rpc.status().free, 32);
+    });
+}
+
+#[test]
+fn who_sleeps_is_woken_by_whatever_happens() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let client = world.rpc.client(&world.me).unwrap();
+        let mut server = world.rpc.server(&world.me).unwrap();
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| {
+                for _ in 0..20 {
+                    let request = server.take(None).unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                    request.answer(b"done").unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(10));
+                drop(server);
+            });
+            for _ in 0..20 {
+                std::thread::sleep(Duration::from_millis(2));
+                assert_eq!(*client.ask(b"call", None).unwrap().wait(None).unwrap(), *b"done");
+            }
+            // It leaves, and nobody takes this.
+            let end = client.ask(b"call", None).map(|mut call| call.wait(None).map(drop));
+            assert!(matches!(end, Ok(Err(CallError::NoServer))), "{end:?}");
+            serving.join().unwrap();
+            // One comes.
+            let waits = scope.spawn(|| client.wait_for_server(None));
+            std::thread::sleep(Duration::from_millis(10));
+            let _server = world.rpc.server(&world.me).unwrap();
+            assert_eq!(waits.join().unwrap(), Ok(()));
+        });
+    });
+}
+
+#[test]
+fn bad_input_is_an_error_of_its_own() {
+    let world = World::create();
+    let other = Rpc::attach(&world.mapping, RPC_AT, 7).unwrap_err();
+    assert_eq!(other, AttachError::OtherCalls { found: 0 });
+    let nothing = Rpc::attach(&world.mapping, WORDS_AT, 0).unwrap_err();
+    assert_eq!(nothing, AttachError::NotATable { found: 0 });
+    assert!(matches!(Rpc::attach(&world.mapping, 3, 0), Err(AttachError::Place(_))));
+    for config in [
+        RpcConfig::new(0, 1, 1, 1),
+        RpcConfig::new(1, 0, 1, 1),
+        RpcConfig::new(1 << 16, 1 << 16, 1, 1),
+        RpcConfig::new(u32::MAX, u32::MAX, u64::MAX, u64::MAX),
+        RpcConfig::new(1, 1, u64::MAX, 1),
+        RpcConfig::new(1, 1, 1, u64::MAX),
+    ] {
+        // SAFETY: nothing is written.
+        let error = unsafe { Rpc::create(&world.mapping, RPC_AT, &config) }.unwrap_err();
+        assert!(matches!(error, CreateError::Config { .. }), "{error}");
+    }
+    // SAFETY: nothing is written.
+    let place = unsafe { Rpc::create(&world.mapping, RPC_AT, &RpcConfig::new(8, 8, 9999, 9)) };
+    assert!(matches!(place, Err(CreateError::Place(_))));
+    let clients: Vec<_> =
+        (0..CONFIG.clients).map(|_| world.rpc.client(&world.me).unwrap()).collect();
+    assert_eq!(world.rpc.client(&world.me).unwrap_err(), ClientError::Full { clients: 8 });
+    let mut servers: Vec<_> =
+        (0..SERVERS_MAX).map(|_| world.rpc.server(&world.me).unwrap()).collect();
+    assert_eq!(world.rpc.server(&world.me).unwrap_err(), ServerError::Full);
+    let client = &clients[0];
+    let long = AskError::TooLong { len: 17, largest: 16 };
+    assert_eq!(client.try_ask(&[0; 17]).unwrap_err(), long);
+    let mut calls: Vec<_> = (0..4).map(|_| client.try_ask(b"x").unwrap().unwrap()).collect();
+    assert!(client.try_ask(b"x").unwrap().is_none(), "full is no error");
+    let soon = Instant::now() + Duration::from_millis(20);
+    assert_eq!(client.ask(b"x", Some(soon)).unwrap_err(), AskError::TimedOut);
+    let request = servers[0].try_take().unwrap().unwrap();
+    let long = AnswerError::TooLong { len: 17, largest: 16 };
+    assert_eq!(request.answer(&[0; 17]), Err(long));
+    assert_eq!(calls[0].poll().unwrap_err(), CallError::Unanswered);
+    drop(calls);
+    let soon = Instant::now() + Duration::from_millis(20);
+    assert_eq!(servers[0].take(Some(soon)).unwrap_err(), TakeError::TimedOut);
+}
