@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Eight processes use a domain for 30 s (SHM_DEEP=1: ten minutes); one is killed every 50 ms.
+# Processes use a domain, and then the queues, for 30 s each (SHM_DEEP=1: ten minutes); one is
+# killed every few milliseconds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ "${SHM_DEEP:-}" = 1 ] || export SHM_SOAK_SECONDS=${SHM_SOAK_SECONDS:-30}
 cargo test --profile crash -p dsm --test soak_domain -- --nocapture
+cargo test --profile crash -p shm-mq --test soak_messages -- --nocapture
