@@ -62,7 +62,7 @@
 //! woken, may keep others waiting for a second. Messages of a `stream` that are longer than its
 //! ring are [`TooLarge`](crate::stream::SendError::TooLarge) here.
 use crate::waitset::Source;
-use crate::{spsc, stream};
+use crate::{fan_in, spsc, stream};
 use futures_core::Stream;
 use futures_sink::Sink;
 use shm_core::bell::{Bell, BellError};
@@ -114,16 +114,18 @@ impl<E> From<io::Error> for AsyncError<E> {
     }
 }
 
-/// Receives whole records of its own accord: what a [`Stream`] is made of.
+/// Receives what is its own from then on: what a [`Stream`] is made of.
 pub trait Receives: Source {
+    /// What it receives: a record, in private memory.
+    type Item;
     /// Why it ends.
     type Error;
 
-    /// The next record, if it is there now.
+    /// The next one, if it is there now.
     ///
     /// # Errors
     /// The queue's.
-    fn receive(&mut self) -> Result<Option<Vec<u8>>, Self::Error>;
+    fn receive(&mut self) -> Result<Option<Self::Item>, Self::Error>;
 }
 
 /// Sends whole records: what a [`Sink`] is made of.
@@ -142,6 +144,7 @@ pub trait Sends {
 }
 
 impl<T: stream::OneMapping> Receives for spsc::Receiver<T> {
+    type Item = Vec<u8>;
     type Error = spsc::RecvError;
 
     fn receive(&mut self) -> Result<Option<Vec<u8>>, spsc::RecvError> {
@@ -167,6 +170,7 @@ impl<T: stream::OneMapping> Sends for spsc::Sender<T> {
 }
 
 impl<T: stream::OneMapping> Receives for stream::Receiver<T> {
+    type Item = Vec<u8>;
     type Error = stream::RecvError;
 
     fn receive(&mut self) -> Result<Option<Vec<u8>>, stream::RecvError> {
@@ -191,6 +195,16 @@ impl<T: stream::OneMapping> Sends for stream::Sender<T> {
 
     fn space_for(&mut self, len: usize) -> impl Source {
         self.space(len)
+    }
+}
+
+/// A record, or the end of a sender, of which nobody is told again then.
+impl<T: stream::OneMapping> Receives for fan_in::Receiver<T> {
+    type Item = fan_in::Arrival;
+    type Error = fan_in::RecvError;
+
+    fn receive(&mut self) -> Result<Option<fan_in::Arrival>, fan_in::RecvError> {
+        Ok(self.try_recv()?.map(fan_in::Event::into_owned))
     }
 }
 
@@ -309,11 +323,11 @@ impl<R: Reactor> Waiting<R> {
 }
 
 impl<S: Receives, R: Reactor> Async<S, R> {
-    /// The next record, in private memory.
+    /// The next record.
     pub fn poll_recv(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Vec<u8>, AsyncError<S::Error>>> {
+    ) -> Poll<Result<S::Item, AsyncError<S::Error>>> {
         for _ in 0..LOOKS_MAX {
             if let Some(record) = self.end.receive().map_err(AsyncError::Queue)? {
                 return Poll::Ready(Ok(record));
@@ -325,11 +339,11 @@ impl<S: Receives, R: Reactor> Async<S, R> {
         Poll::Pending
     }
 
-    /// The next record, in private memory. Dropped before it is done, it has taken nothing.
+    /// The next record. Dropped before it is done, it has taken nothing.
     ///
     /// # Errors
     /// [`AsyncError`].
-    pub async fn recv(&mut self) -> Result<Vec<u8>, AsyncError<S::Error>> {
+    pub async fn recv(&mut self) -> Result<S::Item, AsyncError<S::Error>> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
@@ -379,7 +393,7 @@ pub struct Records<S, R> {
 }
 
 impl<S: Receives + Unpin, R: Reactor + Unpin> Stream for Records<S, R> {
-    type Item = Result<Vec<u8>, AsyncError<S::Error>>;
+    type Item = Result<S::Item, AsyncError<S::Error>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.is_over {

@@ -11,6 +11,7 @@ use shm_mq::fan_in::{
     AttachError, CreateError, Event, FanIn, FanInConfig, JoinError, LANES_MAX, LaneState, Receiver,
     RecvError, SendError, Sender, Why,
 };
+use shm_mq::waitset::{Alarm, Source, WaitSet};
 use shm_testkit::child::{Child, parent_says, tell_parent};
 use shm_testkit::watchdog::within;
 use spsc_common::{LIMIT, next, text};
@@ -399,6 +400,62 @@ fn a_sleeping_sender_is_woken_by_the_receivers_death() {
     }
 }
 
+/// Waits for an event among other things, and is given it by a call that does not wait.
+fn awaited<'r>(set: &mut WaitSet, receiver: &'r mut Receiver) -> Event<'r> {
+    let mut never = Alarm::never();
+    let ready = set.wait(&mut [(0, receiver), (1, &mut never)], None).unwrap();
+    assert_eq!(ready, [0]);
+    receiver.try_recv().unwrap().expect("it is ready")
+}
+
+#[test]
+fn a_sleeping_set_is_woken_by_a_senders_death_and_told_of_it() {
+    // With a free lane, and with none.
+    for lanes in [2, 3] {
+        let (world, mut set) = (World::create("fan_set", lanes, 1024), WaitSet::new());
+        let mut receiver = world.receiver();
+        let mut living = world.spawn_joined("sends_when_told");
+        let mut child = world.spawn_joined("sends_when_told");
+        let [living_id, id] = [0, 1].map(|lane| sender_of(&world, lane));
+        for (child, id) in [(&mut child, id), (&mut living, living_id)] {
+            child.say("send");
+            let got = within(LIMIT, || awaited(&mut set, &mut receiver));
+            assert!(matches!(&got, Event::Record(record) if **record == *b"told"), "{got:?}");
+            assert_eq!(got.sender(), id);
+        }
+        killed_soon(&mut child, || {
+            let end = awaited(&mut set, &mut receiver);
+            assert!(is_end(&end, id, Why::Died), "{end:?}");
+        });
+        living.say("leave");
+        let end = within(LIMIT, || awaited(&mut set, &mut receiver));
+        assert!(is_end(&end, living_id, Why::Left), "{end:?}");
+        drop(end);
+        let now = Some(Instant::now());
+        assert!(set.wait(&mut [((), &mut receiver)], now).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_set_waits_for_room_in_a_lane() {
+    let (world, mut set) = (World::create("fan_room", 2, 128), WaitSet::new());
+    let (mut sender, mut child) = (world.sender(), world.spawn_joined("receives_nothing"));
+    sender.send(&FIRST).unwrap();
+    let now = Some(Instant::now());
+    assert!(set.wait(&mut [((), &mut sender.space(56))], now).unwrap().is_empty(), "it is full");
+    killed_soon(&mut child, || set.wait(&mut [((), &mut sender.space(56))], None)).unwrap();
+    assert_eq!(sender.send(&SECOND), Err(SendError::PeerDied));
+    let mut receiver = world.receiver();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(SHORT);
+            drop(receiver.recv().unwrap());
+        });
+        within(LIMIT, || set.wait(&mut [((), &mut sender.space(56))], None)).unwrap();
+    });
+    assert!(sender.try_send(&SECOND).unwrap());
+}
+
 #[test]
 fn a_stopped_sender_holds_up_nobody_and_is_not_dead() {
     let world = World::create("fan_stop", 2, 128);
@@ -540,6 +597,8 @@ fn a_forked_child_is_nobody() {
             && receiver.try_recv().err() == Some(RecvError::Forked)
             && receiver.recv_deadline(soon).err() == Some(RecvError::Forked)
             && receiver.drain(1, |_| ()).err() == Some(RecvError::Forked)
+            && receiver.is_ready()
+            && receiver.is_ready_at_last()
             && world.fan_in.sender(&world.me).err() == Some(JoinError::Forked(Forked))
             && world.fan_in.receiver(&world.me).err() == Some(AttachError::Forked(Forked));
         drop((sender, receiver));

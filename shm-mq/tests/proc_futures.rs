@@ -1,10 +1,12 @@
 //! Tasks wait for queues: under tokio's runtimes of one thread and of many, with a bell that the
 //! kernel rings and with one that goes by a timer. None is missed, a future that is dropped has
 //! taken nothing, and the peer's end is the end.
+mod fan_common;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use shm_core::bell::Bell;
 use shm_core::participants::Table;
 use shm_core::{mapping::Mapping, participants::Member};
+use shm_mq::fan_in::{Arrival, Why};
 use shm_mq::futures::{Async, AsyncError, Reactor};
 use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
 use shm_mq::work::{WorkConfig, WorkQueue};
@@ -198,6 +200,38 @@ fn who_waits_for_room_learns_of_the_end() {
         let end = to.send(&[7; 100]).await;
         assert!(matches!(end, Err(AsyncError::Queue(SendError::Detached))), "{end:?}");
         leaves.await.unwrap();
+    });
+}
+
+#[test]
+fn records_of_many_arrive_and_their_ends() {
+    const COUNT: u8 = 50;
+    everywhere(|_, bell| async move {
+        let (fan_in, me) = fan_common::fan_in(3, 128);
+        let mut stream = wait_for(fan_in.receiver(&me).unwrap(), bell).into_stream();
+        for _ in 0..fan_in.lanes() {
+            let mut to = wait_for(fan_in.sender(&me).unwrap(), bell);
+            tokio::spawn(async move {
+                for number in 0..COUNT {
+                    to.send(&[number; 56]).await.unwrap();
+                }
+            });
+        }
+        let (mut next, mut ended) = ([0; 3], Vec::new());
+        while ended.len() < next.len() {
+            match stream.next().await.unwrap().unwrap() {
+                Arrival::Record { lane, number, bytes, .. } => {
+                    let next = &mut next[lane as usize];
+                    assert_eq!((number, &*bytes), (u64::from(*next), [*next; 56].as_slice()));
+                    *next += 1;
+                }
+                Arrival::End { lane, received, why, .. } => {
+                    assert_eq!((received, why), (COUNT.into(), Why::Left));
+                    ended.push(lane);
+                }
+            }
+        }
+        assert_eq!(next, [COUNT; 3]);
     });
 }
 

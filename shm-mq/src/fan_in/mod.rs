@@ -75,7 +75,7 @@ mod receiver;
 mod shared;
 
 pub use crate::spsc::{AttachError, LINE_BYTES, Reserved, SendError, Sender};
-pub use receiver::{End, Event, Receiver, Record, RecvError, Why};
+pub use receiver::{Arrival, End, Event, Receiver, Record, RecvError, Why};
 
 use crate::spsc::{Bell, Hub, Queue, Seat, take};
 use crate::stream::OneMapping;

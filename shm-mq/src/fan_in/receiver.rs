@@ -3,8 +3,9 @@ use super::lane::{Found, Lane};
 use super::{BITS, FanIn};
 use crate::spsc::{self, Seat};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
-use shm_core::event::Ticket;
+use shm_core::event::{EventCount, Ticket};
 use shm_core::participants::{self, Member, ParticipantId, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::Ordering;
@@ -72,6 +73,8 @@ pub struct Receiver<T: OneMapping = Crashing> {
     tour: usize,
     /// Events since its last step.
     since_tour: u32,
+    /// What a look has found that was only a look: the next call is given it.
+    seen: Option<(usize, Found)>,
 }
 
 impl<T: OneMapping> Receiver<T> {
@@ -81,8 +84,16 @@ impl<T: OneMapping> Receiver<T> {
         let lanes: Vec<_> = (0..fan_in.lanes.len()).map(lane).collect();
         // Our predecessor may have cleared a bit, and died before it looked.
         lanes.iter().for_each(|lane| lane.bell.set());
-        let (fork, next, tour, since_tour) = (ForkGuard::new(), 0, 0, 0);
-        Receiver { fan_in, member: me, fork, lanes, next, tour, since_tour }
+        Receiver {
+            fan_in,
+            member: me,
+            fork: ForkGuard::new(),
+            lanes,
+            next: 0,
+            tour: 0,
+            since_tour: 0,
+            seen: None,
+        }
     }
 
     /// The fan-in that it receives from.
@@ -189,6 +200,9 @@ impl<T: OneMapping> Receiver<T> {
     #[inline]
     fn find(&mut self) -> Result<Option<(usize, Found)>, RecvError> {
         self.fork.check().map_err(|_| RecvError::Forked)?;
+        if self.seen.is_some() {
+            return Ok(self.seen.take());
+        }
         if self.since_tour >= TOUR_EVERY
             && let Some(found) = self.step_of_tour()
         {
@@ -325,15 +339,48 @@ impl<T: OneMapping> Receiver<T> {
 
     /// Sleeps until somebody does something, or dies: `false` once the deadline has passed.
     fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let watches: Vec<&Watch> = self.lanes.iter().filter_map(Lane::watch).collect();
-        let until = if watches.len() == self.lanes.len() {
-            deadline
-        } else {
-            let soon = Instant::now() + TOUR_EVERY_TIME;
-            Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
-        };
+        let watches: Vec<&Watch> = self.watches().collect();
+        let soon = self.sleep_max().map(|most| Instant::now() + most);
+        let until = soon.into_iter().chain(deadline).min();
         participants::wait(&self.fan_in.shared.arrived, ticket, &watches, until);
         deadline.is_none_or(|deadline| Instant::now() < deadline)
+    }
+
+    fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.lanes.iter().filter_map(Lane::watch)
+    }
+
+    /// Whether there is something for the next call, which is given what was seen.
+    fn sees(&mut self, look_further: fn(&mut Self) -> Option<(usize, Found)>) -> bool {
+        match self.find() {
+            Ok(found) => self.seen = found.or_else(|| look_further(self)),
+            Err(_) => return true,
+        }
+        self.seen.is_some()
+    }
+}
+
+/// Ready where [`try_recv`](Receiver::try_recv) gives a record, an end, or an error.
+impl<T: OneMapping> Source for Receiver<T> {
+    fn is_ready(&mut self) -> bool {
+        self.sees(Self::find_more)
+    }
+
+    fn is_ready_at_last(&mut self) -> bool {
+        self.sees(Self::find_anywhere)
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.fan_in.shared.arrived)
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.watches());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        let is_full = self.watches().count() == self.lanes.len();
+        (!is_full).then_some(TOUR_EVERY_TIME)
     }
 }
 
@@ -380,6 +427,14 @@ impl<T: OneMapping> Event<'_, T> {
         }
     }
 
+    /// In which lane: one participant may have several.
+    pub fn lane(&self) -> u32 {
+        match self {
+            Event::Record(record) => record.lane(),
+            Event::End(end) => end.lane(),
+        }
+    }
+
     /// Leaves it where it was, for a later receive: others have their turn before.
     pub fn put_back(self) {
         match self {
@@ -387,6 +442,46 @@ impl<T: OneMapping> Event<'_, T> {
             Event::End(end) => end.put_back(),
         }
     }
+
+    /// Lets go of it: what is left is in private memory.
+    pub fn into_owned(self) -> Arrival {
+        let (sender, lane) = (self.sender(), self.lane());
+        match self {
+            Event::Record(record) => {
+                Arrival::Record { sender, lane, number: record.number(), bytes: record.to_vec() }
+            }
+            Event::End(end) => {
+                Arrival::End { sender, lane, received: end.received(), why: end.why() }
+            }
+        }
+    }
+}
+
+/// An [`Event`] that the receiver has let go of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// A [`Record`].
+    Record {
+        /// Who sent it.
+        sender: ParticipantId,
+        /// In which lane.
+        lane: u32,
+        /// How many records of its sender's were before it.
+        number: u64,
+        /// The record.
+        bytes: Vec<u8>,
+    },
+    /// An [`End`].
+    End {
+        /// Who has ended.
+        sender: ParticipantId,
+        /// In which lane.
+        lane: u32,
+        /// How many of its records were received: see [`End::received`].
+        received: u64,
+        /// How.
+        why: Why,
+    },
 }
 
 /// A received record: its bytes, in the ring or in the receiver's private buffer.
