@@ -1,5 +1,17 @@
 //! Message queues between processes that survive the death of either side.
 //!
+//! | | from | to | what arrives |
+//! | --- | --- | --- | --- |
+//! | [`stream`] | one | one | messages of any length, also longer than the ring; among hostile processes too |
+//! | [`spsc`] | one | one | records that lie in one piece, small ones in a cache line each |
+//! | [`fan_in`] | many, who come and go | one | each sender's records in their order, and then how it ended |
+//! | [`work`] | many | one of many | jobs, each done by somebody who says so |
+//! | [`broadcast`] | one | all subscribers | every record, or those that a slow one did not miss |
+//! | [`rpc`] | many | one of many, and back | answers |
+//!
+//! [`waitset`] waits for several of them at once, `futures` without a thread; [`typed`] makes values
+//! of records.
+//!
 //! Modules, lowest first; each uses only those above it.
 
 /// `WaitSet`: sleeping on many queues, peers, timers and file descriptors at once.
