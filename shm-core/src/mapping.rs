@@ -229,6 +229,82 @@ impl<T: ShmSync> Deref for MappedSlice<T> {
     }
 }
 
+/// Rows of consecutive `T`s in a mapping, one every so many bytes. It stays mapped for as long as
+/// this lives.
+///
+/// ```
+/// # use shm_core::{mapping::{Mapping, MappedRows}, sync::{AtomicU64, Ordering}};
+/// let mapping = Mapping::heap(200);
+/// // Two words of each cache line.
+/// let rows = MappedRows::<AtomicU64>::new(&mapping, 8, 64, 3, 2)?;
+/// rows.row(2)[1].store(7, Ordering::Relaxed);
+/// assert_eq!(mapping.region().share::<AtomicU64>(8 + 2 * 64 + 8)?.load(Ordering::Relaxed), 7);
+/// # Ok::<(), shm_core::BadPtr>(())
+/// ```
+#[derive(Debug)]
+pub struct MappedRows<T> {
+    first: NonNull<T>,
+    stride: usize,
+    rows: usize,
+    each: usize,
+    mapping: Arc<Mapping>,
+}
+
+// SAFETY: as `Mapped`.
+unsafe impl<T: Sync> Send for MappedRows<T> {}
+// SAFETY: as `Mapped`.
+unsafe impl<T: Sync> Sync for MappedRows<T> {}
+
+impl<T: ShmSync> MappedRows<T> {
+    /// So many rows of `each` values, the first at `offset` of `mapping`, the next `stride` bytes
+    /// later.
+    ///
+    /// # Errors
+    /// [`BadPtr::OutOfBounds`], [`BadPtr::Misaligned`].
+    pub fn new(
+        mapping: &Arc<Mapping>,
+        offset: u64,
+        stride: u64,
+        rows: u64,
+        each: u64,
+    ) -> Result<MappedRows<T>, BadPtr> {
+        let region = mapping.region();
+        let first = NonNull::from(region.share_slice::<T>(offset, each)?).cast();
+        // Where the second one is aligned all are.
+        for row in [1, rows.saturating_sub(1)].into_iter().filter(|row| *row < rows) {
+            region.share_slice::<T>(offset.saturating_add(row.saturating_mul(stride)), each)?;
+        }
+        let [stride, rows, each] = [stride, rows, each].map(|figure| figure as usize);
+        Ok(MappedRows { first, stride, rows, each, mapping: mapping.clone() })
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The values of one row.
+    ///
+    /// # Panics
+    /// Where there is no such row.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &[T] {
+        assert!(row < self.rows, "there is no such row");
+        // SAFETY: the last row was checked by `Region` when this was made, and all others lie
+        // before it, aligned as the first; mapped for as long as self.
+        unsafe {
+            std::slice::from_raw_parts(self.first.byte_add(row * self.stride).as_ptr(), self.each)
+        }
+    }
+}
+
+impl<T> Clone for MappedRows<T> {
+    fn clone(&self) -> MappedRows<T> {
+        MappedRows { mapping: self.mapping.clone(), ..*self }
+    }
+}
+
 #[cfg(all(test, not(shm_loom)))]
 mod tests {
     use super::*;
@@ -251,6 +327,23 @@ mod tests {
         let mapping = Mapping::heap(100);
         let slice = MappedSlice::<AtomicU64>::new(&mapping, 16, 3).unwrap();
         assert_eq!(slice.extent(), (mapping.region().base().addr().get() + 16, 24));
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_none() {
+        use crate::sync::AtomicU64;
+        let mapping = Mapping::heap(256);
+        let rows = |offset, stride, rows, each| {
+            MappedRows::<AtomicU64>::new(&mapping, offset, stride, rows, each).map(|it| it.rows())
+        };
+        assert_eq!((rows(0, 64, 4, 8), rows(248, 64, 1, 1)), (Ok(4), Ok(1)));
+        assert_eq!(rows(0, u64::MAX, 0, 0), Ok(0));
+        for outside in [rows(0, 64, 5, 1), rows(8, 64, 4, 8), rows(0, 1 << 62, 5, 1)] {
+            assert!(matches!(outside, Err(BadPtr::OutOfBounds { .. })), "{outside:?}");
+        }
+        for odd in [rows(4, 64, 1, 1), rows(0, 4, 2, 1), rows(0, 12, 3, 1)] {
+            assert!(matches!(odd, Err(BadPtr::Misaligned { .. })), "{odd:?}");
+        }
     }
 
     #[test]

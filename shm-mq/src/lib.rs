@@ -2,15 +2,15 @@
 //!
 //! | | from | to | what arrives |
 //! | --- | --- | --- | --- |
-//! | [`stream`] | one | one | messages of any length, also longer than the ring; among hostile processes too |
+//! | [`stream`] | one | one | messages of any length, among hostile processes too |
 //! | [`spsc`] | one | one | records that lie in one piece, small ones in a cache line each |
 //! | [`fan_in`] | many, who come and go | one | each sender's records in their order, and then how it ended |
 //! | [`work`] | many | one of many | jobs, each done by somebody who says so |
 //! | [`broadcast`] | one | all subscribers | every record, or those that a slow one did not miss |
 //! | [`rpc`] | many | one of many, and back | answers |
 //!
-//! [`waitset`] waits for several of them at once, `futures` without a thread; [`typed`] makes values
-//! of records.
+//! [`waitset`] waits for several of them at once, `futures` without a thread; [`typed`] makes
+//! values of records.
 //!
 //! Modules, lowest first; each uses only those above it.
 

@@ -233,9 +233,9 @@ fn stream_of_rtrb() -> f64 {
     RECORDS as f64 / seconds / 1e6
 }
 
-/// Millions of jobs of 56 bytes in a second, by so many producers and one worker.
-fn jobs(producers: u64) -> f64 {
-    let config = WorkConfig::new(256, 56);
+/// Millions of jobs of so many words in a second, by so many producers and one worker.
+fn jobs<const WORDS: usize>(producers: u64) -> f64 {
+    let config = WorkConfig::new(256, 8 * WORDS as u64);
     let at = Table::bytes_for(4).next_multiple_of(128);
     let mapping = Mapping::heap((at + WorkQueue::bytes_for(&config)) as usize);
     // SAFETY: nobody else has the mapping.
@@ -249,7 +249,7 @@ fn jobs(producers: u64) -> f64 {
         |count| {
             let mut producer = queue.producer(&me).expect("ours");
             for _ in 0..count {
-                while !producer.try_send(&[1; 56]).expect("sound") {
+                while !producer.try_send([[1; 8]; WORDS].as_flattened()).expect("sound") {
                     std::thread::yield_now();
                 }
             }
@@ -270,14 +270,14 @@ fn jobs(producers: u64) -> f64 {
     )
 }
 
-fn array_queue(producers: u64) -> f64 {
-    let queue = ArrayQueue::<[u64; 7]>::new(256);
+fn array_queue<const WORDS: usize>(producers: u64) -> f64 {
+    let queue = ArrayQueue::<[u64; WORDS]>::new(256);
     many(
         producers,
         JOBS,
         |count| {
             for number in 0..count {
-                let mut job = [number; 7];
+                let mut job = [number; WORDS];
                 while let Err(back) = queue.push(job) {
                     job = back;
                     std::thread::yield_now();
@@ -325,7 +325,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
-    let all: [(&str, &dyn Fn() -> f64); 14] = [
+    let all: [(&str, &dyn Fn() -> f64); 18] = [
         ("one way, ns: a bare line", &|| bare_ping(1)),
         ("  spsc, 8 B", &|| ping(8)),
         ("  spsc, 56 B", &|| ping(56)),
@@ -336,10 +336,14 @@ fn main() {
         ("64 B, M/s: a bare ring", &bare_ring),
         ("  spsc", &stream_of_records),
         ("  rtrb", &stream_of_rtrb),
-        ("56 B, one to one, M/s: ArrayQueue", &|| array_queue(1)),
-        ("  work", &|| jobs(1)),
-        ("56 B, two to one, M/s: ArrayQueue", &|| array_queue(2)),
-        ("  work", &|| jobs(2)),
+        ("24 B, one to one, M/s: ArrayQueue", &|| array_queue::<3>(1)),
+        ("  work", &|| jobs::<3>(1)),
+        ("24 B, two to one, M/s: ArrayQueue", &|| array_queue::<3>(2)),
+        ("  work", &|| jobs::<3>(2)),
+        ("56 B, one to one, M/s: ArrayQueue", &|| array_queue::<7>(1)),
+        ("  work", &|| jobs::<7>(1)),
+        ("56 B, two to one, M/s: ArrayQueue", &|| array_queue::<7>(2)),
+        ("  work", &|| jobs::<7>(2)),
     ];
     let mut figures = vec![Vec::new(); all.len()];
     for _ in 0..rounds {

@@ -44,13 +44,12 @@ mod worker;
 pub use producer::{Draft, Producer, SendError};
 pub use worker::{ClaimError, Job, Lost, Worker};
 
-use crate::lent::words_for;
 use crate::stream::OneMapping;
 use shared::{Due, Front, Kind, MAGIC, Shared, Slot, State};
 use shm_core::BadPtr;
 use shm_core::bytes::Word;
 use shm_core::futex::now_ms;
-use shm_core::mapping::{Mapped, MappedSlice, Mapping};
+use shm_core::mapping::{Mapped, MappedRows, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::{Forked, Liveness};
 use shm_core::sync::{Ordering, prefetch_to_write};
@@ -158,11 +157,11 @@ pub struct Status {
 #[derive(Debug)]
 pub struct WorkQueue<T: OneMapping = Crashing> {
     shared: Mapped<Shared>,
-    slots: MappedSlice<Slot>,
-    words: MappedSlice<Word>,
+    slots: MappedRows<Slot>,
+    /// The bytes of each slot's job, behind it.
+    words: MappedRows<Word>,
     attempts_max: u64,
     lease_ms: u64,
-    job_words: usize,
     job_bytes: usize,
     level: PhantomData<T>,
 }
@@ -174,6 +173,17 @@ enum NextReady {
     /// In milliseconds of the clock.
     At(u64),
     Never,
+}
+
+/// Words of a job.
+const fn words_for(job_bytes: u64) -> u64 {
+    job_bytes.div_ceil(size_of::<u64>() as u64)
+}
+
+/// Bytes of a slot and of what follows it: whole cache lines.
+const fn stride_for(job_bytes: u64) -> u64 {
+    let bytes = size_of::<Slot>() as u64 + words_for(job_bytes) * size_of::<Word>() as u64;
+    bytes.next_multiple_of(64)
 }
 
 /// When `delay` has passed, in milliseconds of the clock; 0: at once.
@@ -190,12 +200,13 @@ impl WorkQueue {
     ///
     /// ```
     /// use shm_mq::work::{WorkConfig, WorkQueue};
-    /// assert_eq!(WorkQueue::bytes_for(&WorkConfig::new(16, 100)), 384 + 16 * (64 + 128));
+    /// // A slot takes 32 bytes, and whole cache lines.
+    /// assert_eq!(WorkQueue::bytes_for(&WorkConfig::new(16, 32)), 384 + 16 * 64);
+    /// assert_eq!(WorkQueue::bytes_for(&WorkConfig::new(16, 96)), 384 + 16 * 128);
     /// ```
     pub const fn bytes_for(config: &WorkConfig) -> u64 {
         let bytes = if config.job_bytes > JOB_BYTES_MAX { JOB_BYTES_MAX } else { config.job_bytes };
-        let slot = size_of::<Slot>() as u64 + words_for(bytes) * size_of::<Word>() as u64;
-        size_of::<Shared>() as u64 + config.slots as u64 * slot
+        size_of::<Shared>() as u64 + config.slots as u64 * stride_for(bytes)
     }
 
     /// Makes a queue at `offset` of `mapping`, a multiple of 64.
@@ -250,25 +261,23 @@ impl WorkQueue {
         m.region().range(offset, WorkQueue::bytes_for(config))?;
         // SAFETY: nobody else uses these bytes, the caller says.
         unsafe { Mapped::place(m, offset, Shared::new(config)) }?;
-        let (slots_at, words_at) = WorkQueue::parts(offset, config.slots);
+        let slots_at = offset + size_of::<Shared>() as u64;
         for slot in 0..u64::from(config.slots) {
+            let at = slots_at + slot * stride_for(config.job_bytes);
             // SAFETY: as above.
-            unsafe { Mapped::place(m, slots_at + slot * size_of::<Slot>() as u64, Slot::new()) }?;
-        }
-        for word in 0..u64::from(config.slots) * words_for(config.job_bytes) {
-            // SAFETY: as above.
-            unsafe { Mapped::place(m, words_at + word * size_of::<Word>() as u64, Word::new()) }?;
+            unsafe { Mapped::place(m, at, Slot::new()) }?;
+            let words_at = at + size_of::<Slot>() as u64;
+            for word in 0..words_for(config.job_bytes) {
+                let at = words_at + word * size_of::<Word>() as u64;
+                // SAFETY: as above.
+                unsafe { Mapped::place(m, at, Word::new()) }?;
+            }
         }
         match WorkQueue::attach(m, offset, config.fingerprint) {
             Ok(queue) => Ok(queue),
             Err(AttachError::Place(place)) => Err(place.into()),
             Err(error) => unreachable!("it has just been made: {error}"),
         }
-    }
-
-    fn parts(offset: u64, slots: u32) -> (u64, u64) {
-        let slots_at = offset + size_of::<Shared>() as u64;
-        (slots_at, slots_at + u64::from(slots) * size_of::<Slot>() as u64)
     }
 
     /// The queue at `offset` of `mapping`, whose jobs are what `fingerprint` says.
@@ -298,17 +307,18 @@ impl WorkQueue {
         if !is_sane {
             return Err(AttachError::Corrupt);
         }
-        let (slots_at, words_at) = WorkQueue::parts(offset, count as u32);
-        let slots = MappedSlice::new(m, slots_at, count).map_err(|_| AttachError::Corrupt)?;
-        let words = MappedSlice::new(m, words_at, count * words_for(job_bytes));
-        let words = words.map_err(|_| AttachError::Corrupt)?;
+        let slots_at = offset + size_of::<Shared>() as u64;
+        let stride = stride_for(job_bytes);
+        let slots = MappedRows::new(m, slots_at, stride, count, 1);
+        let words_at = slots_at + size_of::<Slot>() as u64;
+        let words = MappedRows::new(m, words_at, stride, count, words_for(job_bytes));
+        let (Ok(slots), Ok(words)) = (slots, words) else { return Err(AttachError::Corrupt) };
         Ok(WorkQueue {
             slots,
             words,
             attempts_max,
             lease_ms: shared.lease.load(Ordering::Relaxed),
             shared,
-            job_words: words_for(job_bytes) as usize,
             job_bytes: job_bytes as usize,
             level: PhantomData,
         })
@@ -332,7 +342,6 @@ impl<T: OneMapping> WorkQueue<T> {
             words: self.words.clone(),
             attempts_max: self.attempts_max,
             lease_ms: self.lease_ms,
-            job_words: self.job_words,
             job_bytes: self.job_bytes,
             level: PhantomData,
         }
@@ -351,7 +360,7 @@ impl<T: OneMapping> WorkQueue<T> {
 
     /// Slots there are.
     pub fn slots(&self) -> u32 {
-        self.slots.len() as u32
+        self.slots.rows() as u32
     }
 
     /// For one thread of `me` that sends jobs.
@@ -375,7 +384,7 @@ impl<T: OneMapping> WorkQueue<T> {
     /// What the queue holds now: each slot looked at once, not together.
     pub fn status(&self) -> Status {
         let mut status = Status::default();
-        for slot in &*self.slots {
+        for slot in self.each_slot() {
             let state = State::from_bits(slot.state.load(Ordering::Relaxed));
             match state.kind() {
                 Some(Kind::Free) => status.free += 1,
@@ -399,7 +408,7 @@ impl<T: OneMapping> WorkQueue<T> {
     pub fn reap(&self, me: &Member) -> usize {
         let (mut reaped, mut last) = (0, None);
         let table = me.table();
-        for slot in &*self.slots {
+        for slot in self.each_slot() {
             // Relaxed: what the dead did is seen by the proof of the death.
             let state = State::from_bits(slot.state.load(Ordering::Relaxed));
             let mut is_dead = |owner: ParticipantId| {
@@ -467,13 +476,13 @@ impl<T: OneMapping> WorkQueue<T> {
 
     /// Whether a job is ready now, or when the next one is due.
     fn next_ready(&self) -> NextReady {
-        let (count, tail) = (self.slots.len() as u64, self.shared.tail.load(Ordering::Relaxed));
+        let (count, tail) = (self.slots.rows() as u64, self.shared.tail.load(Ordering::Relaxed));
         let front = Front::from_bits(self.shared.head.load(Ordering::Relaxed)).position();
         // Each slot once; behind the tail, and before the last lap, all.
         let lap = tail.saturating_sub(count);
         let (mut next, mut now) = (NextReady::Never, None);
         for at in if (lap..=tail).contains(&front) { front..tail } else { lap..tail } {
-            let slot = &self.slots[(at % count) as usize];
+            let slot = self.slot((at % count) as usize);
             // Pairs with the Releases of all who set states: when the job is due.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             if !state.is(Kind::Ready) {
@@ -542,12 +551,22 @@ impl<T: OneMapping> WorkQueue<T> {
         }
     }
 
-    /// Has a slot that comes soon, and the first line of its job, come here to be written.
+    #[inline(always)]
+    fn slot(&self, number: usize) -> &Slot {
+        &self.slots.row(number)[0]
+    }
+
+    fn each_slot(&self) -> impl Iterator<Item = &Slot> {
+        (0..self.slots.rows()).map(|number| self.slot(number))
+    }
+
+    /// Has a slot that comes soon, and the first lines of its job, come here to be written.
     #[inline(always)]
     fn prefetch(&self, slot: usize) {
-        let slot = slot % self.slots.len();
-        prefetch_to_write(&self.slots[slot].state);
-        if let Some(word) = self.words_of(slot).first() {
+        let slot = slot % self.slots.rows();
+        prefetch_to_write(&self.slot(slot).state);
+        // The first word of the next line.
+        if let Some(word) = self.words_of(slot).get(4) {
             prefetch_to_write(word.atomic());
         }
     }
@@ -555,6 +574,6 @@ impl<T: OneMapping> WorkQueue<T> {
     /// The words of a slot's job.
     #[inline(always)]
     fn words_of(&self, slot: usize) -> &[Word] {
-        &self.words[slot * self.job_words..(slot + 1) * self.job_words]
+        self.words.row(slot)
     }
 }

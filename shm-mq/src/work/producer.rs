@@ -116,12 +116,12 @@ impl<T: OneMapping> Producer<T> {
         if len > queue.job_bytes {
             return Err(SendError::TooLong { len, largest: queue.job_bytes });
         }
-        let count = queue.slots.len() as u64;
+        let count = u64::from(queue.slots());
         let tail = queue.shared.tail.load(Ordering::Relaxed);
         for step in 0..count {
             let at = tail.wrapping_add(step);
             let number = (at % count) as usize;
-            let slot = &queue.slots[number];
+            let slot = queue.slot(number);
             let state = State::from_bits(slot.state.load(Ordering::Relaxed));
             if !state.is(Kind::Free) {
                 continue;
@@ -157,7 +157,7 @@ impl<T: OneMapping> Source for Producer<T> {
     fn is_ready(&mut self) -> bool {
         let is_free =
             |slot: &Slot| State::from_bits(slot.state.load(Ordering::Relaxed)).is(Kind::Free);
-        self.member.check_fork().is_err() || self.queue.slots.iter().any(is_free)
+        self.member.check_fork().is_err() || self.queue.each_slot().any(is_free)
     }
 
     fn bed(&self) -> Option<&EventCount> {

@@ -1,11 +1,11 @@
-//! The words of a job queue that lie in shared memory. The slots, and then the jobs' bytes, follow.
+//! The words of a job queue that lie in shared memory. The slots follow, each before its bytes.
 use shm_core::event::EventCount;
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU32, AtomicU64};
 use shm_core::{Reserved, shm_sync};
 
 /// "shmwork" and the version of the layout.
-pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x01");
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"shmwork\x02");
 
 /// The head of a queue.
 ///
@@ -39,7 +39,7 @@ pub(super) struct Shared {
     pad_4: Reserved<14>,
 }
 
-/// One job, or the place of one.
+/// One job, or the place of one. Its bytes follow in the same cache line, and in those behind it.
 ///
 /// | word | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
@@ -48,13 +48,12 @@ pub(super) struct Shared {
 /// | `due` | the producer that owns it; who gives it back; of a lease, whoever finds none | who looks for a job, reapers | itself: see [`Due`] |
 /// | `at` | the producer that owns it | who looks for a job | `state`: the position at which it was taken |
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(super) struct Slot {
     pub(super) state: AtomicU64,
     pub(super) len: AtomicU64,
     pub(super) due: AtomicU64,
     pub(super) at: AtomicU64,
-    pad: Reserved<4>,
 }
 
 shm_sync!(Shared {
@@ -74,14 +73,14 @@ shm_sync!(Shared {
     pad_3,
     pad_4,
 });
-shm_sync!(Slot { state, len, due, at, pad });
+shm_sync!(Slot { state, len, due, at });
 
 #[cfg(not(shm_loom))]
 const _: () = {
     use std::mem::{align_of, offset_of, size_of};
     assert!(size_of::<Shared>() == 384 && align_of::<Shared>() == 64);
     assert!(offset_of!(Shared, tail) == 128 && offset_of!(Shared, head) == 256);
-    assert!(size_of::<Slot>() == 64 && align_of::<Slot>() == 64);
+    assert!(size_of::<Slot>() == 32 && align_of::<Slot>() == 32);
 };
 
 impl Shared {
@@ -115,7 +114,6 @@ impl Slot {
             len: AtomicU64::new(0),
             due: AtomicU64::new(0),
             at: AtomicU64::new(0),
-            pad: Reserved::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use shm_core::bytes::{View, relaxed};
 use shm_core::event::EventCount;
 use shm_core::futex::now_ms;
 use shm_core::participants::Member;
-use shm_core::sync::Ordering;
+use shm_core::sync::{Ordering, prefetch_to_write};
 use shm_core::trust::Crashing;
 use std::cell::Cell;
 use std::fmt;
@@ -149,10 +149,10 @@ impl<T: OneMapping> Worker<T> {
     /// The job is dead still, once its owner is reaped.
     pub fn try_claim_dead(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
-        for _ in 0..self.queue.slots.len() {
-            let number = self.next_dead % self.queue.slots.len();
+        for _ in 0..self.queue.slots() {
+            let number = self.next_dead % self.queue.slots() as usize;
             self.next_dead = number + 1;
-            let slot = &self.queue.slots[number];
+            let slot = self.queue.slot(number);
             // Pairs with the Releases of all who set states: the bytes.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             if state.is(Kind::Dead)
@@ -178,7 +178,7 @@ impl<T: OneMapping> Worker<T> {
     #[inline(always)]
     fn fetch(&mut self, number: usize, state: State) -> Result<Option<Claimed>, ClaimError> {
         let Worker { queue, copy, .. } = self;
-        let slot = &queue.slots[number];
+        let slot = queue.slot(number);
         let due = queue.begin_lease(slot, state);
         let len = slot.len.load(Ordering::Relaxed);
         if len > queue.job_bytes as u64 {
@@ -246,8 +246,7 @@ impl<T: OneMapping> Worker<T> {
     /// so that the job would be out of its turn.
     #[inline(always)]
     fn look_until(&self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
-        let slots = &self.queue.slots;
-        let count = slots.len() as u64;
+        let count = u64::from(self.queue.slots());
         // Each slot once.
         let lap = tail.saturating_sub(count);
         if front.position() < lap {
@@ -261,7 +260,9 @@ impl<T: OneMapping> Worker<T> {
         let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
         for at in first..tail {
             let number = (at % count) as usize;
-            let slot = &slots[number];
+            let slot = self.queue.slot(number);
+            // To be taken: the line need not come twice.
+            prefetch_to_write(&slot.state);
             // Pairs with the Releases of all who set states: the bytes, and the words beside.
             let state = State::from_bits(slot.state.load(Ordering::Acquire));
             match state.kind() {
@@ -314,9 +315,8 @@ impl<T: OneMapping> Worker<T> {
     /// Takes the oldest of the jobs that were brought back from before `lap`.
     #[cold]
     fn look_back(&self, lap: u64, in_turn: Option<Front>) -> Option<Found> {
-        let slots = &self.queue.slots;
-        for _ in 0..slots.len() {
-            let ready = slots.iter().enumerate().filter_map(|(number, slot)| {
+        for _ in 0..self.queue.slots() {
+            let ready = self.queue.each_slot().enumerate().filter_map(|(number, slot)| {
                 // Pairs with the Releases of all who set states, as in `look`.
                 let state = State::from_bits(slot.state.load(Ordering::Acquire));
                 let (at, due) = (slot.at.load(Ordering::Relaxed), due_of(slot, state));
@@ -327,7 +327,7 @@ impl<T: OneMapping> Worker<T> {
             if in_turn.is_some_and(|front| self.has_come_back(front)) {
                 return None;
             }
-            if let Some(doing) = self.take(&slots[number], state) {
+            if let Some(doing) = self.take(self.queue.slot(number), state) {
                 return Some(Found::Job(number, doing));
             }
         }
@@ -347,7 +347,7 @@ impl<T: OneMapping> Worker<T> {
     fn job(&mut self, claimed: Claimed) -> Job<'_, T> {
         let Claimed { number, state, due, len } = claimed;
         let Worker { queue, member, copy, .. } = self;
-        let held = Held { queue, slot: &queue.slots[number], state, due, member };
+        let held = Held { queue, slot: queue.slot(number), state, due, member };
         let bytes = if queue.moves_in_place() {
             // SAFETY: the slot is ours until `Held` gives it back, after the view.
             unsafe { View::new(queue.words_of(number), 0, len) }
