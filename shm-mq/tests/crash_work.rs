@@ -8,7 +8,7 @@ mod crash_common;
 use crash_common::{shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_mq::work::{Producer, SendError, WorkConfig, WorkQueue, Worker};
+use shm_mq::work::{Priorities, Producer, SendError, WorkConfig, WorkQueue, Worker};
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -271,6 +271,28 @@ fn a_worker_may_die_anywhere() {
     Run::new(&scenario).stop().passes();
     Run::new(&scenario).fork().passes();
     Run::new(&scenario).nested().passes();
+}
+
+fn work_by_rank(world: &World, doomed: &mut Doomed, notes: &Notes) {
+    let workers = vec![world.queue().worker(&doomed.member).unwrap()];
+    let mut worker = Priorities::new(workers);
+    // Its second attempt, and so its last.
+    worker.try_claim().unwrap().unwrap().1.nack(Duration::ZERO).unwrap();
+    let soon = Some(Instant::now() + Duration::from_secs(30));
+    worker.claim(soon).unwrap().1.ack().unwrap();
+    notes.count(ACKED);
+}
+
+#[test]
+fn a_worker_of_several_queues_may_die_anywhere() {
+    let scenario = AtWork {
+        name: "claim by rank",
+        operations: &["shm_mq::work::Priorities::try_claim", "shm_mq::work::Priorities::claim"],
+        world: World::with_jobs,
+        operate: work_by_rank,
+        check: was_done,
+    };
+    Run::new(&scenario).kill().passes();
 }
 
 fn extend(_: &World, doomed: &mut Doomed, notes: &Notes) {

@@ -6,14 +6,18 @@ use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::OneMapping;
-use shm_mq::work::{Producer, SendError, Status, WorkConfig, WorkQueue, Worker};
+use shm_mq::work::{
+    ClaimError, Priorities, Producer, SendError, Status, WorkConfig, WorkQueue, Worker,
+};
 use shm_testkit::depth::cases;
+use shm_testkit::watchdog::within;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const JOB_BYTES: usize = 40;
 const ATTEMPTS: u8 = 3;
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -220,4 +224,70 @@ proptest! {
             agrees::<Crashing>(slots, &ops);
         }
     }
+}
+
+/// So many queues of one process, and a worker of all.
+fn by_rank(ranks: u64) -> (Vec<Producer>, Priorities, Arc<Member>) {
+    let config = WorkConfig::new(8, JOB_BYTES as u64);
+    let at = Table::bytes_for(2).next_multiple_of(64);
+    let bytes = WorkQueue::bytes_for(&config);
+    let mapping = Mapping::heap((at + ranks * bytes) as usize);
+    // SAFETY: nobody else has the mapping.
+    let me = unsafe { Table::create(&mapping, 0, 2) }.unwrap().join().unwrap();
+    let (mut producers, mut workers) = (Vec::new(), Vec::new());
+    for rank in 0..ranks {
+        // SAFETY: as above, and what is before ends before.
+        let queue = unsafe { WorkQueue::create(&mapping, at + rank * bytes, &config) }.unwrap();
+        producers.push(queue.producer(&me).unwrap());
+        workers.push(queue.worker(&me).unwrap());
+    }
+    (producers, Priorities::new(workers), me)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
+
+    /// Of the jobs that are there the first of the lowest rank is done.
+    #[test]
+    fn the_most_urgent_is_first(ops in prop::collection::vec(prop::option::of(0..3_usize), 0..60)) {
+        let (mut producers, mut worker, _me) = by_rank(3);
+        let mut plain = vec![std::collections::VecDeque::new(); 3];
+        for (number, op) in ops.iter().enumerate() {
+            if let Some(rank) = op {
+                let is_sent = producers[*rank].try_send(&[number as u8]).unwrap();
+                prop_assert_eq!(is_sent, plain[*rank].len() < 8);
+                if is_sent {
+                    plain[*rank].push_back(number as u8);
+                }
+                continue;
+            }
+            let expected = plain.iter().position(|jobs| !jobs.is_empty());
+            let expected = expected.map(|rank| (rank, plain[rank].pop_front().unwrap()));
+            let claimed = worker.try_claim().unwrap();
+            prop_assert_eq!(claimed.as_ref().map(|(rank, job)| (*rank, job[0])), expected);
+            if let Some((_, job)) = claimed {
+                job.ack().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn who_has_ranks_is_woken_by_each() {
+    let (mut producers, mut worker, _me) = by_rank(2);
+    let soon = || Some(Instant::now() + Duration::from_millis(20));
+    assert_eq!(worker.claim(soon()).unwrap_err(), ClaimError::TimedOut);
+    for producer in &mut producers {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                producer.send(b"come", None).unwrap();
+            });
+            let (_, job) = within(LIMIT, || worker.claim(None)).unwrap();
+            assert_eq!(*job, *b"come");
+            job.ack().unwrap();
+        });
+    }
+    let none = Priorities::<Crashing>::new(Vec::new()).claim(None).map(drop);
+    assert_eq!(none, Err(ClaimError::TimedOut), "nothing could end the wait");
 }

@@ -37,10 +37,12 @@
 //! Who waits reaps now and then, so a death costs a bounded wait; who learns of one by other means
 //! calls `reap` at once.
 // Inlined, as in `spsc`.
+mod priorities;
 mod producer;
 mod shared;
 mod worker;
 
+pub use priorities::Priorities;
 pub use producer::{Draft, Producer, SendError};
 pub use worker::{ClaimError, Job, Lost, Worker};
 

@@ -65,7 +65,7 @@ enum Found {
 }
 
 /// A job that is ours, and was looked at.
-struct Claimed {
+pub(super) struct Claimed {
     number: usize,
     state: State,
     due: Due,
@@ -200,7 +200,7 @@ impl<T: OneMapping> Worker<T> {
 
     /// Looks for the next job, and takes it; or when one is due, in milliseconds of the clock.
     #[inline(always)]
-    fn look(&mut self) -> Result<Result<Claimed, Option<u64>>, ClaimError> {
+    pub(super) fn look(&mut self) -> Result<Result<Claimed, Option<u64>>, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
         // A lease that ends at once is another one's job.
         for _ in 0..LOOKS_MAX {
@@ -344,7 +344,7 @@ impl<T: OneMapping> Worker<T> {
     }
 
     #[inline(always)]
-    fn job(&mut self, claimed: Claimed) -> Job<'_, T> {
+    pub(super) fn job(&mut self, claimed: Claimed) -> Job<'_, T> {
         let Claimed { number, state, due, len } = claimed;
         let Worker { queue, member, copy, .. } = self;
         let held = Held { queue, slot: queue.slot(number), state, due, member };
