@@ -8,54 +8,20 @@
 //! Two threads (of `work` also three), each on a processor of its own; payloads are written by the
 //! sender and read by the receiver. Round by round in turn, medians over the rounds. Whether the
 //! two processors share a core, the first line tells: some 40 ns one way then, some 170 otherwise.
+use benches::{Line, line, many, two};
 use crossbeam_queue::ArrayQueue;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_mq::fan_in::{Event, FanIn, FanInConfig};
 use shm_mq::spsc::{Queue, Receiver, Sender};
 use shm_mq::work::{WorkConfig, WorkQueue};
 use std::hint::black_box;
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::Arc;
 
 const PINGS: u64 = 200_000;
 const RECORDS: u64 = 2_000_000;
 const JOBS: u64 = 500_000;
-
-/// A cache line of its own, and the next, which is fetched with it.
-#[repr(align(128))]
-struct Line([AtomicU64; 8]);
-
-fn line() -> Line {
-    Line(std::array::from_fn(|_| AtomicU64::new(0)))
-}
-
-/// Pins the calling thread to the `nth` of the processors that the process may use.
-fn pin(nth: usize) {
-    static ALLOWED: LazyLock<Vec<usize>> = LazyLock::new(|| {
-        let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
-        (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
-    });
-    let Some(cpu) = ALLOWED.get(nth % ALLOWED.len().max(1)) else { return };
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(*cpu);
-    // Where it is not allowed, the figures say less.
-    let _ = rustix::thread::sched_setaffinity(None, &set);
-}
-
-/// Both at once, each pinned: seconds until both have ended.
-fn two(first: impl FnOnce() + Send, second: impl FnOnce() + Send) -> f64 {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            pin(1);
-            second();
-        });
-        pin(0);
-        first();
-    });
-    start.elapsed().as_secs_f64()
-}
 
 /// Nanoseconds one way, of so many lines that go to and fro: the first word of the first one says
 /// that all are there.
@@ -270,6 +236,44 @@ fn jobs<const WORDS: usize>(producers: u64) -> f64 {
     )
 }
 
+/// The same through a lane each.
+fn lanes<const WORDS: usize>(senders: u64) -> f64 {
+    let config = FanInConfig::new(4, 1 << 14);
+    let at = Table::bytes_for(4).next_multiple_of(128);
+    let mapping = Mapping::heap((at + FanIn::bytes_for(&config)) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
+    // SAFETY: as above, and the table ends before.
+    let fan_in = unsafe { FanIn::create(&mapping, at, &config) }.expect("a fan-in");
+    let me = table.join().expect("a seat");
+    many(
+        senders,
+        JOBS,
+        |count| {
+            let mut sender = fan_in.sender(&me).expect("a lane");
+            for _ in 0..count {
+                while !sender.try_send([[1; 8]; WORDS].as_flattened()).expect("sound") {
+                    std::thread::yield_now();
+                }
+            }
+        },
+        || {
+            let mut receiver = fan_in.receiver(&me).expect("ours");
+            let mut left = JOBS;
+            while left > 0 {
+                match receiver.try_recv().expect("sound") {
+                    Some(Event::Record(record)) => {
+                        black_box(read(&record));
+                        left -= 1;
+                    }
+                    Some(Event::End(_)) => {}
+                    None => std::thread::yield_now(),
+                }
+            }
+        },
+    )
+}
+
 fn array_queue<const WORDS: usize>(producers: u64) -> f64 {
     let queue = ArrayQueue::<[u64; WORDS]>::new(256);
     many(
@@ -298,34 +302,8 @@ fn array_queue<const WORDS: usize>(producers: u64) -> f64 {
     )
 }
 
-/// So many who produce on one processor and one who consumes on the other: millions in a second.
-fn many(
-    producers: u64,
-    count: u64,
-    produce: impl Fn(u64) + Sync,
-    consume: impl FnOnce() + Send,
-) -> f64 {
-    let seconds = two(
-        || {
-            std::thread::scope(|scope| {
-                for _ in 0..producers {
-                    scope.spawn(|| produce(count / producers));
-                }
-            });
-        },
-        consume,
-    );
-    count as f64 / seconds / 1e6
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 fn main() {
-    let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
-    let all: [(&str, &dyn Fn() -> f64); 18] = [
+    benches::print(&[
         ("one way, ns: a bare line", &|| bare_ping(1)),
         ("  spsc, 8 B", &|| ping(8)),
         ("  spsc, 56 B", &|| ping(56)),
@@ -338,20 +316,15 @@ fn main() {
         ("  rtrb", &stream_of_rtrb),
         ("24 B, one to one, M/s: ArrayQueue", &|| array_queue::<3>(1)),
         ("  work", &|| jobs::<3>(1)),
+        ("  fan_in", &|| lanes::<3>(1)),
         ("24 B, two to one, M/s: ArrayQueue", &|| array_queue::<3>(2)),
         ("  work", &|| jobs::<3>(2)),
+        ("  fan_in", &|| lanes::<3>(2)),
         ("56 B, one to one, M/s: ArrayQueue", &|| array_queue::<7>(1)),
         ("  work", &|| jobs::<7>(1)),
+        ("  fan_in", &|| lanes::<7>(1)),
         ("56 B, two to one, M/s: ArrayQueue", &|| array_queue::<7>(2)),
         ("  work", &|| jobs::<7>(2)),
-    ];
-    let mut figures = vec![Vec::new(); all.len()];
-    for _ in 0..rounds {
-        for (figures, (_, measure)) in figures.iter_mut().zip(&all) {
-            figures.push(measure());
-        }
-    }
-    for ((name, _), figures) in all.iter().zip(figures) {
-        println!("{name:<36} {:>8.1}", median(figures));
-    }
+        ("  fan_in", &|| lanes::<7>(2)),
+    ]);
 }

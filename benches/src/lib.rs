@@ -1,0 +1,77 @@
+//! What the measurements share: two processors, and medians of rounds.
+use std::sync::LazyLock;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+/// A cache line of its own, and the next, which is fetched with it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Line(pub [AtomicU64; 8]);
+
+/// One of zeros.
+pub fn line() -> Line {
+    Line(std::array::from_fn(|_| AtomicU64::new(0)))
+}
+
+/// Pins the calling thread to the `nth` of the processors that the process may use.
+pub fn pin(nth: usize) {
+    static ALLOWED: LazyLock<Vec<usize>> = LazyLock::new(|| {
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect()
+    });
+    let Some(cpu) = ALLOWED.get(nth % ALLOWED.len().max(1)) else { return };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(*cpu);
+    // Where it is not allowed, the figures say less.
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
+/// Both at once, each pinned: seconds until both have ended.
+pub fn two(first: impl FnOnce() + Send, second: impl FnOnce() + Send) -> f64 {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(1);
+            second();
+        });
+        pin(0);
+        first();
+    });
+    start.elapsed().as_secs_f64()
+}
+
+/// So many who produce on one processor and one who consumes on the other: millions in a second.
+pub fn many(
+    producers: u64,
+    count: u64,
+    produce: impl Fn(u64) + Sync,
+    consume: impl FnOnce() + Send,
+) -> f64 {
+    let seconds = two(
+        || {
+            std::thread::scope(|scope| {
+                for _ in 0..producers {
+                    scope.spawn(|| produce(count / producers));
+                }
+            });
+        },
+        consume,
+    );
+    count as f64 / seconds / 1e6
+}
+
+/// Measures all, round by round in turn (as many rounds as the first argument says, or 5), and
+/// prints the medians.
+pub fn print(all: &[(&str, &dyn Fn() -> f64)]) {
+    let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
+    let mut figures = vec![Vec::new(); all.len()];
+    for _ in 0..rounds {
+        for (figures, (_, measure)) in figures.iter_mut().zip(all) {
+            figures.push(measure());
+        }
+    }
+    for ((name, _), mut figures) in all.iter().zip(figures) {
+        figures.sort_by(f64::total_cmp);
+        println!("{name:<44} {:>9.1}", figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN));
+    }
+}
