@@ -553,6 +553,17 @@ impl<T: OneMapping> WorkQueue<T> {
         }
     }
 
+    /// The slot of a position, and then those of the next ones, without a division each.
+    #[inline(always)]
+    fn numbers_from(&self, at: u64) -> impl Iterator<Item = usize> {
+        let (rows, mut next) = (self.slots.rows(), (at % self.slots.rows() as u64) as usize);
+        std::iter::repeat_with(move || {
+            let number = next;
+            next = if number + 1 == rows { 0 } else { number + 1 };
+            number
+        })
+    }
+
     #[inline(always)]
     fn slot(&self, number: usize) -> &Slot {
         &self.slots.row(number)[0]
@@ -565,7 +576,7 @@ impl<T: OneMapping> WorkQueue<T> {
     /// Has a slot that comes soon, and the first lines of its job, come here to be written.
     #[inline(always)]
     fn prefetch(&self, slot: usize) {
-        let slot = slot % self.slots.rows();
+        let slot = if slot < self.slots.rows() { slot } else { slot % self.slots.rows() };
         prefetch_to_write(&self.slot(slot).state);
         // The first word of the next line.
         if let Some(word) = self.words_of(slot).get(4) {

@@ -118,9 +118,8 @@ impl<T: OneMapping> Producer<T> {
         }
         let count = u64::from(queue.slots());
         let tail = queue.shared.tail.load(Ordering::Relaxed);
-        for step in 0..count {
+        for (step, number) in (0..count).zip(queue.numbers_from(tail)) {
             let at = tail.wrapping_add(step);
-            let number = (at % count) as usize;
             let slot = queue.slot(number);
             let state = State::from_bits(slot.state.load(Ordering::Relaxed));
             if !state.is(Kind::Free) {

@@ -79,6 +79,10 @@ const LOOKS_MAX: u32 = 64;
 /// So many slots are passed at most before `head` says so.
 const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
 
+/// So often a look passes each slot at most. Producers that find no free slot pass places that are
+/// freed at that moment, so the tail may well be more than one lap ahead of who is not late.
+const LAPS: u64 = if cfg!(shm_loom) { 1 } else { 2 };
+
 impl<T: OneMapping> Worker<T> {
     pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Worker<T> {
         let (tail, next_dead, copy) = (0, 0, Vec::new());
@@ -247,8 +251,7 @@ impl<T: OneMapping> Worker<T> {
     #[inline(always)]
     fn look_until(&self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
         let count = u64::from(self.queue.slots());
-        // Each slot once.
-        let lap = tail.saturating_sub(count);
+        let lap = tail.saturating_sub(LAPS * count);
         if front.position() < lap {
             if let Some(found) = self.look_back(lap, is_in_turn.then_some(front)) {
                 return Some(found);
@@ -258,8 +261,7 @@ impl<T: OneMapping> Worker<T> {
         // One that is behind the tail is a liar's, or the tail is older than it.
         let first = if front.position() > tail { lap } else { front.position().max(lap) };
         let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
-        for at in first..tail {
-            let number = (at % count) as usize;
+        for (at, number) in (first..tail).zip(self.queue.numbers_from(first)) {
             let slot = self.queue.slot(number);
             // To be taken: the line need not come twice.
             prefetch_to_write(&slot.state);
