@@ -212,16 +212,19 @@ impl Scenario for AtWork {
         world.goes_on(least, (most + 1).min(self.before + self.publishes + 1))
     }
 
-    /// Somebody comes, reads what there is, and goes.
+    /// Somebody comes, reads the newest record, and the next one if it is there, and goes.
     fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         let (broadcast, me) = (world.broadcast(), world.table.join().unwrap());
         Some(Box::new(move || {
-            let mut reader = broadcast.subscribe(&me, FROM_THE_OLDEST).map_err(said)?;
-            for _ in 0..broadcast.status().published.saturating_sub(reader.position()) {
-                let at = reader.position();
-                match reader.try_recv().map_err(said)? {
-                    Some(found) if *found != record(at) => return Err(format!("torn: {found:?}")),
-                    _ => {}
+            let from = Subscription { start: Start::Newest, lapped: Lapped::Newest };
+            let mut reader = broadcast.subscribe(&me, from).map_err(said)?;
+            for at in reader.position()..reader.position() + 2 {
+                match reader.try_recv() {
+                    Ok(Some(found)) if *found != record(at) => {
+                        return Err(format!("torn: {found:?}"));
+                    }
+                    Ok(_) | Err(RecvError::Detached) => {}
+                    Err(other) => return Err(said(other)),
                 }
             }
             Ok(())
@@ -250,8 +253,9 @@ impl Scenario for AtWork {
     fn forked(&self, _: &World, doomed: &mut Doomed) -> Result<(), String> {
         let published = doomed.publisher.as_mut().map(|it| it.try_publish(b"forked"));
         let received = doomed.subscriber.as_mut().map(|it| it.try_recv().map(|_| ()));
+        let waited = doomed.subscriber.as_mut().map(|it| it.wait_for_publisher(soon()));
         if published.is_some_and(|it| it != Err(PublishError::Forked))
-            || received.is_some_and(|it| it != Err(RecvError::Forked))
+            || received.into_iter().chain(waited).any(|it| it != Err(RecvError::Forked))
         {
             return Err("works with its parent's handles".to_owned());
         }

@@ -10,7 +10,7 @@ use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::broadcast::{
     AttachError, Broadcast, BroadcastConfig, CreateError, Kind, Lapped, PublishError, Publisher,
-    Record, RecvError, Start, SubscribeError, Subscription,
+    RECORD_BYTES_MAX, Record, RecvError, Start, SubscribeError, Subscription,
 };
 use shm_testkit::child::{Child, tell_parent};
 use shm_testkit::watchdog::within;
@@ -304,6 +304,8 @@ fn bad_input_is_an_error_of_its_own() {
     assert_eq!(huge, bad("bytes a record", u64::MAX));
     let large = create(BroadcastConfig::lossy(1 << 20, 1 << 20, 1));
     assert!(matches!(large, CreateError::Place(_)));
+    let too_many = BroadcastConfig::lossy(u32::MAX, RECORD_BYTES_MAX, 1);
+    assert_eq!(Broadcast::bytes_for(&too_many), u64::MAX);
     let mut publisher = world.broadcast.publisher(&world.me).unwrap();
     assert_eq!(world.broadcast.publisher(&world.me).unwrap_err(), AttachError::OpenAlready);
     let too_long = publisher.try_publish(&[0; RECORD_BYTES + 1]);

@@ -50,10 +50,10 @@
 //! **Trust.** Positions, marks and lengths are checked. Among peers that only crash, records of a
 //! lossless broadcast are written and read where they lie; else they move as relaxed words, and are
 //! checked afterwards. A publisher that lies makes subscribers wait, miss records, or say `Corrupt`
-//! for good. A subscriber whose row says that it has read what was never published is struck from
-//! those that the publisher waits for, and hears `Corrupt` once it has read what is there, or was
-//! lapped; one that says that it has not read
-//! holds a lossless publisher back: there is no other difference between the slow and the liars.
+//! for good, which then hold nobody back. A subscriber whose row says that it has read what was
+//! never published is struck from those that the publisher waits for, and hears `Corrupt` once it
+//! has read what is there, or was lapped; one that says that it has not read holds a lossless
+//! publisher back: there is no other difference between the slow and the liars.
 //!
 //! The sequence word of each cell is that of a seqlock (H.-J. Boehm, 2012) and of Agrona's
 //! broadcast buffer; the slowest position that is looked at seldom is the Disruptor's gating
@@ -74,13 +74,14 @@ use crate::stream::OneMapping;
 use cells::{Cells, Place};
 use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared};
 use shm_core::BadPtr;
+use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{Member, ParticipantId};
+use shm_core::participants::{self, Member, ParticipantId, Watch};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A broadcast has at most so many cells.
 pub const CELLS_MAX: u32 = 1 << 24;
@@ -96,6 +97,20 @@ const LOOKED_EVERY: Duration = Duration::from_millis(20);
 
 /// Who waits for one that lives looks this often for a record that it was not woken for.
 const STOPPED_EVERY: Duration = Duration::from_secs(1);
+
+/// Sleeps in `bed` until it is woken, or who is watched dies, at most for so long: `false` once the
+/// deadline has passed.
+fn sleep(
+    bed: &EventCount,
+    ticket: Ticket,
+    watch: Option<&Watch>,
+    most: Option<Duration>,
+    deadline: Option<Instant>,
+) -> bool {
+    let soon = most.map(|most| Instant::now() + most);
+    participants::wait(bed, ticket, watch.as_slice(), soon.into_iter().chain(deadline).min());
+    deadline.is_none_or(|deadline| Instant::now() < deadline)
+}
 
 /// What becomes of records that a subscriber has not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
