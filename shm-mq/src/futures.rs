@@ -62,7 +62,7 @@
 //! woken, may keep others waiting for a second. Messages of a `stream` that are longer than its
 //! ring are [`TooLarge`](crate::stream::SendError::TooLarge) here.
 use crate::waitset::Source;
-use crate::{spsc, stream};
+use crate::{broadcast, spsc, stream};
 use futures_core::Stream;
 use futures_sink::Sink;
 use shm_core::bell::{Bell, BellError};
@@ -191,6 +191,28 @@ impl<T: stream::OneMapping> Sends for stream::Sender<T> {
 
     fn space_for(&mut self, len: usize) -> impl Source {
         self.space(len)
+    }
+}
+
+/// That some were [missed](broadcast::RecvError::Missed) is an error too: a [`Stream`] is over
+/// then; [`Async::recv`] goes on.
+impl<T: stream::OneMapping> Receives for broadcast::Subscriber<T> {
+    type Error = broadcast::RecvError;
+
+    fn receive(&mut self) -> Result<Option<Vec<u8>>, broadcast::RecvError> {
+        Ok(self.try_recv()?.map(|record| record.to_vec()))
+    }
+}
+
+impl<T: stream::OneMapping> Sends for broadcast::Publisher<T> {
+    type Error = broadcast::PublishError;
+
+    fn send_now(&mut self, record: &[u8]) -> Result<bool, broadcast::PublishError> {
+        self.try_publish(record)
+    }
+
+    fn space_for(&mut self, _: usize) -> impl Source {
+        self.space()
     }
 }
 

@@ -66,7 +66,7 @@ mod shared;
 mod subscriber;
 
 pub use latest::{Latest, ReadError};
-pub use publisher::{Draft, PublishError, Publisher};
+pub use publisher::{Draft, PublishError, Publisher, Space};
 pub use subscriber::{Record, RecvError, Subscriber};
 
 use crate::spsc::{self, Seat, take};

@@ -5,6 +5,7 @@ use super::shared::{Mark, Row, Shared};
 use super::{AttachError, Broadcast, LOOKED_EVERY, sleep};
 use crate::spsc::{Pause, Seat, Sleeper, leave_seat, take};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::Draft as InPlace;
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -17,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a record was not published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -207,6 +208,11 @@ impl<T: OneMapping> Publisher<T> {
         Ok(Some(Draft { bytes, len, cells: &self.cells, cursor: &mut self.cursor }))
     }
 
+    /// Room for a record, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self) -> Space<'_, T> {
+        Space { publisher: self }
+    }
+
     #[inline]
     fn check(&self, len: usize) -> Result<(), PublishError> {
         if self.cursor.fork.check().is_err() {
@@ -223,6 +229,32 @@ impl<T: OneMapping> Publisher<T> {
         // SAFETY: we are the publisher, and `has_room`.
         unsafe { self.cells.write(at, record) };
         self.cursor.step(&self.cells, record.len());
+    }
+}
+
+/// Ready where [`try_publish`](Publisher::try_publish) takes a record, or says why not: made by
+/// [`Publisher::space`]. A lossy broadcast always has room.
+#[derive(Debug)]
+pub struct Space<'p, T: OneMapping = Crashing> {
+    publisher: &'p mut Publisher<T>,
+}
+
+impl<T: OneMapping> Source for Space<'_, T> {
+    fn is_ready(&mut self) -> bool {
+        let cursor = &mut self.publisher.cursor;
+        cursor.fork.check().is_err() || cursor.has_room()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(Sleeper::bed(&self.publisher.cursor))
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.publisher.cursor.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        Some(LOOKED_EVERY)
     }
 }
 

@@ -5,6 +5,7 @@ use super::shared::{Mark, NUMBER_MAX, Row};
 use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription, sleep};
 use crate::spsc::{Missing, Pause, Seat, Sleeper, gone};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::event::{EventCount, Ticket};
 use shm_core::participants::{Member, Watch};
@@ -296,6 +297,28 @@ impl<T: OneMapping> Subscriber<T> {
             View::from(&self.copy[..len])
         };
         Record { bytes, held: Held { cursor: &mut self.cursor } }
+    }
+}
+
+/// Ready where [`try_recv`](Subscriber::try_recv) gives a record, or an error: that some were
+/// missed, too.
+impl<T: OneMapping> Source for Subscriber<T> {
+    fn is_ready(&mut self) -> bool {
+        let cursor = &mut self.cursor;
+        // Whether we were lapped is for `try_recv` to find out, and to say.
+        cursor.usable().is_err() || cursor.has_come() || cursor.end().is_some()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(Sleeper::bed(&self.cursor))
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.cursor.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.cursor.sleep_max()
     }
 }
 
