@@ -13,8 +13,8 @@
 //! Record n stands in cell n modulo their count, which need not be a power of two. The cell's mark
 //! says which record is there, or is being written; so a subscriber that waits for record n looks
 //! at one word, and learns all that it needs: that it is not there yet, that it is there, or that
-//! it came too late. The number of the next record, `published`, is for who comes, and for who was
-//! lapped.
+//! it came too late. The number of the next record, `published`, is for who comes, for who was
+//! lapped, and for who has waited long enough to doubt his cell.
 //!
 //! **Lossless**: the publisher writes over a record when all live subscribers have read it; where
 //! one has not, there is no room, which is a result. It looks at their rows when it has used up
@@ -72,7 +72,7 @@ pub use subscriber::{Record, RecvError, Subscriber};
 use crate::spsc::{self, Seat, take};
 use crate::stream::OneMapping;
 use cells::{Cells, Place};
-use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared};
+use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared, parts};
 use shm_core::BadPtr;
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -320,7 +320,7 @@ impl Broadcast {
             // For `create` to refuse.
             return u64::MAX;
         }
-        cells::parts(0, config.subscribers as u64).1 + cells::mapped_bytes(config)
+        parts(0, config.subscribers as u64).1 + cells::mapped_bytes(config)
     }
 
     /// Makes a broadcast at `offset` of `mapping`, a multiple of 64.
@@ -383,7 +383,7 @@ impl Broadcast {
         m.region().range(offset, Broadcast::bytes_for(config))?;
         // SAFETY: nobody else uses these bytes, the caller says.
         let shared = unsafe { Mapped::place(m, offset, Shared::new(config)) }?;
-        let (rows_at, cells_at) = cells::parts(offset, config.subscribers.into());
+        let (rows_at, cells_at) = parts(offset, config.subscribers.into());
         for row in 0..u64::from(config.subscribers) {
             // SAFETY: as above.
             unsafe { Mapped::place(m, rows_at + row * size_of::<Row>() as u64, Row::new()) }?;
@@ -423,7 +423,7 @@ impl Broadcast {
             && record_bytes <= RECORD_BYTES_MAX
             && (1..=u64::from(SUBSCRIBERS_MAX)).contains(&rows);
         let (Some(kind), true) = (kind, is_sane) else { return Err(AttachError::Corrupt) };
-        let (rows_at, cells_at) = cells::parts(offset, rows);
+        let (rows_at, cells_at) = parts(offset, rows);
         let rows = MappedSlice::new(m, rows_at, rows).map_err(|_| AttachError::Corrupt)?;
         let cells = Cells::attach(m, cells_at, kind, count, record_bytes);
         Ok(Broadcast { shared, rows, cells: cells.map_err(|_| AttachError::Corrupt)? })
