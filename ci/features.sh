@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 # Only what makes objects of the system knows of the feature.
 cargo test -p dsm --features portable --lib --test conformance --test proc_backend --test proc_domain
 cargo test -p dsm --features portable --doc
-cargo test -p shm-mq --features async,serde --test proc_futures --test prop_typed
+cargo test -p shm-mq --features async,serde --test proc_futures --test prop_typed \
+    --test proc_broadcast --test proc_fan_in --test proc_rpc
 cargo test -p shm-mq --features async,serde --doc futures
 cargo run --quiet -p shm-mq --features async --example 10_tokio </dev/null

@@ -62,7 +62,7 @@
 //! woken, may keep others waiting for a second. Messages of a `stream` that are longer than its
 //! ring are [`TooLarge`](crate::stream::SendError::TooLarge) here.
 use crate::waitset::Source;
-use crate::{fan_in, spsc, stream};
+use crate::{broadcast, fan_in, spsc, stream};
 use futures_core::Stream;
 use futures_sink::Sink;
 use shm_core::bell::{Bell, BellError};
@@ -205,6 +205,34 @@ impl<T: stream::OneMapping> Receives for fan_in::Receiver<T> {
 
     fn receive(&mut self) -> Result<Option<fan_in::Arrival>, fan_in::RecvError> {
         Ok(self.try_recv()?.map(fan_in::Event::into_owned))
+    }
+}
+
+/// A record, or how many were missed.
+impl<T: stream::OneMapping> Receives for broadcast::Subscriber<T> {
+    type Item = broadcast::Arrival;
+    type Error = broadcast::RecvError;
+
+    fn receive(&mut self) -> Result<Option<broadcast::Arrival>, broadcast::RecvError> {
+        match self.try_recv() {
+            Ok(record) => Ok(record.map(broadcast::Record::into_owned)),
+            Err(broadcast::RecvError::Missed { records }) => {
+                Ok(Some(broadcast::Arrival::Missed { records }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<T: stream::OneMapping> Sends for broadcast::Publisher<T> {
+    type Error = broadcast::PublishError;
+
+    fn send_now(&mut self, record: &[u8]) -> Result<bool, broadcast::PublishError> {
+        self.try_publish(record)
+    }
+
+    fn space_for(&mut self, _: usize) -> impl Source {
+        self.space()
     }
 }
 

@@ -335,7 +335,11 @@ fn the_latest_value_is_whole() {
     let world = world(Kind::Lossy, 2, 1).given();
     let reads = Process::new("reader", |me: &Me| {
         let mut latest = world.broadcast.latest().unwrap();
+        let mut least = 0;
         for _ in 0..2 {
+            let version = latest.version().unwrap();
+            assert!(version >= least, "what was published is no more");
+            least = version;
             if let Ok(found) = latest.read() {
                 let (number, bytes) = found.expect("there was one");
                 assert_eq!(bytes, record(number), "torn");

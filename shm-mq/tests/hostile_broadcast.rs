@@ -1,13 +1,14 @@
 //! A broadcast that lies, before a process attaches and while it is used: each call ends, with a
 //! value or with an error of its own; nonsense stays `Corrupt`; no record is longer than its cell,
-//! or changes once it was received; and nothing but the broadcast's bytes is touched. And one
-//! subscriber that lies harms nobody but himself.
+//! or changes once it was received; and nothing but the broadcast's bytes is touched. One
+//! subscriber that lies harms nobody but himself; and a lie that keeps somebody from a record for
+//! good is found out.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
 mod hostile_common;
 
-use broadcast_common::text;
+use broadcast_common::{LIMIT, text};
 use hostile_common::{Victim, guarded, members, soon};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Member;
@@ -15,10 +16,11 @@ use shm_core::sync::{AtomicU64, Ordering};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::broadcast::{
     AttachError, Broadcast, BroadcastConfig, Kind, Lapped, PublishError, Publisher, Record,
-    RecvError, Start, Subscriber, Subscription,
+    RecvError, Start, SubscribeError, Subscriber, Subscription,
 };
 use shm_mq::stream::OneMapping;
 use shm_testkit::liar::Trials;
+use shm_testkit::watchdog::within;
 use std::sync::Arc;
 
 const ROWS: u32 = 2;
@@ -251,4 +253,87 @@ fn a_subscriber_that_lies_holds_the_publisher_back_or_is_struck() {
     assert_eq!(one_lies(u64::MAX), (20, Err(RecvError::Corrupt)));
     // It has not read: no other than a slow one.
     assert_eq!(one_lies(0), (u64::from(CELLS), Ok(u64::from(CELLS))));
+}
+
+/// Where `horizon` is, and the mark of the first cell.
+const HORIZON_AT: u64 = 136;
+const CELLS_AT: u64 = 384 + ROWS as u64 * 128;
+
+/// A publisher, and a subscriber from the first record on.
+struct Pair {
+    mapping: Arc<Mapping>,
+    broadcast: Broadcast<Buggy>,
+    members: [Arc<Member>; 2],
+    publisher: Publisher<Buggy>,
+    subscriber: Subscriber<Buggy>,
+}
+
+impl Pair {
+    fn of(kind: Kind) -> Pair {
+        let (members, mapping) = (members(), Mapping::heap(bytes(kind)));
+        // SAFETY: nobody else has the mapping.
+        let broadcast = unsafe { Broadcast::create(&mapping, 0, &config(kind)) }.unwrap();
+        let broadcast = broadcast.with_peers::<Buggy>();
+        let publisher = broadcast.publisher(&members[0]).unwrap();
+        let subscriber = broadcast.subscribe(&members[1], Subscription::default()).unwrap();
+        Pair { mapping, broadcast, members, publisher, subscriber }
+    }
+
+    fn lie(&self, at: u64, lie: u64) {
+        let word: &AtomicU64 = self.mapping.region().share(at).unwrap();
+        word.store(lie, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_mark_from_the_far_future_is_not_counted_as_missed() {
+    let mut pair = Pair::of(Kind::Lossy);
+    assert!(pair.publisher.try_publish(b"0").unwrap());
+    // Record 3 << 40 of three cells would be in the first of them.
+    pair.lie(CELLS_AT, 2 * (3 << 40) + 2);
+    assert_eq!(pair.subscriber.try_recv().unwrap_err(), RecvError::Corrupt);
+    assert_eq!(pair.subscriber.missed(), 0);
+}
+
+#[test]
+fn a_record_whose_mark_is_gone_holds_nobody_up() {
+    let mut pair = Pair::of(Kind::Lossless);
+    for number in 0..u64::from(CELLS) {
+        assert!(pair.publisher.try_publish(&number.to_ne_bytes()).unwrap());
+    }
+    pair.lie(CELLS_AT, 0);
+    assert!(!pair.publisher.try_publish(b"next").unwrap(), "it has not read");
+    let end = loop {
+        match pair.subscriber.try_recv() {
+            Ok(None) => {}
+            other => break other.map(drop).unwrap_err(),
+        }
+    };
+    assert_eq!(end, RecvError::Corrupt);
+    // It has its handle still, and reads no more.
+    assert!(pair.publisher.try_publish(b"next").unwrap());
+    assert_eq!(pair.subscriber.recv(None).unwrap_err(), RecvError::Corrupt);
+}
+
+#[test]
+fn who_waits_for_a_record_whose_mark_is_gone_is_told() {
+    let mut pair = Pair::of(Kind::Lossless);
+    assert!(pair.publisher.try_publish(b"0").unwrap());
+    pair.lie(CELLS_AT, 0);
+    let waits = move || pair.subscriber.recv(None).map(drop).unwrap_err();
+    assert_eq!(within(LIMIT, waits), RecvError::Corrupt);
+}
+
+#[test]
+fn a_horizon_out_of_sight_lasts_until_the_next_publisher() {
+    let Pair { mapping, broadcast, members, mut publisher, subscriber } = Pair::of(Kind::Lossless);
+    drop(subscriber);
+    assert!(publisher.try_publish(b"0").unwrap());
+    drop(publisher);
+    let subscribe = || broadcast.subscribe(&members[1], Subscription::default()).map(drop);
+    let word: &AtomicU64 = mapping.region().share(HORIZON_AT).unwrap();
+    word.store(1 << 61, Ordering::Relaxed);
+    assert_eq!(subscribe(), Err(SubscribeError::Corrupt));
+    let _next = broadcast.publisher(&members[0]).unwrap();
+    assert_eq!(subscribe(), Ok(()));
 }

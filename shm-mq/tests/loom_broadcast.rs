@@ -12,8 +12,8 @@ use shm_core::process::model::become_process;
 use shm_core::sync::{AtomicU64, Ordering, fence, yield_now};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::broadcast::{
-    Broadcast, BroadcastConfig, Kind, Lapped, Publisher, Record, RecvError, Start, Subscriber,
-    Subscription,
+    AttachError, Broadcast, BroadcastConfig, Kind, Lapped, Publisher, Record, RecvError, Start,
+    Subscriber, Subscription,
 };
 use shm_mq::stream::OneMapping;
 use shm_testkit::depth::is_deep;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, Ordering::Relaxed};
 
 const BYTES: usize = 16;
+const CELL_WORDS: u64 = 4;
 const LIVING: fn() -> Life = Life::endless;
 
 fn record(number: u64) -> [u8; BYTES] {
@@ -34,6 +35,8 @@ struct World<T: OneMapping> {
     table: Table,
     broadcast: Broadcast<T>,
     members: [Arc<Member>; 3],
+    /// The mark of the last cell.
+    last_mark: Mapped<Word>,
     /// Records that who published them lived to see published.
     acknowledged: Arc<Counter>,
 }
@@ -53,7 +56,9 @@ fn world<T: OneMapping>(kind: Kind, cells: u32, earlier: u64) -> World<T> {
     let [two, three, one] = members;
     let members = [one, two, three];
     let acknowledged = Arc::new(Counter::new(0));
-    let world = World { table, broadcast, members, acknowledged };
+    let cell_at = at + Broadcast::bytes_for(&config) - CELL_WORDS * size_of::<Word>() as u64;
+    let last_mark = Mapped::new(&mapping, cell_at).unwrap();
+    let world = World { table, broadcast, members, last_mark, acknowledged };
     if earlier > 0 {
         become_process(2);
         assert_eq!(world.publishes(2, earlier), earlier);
@@ -301,6 +306,69 @@ fn takes_over() {
     assert!(world.broadcast.status().published >= 1);
 }
 
+/// Two want the role, one of whom has just come to the table: the other one sees that it lives.
+fn just_come_and_publishes() {
+    let world = world::<Crashing>(Kind::Lossy, 1, 0);
+    let (theirs, has_it) = (world.clone(), Arc::new(Counter::new(0)));
+    let its = has_it.clone();
+    let comes = model::thread::spawn(move || {
+        become_process(4);
+        let me = theirs.table.join().unwrap();
+        let publisher = theirs.broadcast.publisher(&me);
+        its.fetch_add(publisher.is_ok().into(), Relaxed);
+        std::mem::forget((publisher, me));
+    });
+    let publisher = world.broadcast.publisher(world.member(1));
+    has_it.fetch_add(publisher.is_ok().into(), Relaxed);
+    comes.join().unwrap();
+    assert_eq!(has_it.load(Relaxed), 1, "two have the role, or nobody");
+}
+
+/// A publisher has come and gone, and lives. Another one comes, and may die before it wakes
+/// anybody: who waits for a publisher hears of it.
+fn waits_for_the_next([life]: [Life; 1]) {
+    let world = world::<Crashing>(Kind::Lossy, 1, 0);
+    let mut reader = world.subscribes(1, Start::Next);
+    become_process(2);
+    let publisher = world.broadcast.publisher(world.member(2)).unwrap();
+    become_process(1);
+    assert!(reader.try_recv().unwrap().is_none(), "it is watched from now on");
+    become_process(2);
+    drop(publisher);
+    become_process(1);
+    let takes = |world: &World<Crashing>, pid| {
+        std::mem::forget(world.broadcast.publisher(world.member(pid)));
+    };
+    let comes = world.process(3, life, move |world| takes(world, 3));
+    let theirs = world.clone();
+    let comes_then = model::thread::spawn(move || {
+        comes.join().unwrap();
+        // Where it had not taken the role yet, nobody has it.
+        if theirs.broadcast.status().publisher.is_none() {
+            become_process(2);
+            takes(&theirs, 2);
+        }
+    });
+    let waited = reader.wait_for_publisher(None);
+    assert!(matches!(waited, Ok(()) | Err(RecvError::PublisherDied)), "{waited:?}");
+    comes_then.join().unwrap();
+}
+
+/// One takes the role, finds nonsense, and leaves it again: who looked meanwhile is told.
+fn is_refused() {
+    let world = world::<Crashing>(Kind::Lossy, 1, 1);
+    let mut reader = world.subscribes(1, Start::Next);
+    // Record 0 is being written, which was there already.
+    world.last_mark.atomic().store(1, Ordering::Relaxed);
+    world.broadcast.set_publisher(world.member(1), world.member(2).id()).unwrap();
+    let comes = world.process(2, LIVING(), |world| {
+        let refused = world.broadcast.publisher(world.member(2)).map(drop);
+        assert_eq!(refused, Err(AttachError::Corrupt));
+    });
+    assert_eq!(reader.recv(None).map(drop), Err(RecvError::Detached));
+    comes.join().unwrap();
+}
+
 /// A publisher that goes around a ring of one, while another one subscribes.
 fn comes_meanwhile(start: Start) {
     let world = world::<Crashing>(Kind::Lossless, 1, 0);
@@ -401,6 +469,18 @@ fn who_waits_is_woken_or_hears_of_the_death() {
 }
 
 #[test]
+fn who_waits_for_a_publisher_hears_of_the_next() {
+    let bound = model::preemption_bound() - 1;
+    let tried = model::every_death_of(bound, waits_for_the_next);
+    println!("broadcast, waits for the next: {tried:?}");
+}
+
+#[test]
+fn who_sleeps_on_one_that_is_refused_is_woken() {
+    println!("broadcast, is refused: {:?}", model::check(is_refused));
+}
+
+#[test]
 fn who_comes_meanwhile_gets_what_is_there() {
     let bound = Some(model::preemption_bound() - 1);
     for start in [Start::Next, Start::Newest, Start::Oldest] {
@@ -412,6 +492,8 @@ fn who_comes_meanwhile_gets_what_is_there() {
         println!("broadcast, is followed, {fuel}: {tried:?}");
     }
     println!("broadcast, takes over: {:?}", model::check(takes_over));
+    let tried = model::check(just_come_and_publishes);
+    println!("broadcast, takes the role, and has just come: {tried:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A publisher and subscribers that are processes, killed at random and replaced: each subscriber
 //! gets each record in its turn, or is told that it missed it; a stopped subscriber holds a
-//! lossless publisher back and a killed one does not; nobody hangs.
+//! lossless publisher back and a killed one does not; nobody hangs. And who waits for a broadcast
+//! among other things, or as a task, is woken.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 use broadcast_common::{LIMIT, next, text};
@@ -10,8 +11,9 @@ use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::broadcast::{
     AttachError, Broadcast, BroadcastConfig, CreateError, Kind, Lapped, PublishError, Publisher,
-    Record, RecvError, Start, SubscribeError, Subscription,
+    RECORD_BYTES_MAX, Record, RecvError, Start, SubscribeError, Subscriber, Subscription,
 };
+use shm_mq::waitset::{Alarm, Source, WaitSet};
 use shm_testkit::child::{Child, tell_parent};
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
@@ -304,6 +306,8 @@ fn bad_input_is_an_error_of_its_own() {
     assert_eq!(huge, bad("bytes a record", u64::MAX));
     let large = create(BroadcastConfig::lossy(1 << 20, 1 << 20, 1));
     assert!(matches!(large, CreateError::Place(_)));
+    let too_many = BroadcastConfig::lossy(u32::MAX, RECORD_BYTES_MAX, 1);
+    assert_eq!(Broadcast::bytes_for(&too_many), u64::MAX);
     let mut publisher = world.broadcast.publisher(&world.me).unwrap();
     assert_eq!(world.broadcast.publisher(&world.me).unwrap_err(), AttachError::OpenAlready);
     let too_long = publisher.try_publish(&[0; RECORD_BYTES + 1]);
@@ -314,4 +318,153 @@ fn bad_input_is_an_error_of_its_own() {
     assert_eq!(subscribe().unwrap_err(), SubscribeError::Full { rows: ROWS });
     drop(all);
     assert_eq!(subscribe().unwrap().recv(soon(20)).unwrap_err(), RecvError::TimedOut);
+}
+
+/// Does something soon, while the caller waits for this or an alarm that never rings.
+fn woken_by(act: impl FnOnce() + Send, source: &mut dyn Source) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(15));
+            act();
+        });
+        let mut never = Alarm::never();
+        let ready = WaitSet::new().wait(&mut [(1, &mut never), (2, source)], None);
+        assert_eq!(ready.unwrap(), [2]);
+    });
+}
+
+fn is_ready(source: &mut dyn Source) -> bool {
+    !WaitSet::new().wait(&mut [((), source)], Some(Instant::now())).unwrap().is_empty()
+}
+
+/// The next record, of which the set has said that it is there.
+fn next_of(subscriber: &mut Subscriber) -> Vec<u8> {
+    assert!(is_ready(subscriber));
+    subscriber.try_recv().unwrap().unwrap().to_vec()
+}
+
+#[test]
+fn a_set_is_woken_by_a_record_a_loss_and_a_death() {
+    let world = World::create(Kind::Lossy);
+    within(LIMIT, move || {
+        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        assert!(!is_ready(&mut reader) && is_ready(&mut publisher.space()), "it waits for nobody");
+        woken_by(|| assert!(publisher.try_publish(b"one").unwrap()), &mut reader);
+        assert_eq!(next_of(&mut reader), b"one");
+        for number in 0..=CELLS {
+            assert!(publisher.try_publish(&record(number.into())).unwrap());
+        }
+        for _ in 0..2 {
+            assert!(is_ready(&mut reader), "it says so, and takes nothing");
+        }
+        assert_eq!(reader.try_recv().unwrap_err(), RecvError::Missed { records: 1 });
+        assert_eq!(next_of(&mut reader), record(1));
+        (2..=CELLS).for_each(|number| assert_eq!(next_of(&mut reader), record(number.into())));
+        woken_by(move || drop(publisher), &mut reader);
+        assert_eq!(reader.try_recv().unwrap_err(), RecvError::Detached);
+    });
+    let world = World::create(Kind::Lossless);
+    within(LIMIT, move || {
+        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut drafts = spawn("drafts", &world);
+        assert_eq!(next_of(&mut reader), record(0));
+        woken_by(|| drafts.kill(), &mut reader);
+        assert_eq!(reader.try_recv().unwrap_err(), RecvError::PublisherDied);
+    });
+}
+
+#[test]
+fn a_set_is_woken_by_room_and_by_who_dies_in_its_place() {
+    let world = World::create(Kind::Lossless);
+    within(LIMIT, move || {
+        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+        let mut idles = spawn("idles", &world);
+        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        assert_eq!(fill(&mut publisher), u64::from(CELLS));
+        drop(reader.try_recv().unwrap().unwrap());
+        assert!(!is_ready(&mut publisher.space()), "another one has not read");
+        woken_by(|| idles.kill(), &mut publisher.space());
+        assert_eq!(fill(&mut publisher), 1);
+        woken_by(|| drop(reader.try_recv().unwrap().unwrap()), &mut publisher.space());
+        assert_eq!(fill(&mut publisher), 1);
+    });
+}
+
+/// Looks again and again.
+#[cfg(feature = "async")]
+struct Spins;
+
+#[cfg(feature = "async")]
+impl shm_mq::futures::Reactor for Spins {
+    fn register(_: std::os::fd::OwnedFd) -> std::io::Result<Spins> {
+        Ok(Spins)
+    }
+
+    fn poll_readable(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        look: &mut dyn FnMut() -> std::io::Result<()>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        match look() {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                cx.waker().wake_by_ref();
+                std::task::Poll::Pending
+            }
+            end => std::task::Poll::Ready(end),
+        }
+    }
+}
+
+#[cfg(feature = "async")]
+#[test]
+fn tasks_publish_and_receive() {
+    use shm_mq::broadcast::Arrival;
+    use shm_mq::futures::{Async, AsyncError};
+    const COUNT: u64 = 200;
+    let world = World::create(Kind::Lossless);
+    within(LIMIT, move || {
+        let publisher = world.broadcast.publisher(&world.me).unwrap();
+        let reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut to = Async::<_, Spins>::new(publisher).unwrap();
+        let mut from = Async::<_, Spins>::new(reader).unwrap();
+        let publishes = async move {
+            for number in 0..COUNT {
+                to.send(&record(number)).await.unwrap();
+            }
+        };
+        let receives = async move {
+            for number in 0..COUNT {
+                let bytes = record(number);
+                assert_eq!(from.recv().await.unwrap(), Arrival::Record { number, bytes });
+            }
+            let end = from.recv().await;
+            assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(futures_util::future::join(publishes, receives));
+    });
+}
+
+/// A loss is something that comes, and ends nothing.
+#[cfg(feature = "async")]
+#[test]
+fn a_task_is_told_what_it_missed() {
+    use shm_mq::broadcast::Arrival;
+    use shm_mq::futures::Async;
+    let world = World::create(Kind::Lossy);
+    within(LIMIT, move || {
+        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+        let reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        for number in 0..=CELLS {
+            assert!(publisher.try_publish(&record(number.into())).unwrap());
+        }
+        let mut from = Async::<_, Spins>::new(reader).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async move {
+            assert_eq!(from.recv().await.unwrap(), Arrival::Missed { records: 1 });
+            let next = Arrival::Record { number: 1, bytes: record(1) };
+            assert_eq!(from.recv().await.unwrap(), next);
+        });
+    });
 }

@@ -16,7 +16,7 @@
 //! 2. A word that (b) loads is m's, of a (B): the fences pair by it, and so (A) is before (c),
 //!    which finds that the mark is not n's any more.
 //! 3. (c) says n, and so no word was m's, by 2.
-use super::shared::{Mark, Row, Shared};
+use super::shared::Mark;
 use super::{BroadcastConfig, Kind};
 use shm_core::BadPtr;
 use shm_core::bytes::{Draft, View, WORD_BYTES, Word, relaxed};
@@ -39,12 +39,6 @@ const LINE_WORDS: u64 = 1;
 /// Words of a cell for records of so many bytes.
 const fn cell_words(record_bytes: u64) -> u64 {
     (HEAD_WORDS + record_bytes.div_ceil(WORD_BYTES as u64)).next_multiple_of(LINE_WORDS)
-}
-
-/// Where the rows, and the cells, of a broadcast at `offset` begin.
-pub(super) const fn parts(offset: u64, rows: u64) -> (u64, u64) {
-    let rows_at = offset + size_of::<Shared>() as u64;
-    (rows_at, rows_at + rows * size_of::<Row>() as u64)
 }
 
 /// Bytes of mapping for such cells (a model's words are larger than 8 bytes).

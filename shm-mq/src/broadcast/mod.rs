@@ -13,8 +13,8 @@
 //! Record n stands in cell n modulo their count, which need not be a power of two. The cell's mark
 //! says which record is there, or is being written; so a subscriber that waits for record n looks
 //! at one word, and learns all that it needs: that it is not there yet, that it is there, or that
-//! it came too late. The number of the next record, `published`, is for who comes, and for who was
-//! lapped.
+//! it came too late. The number of the next record, `published`, is for who comes, for who was
+//! lapped, and for who has waited long enough to doubt his cell.
 //!
 //! **Lossless**: the publisher writes over a record when all live subscribers have read it; where
 //! one has not, there is no room, which is a result. It looks at their rows when it has used up
@@ -50,10 +50,10 @@
 //! **Trust.** Positions, marks and lengths are checked. Among peers that only crash, records of a
 //! lossless broadcast are written and read where they lie; else they move as relaxed words, and are
 //! checked afterwards. A publisher that lies makes subscribers wait, miss records, or say `Corrupt`
-//! for good. A subscriber whose row says that it has read what was never published is struck from
-//! those that the publisher waits for, and hears `Corrupt` once it has read what is there, or was
-//! lapped; one that says that it has not read
-//! holds a lossless publisher back: there is no other difference between the slow and the liars.
+//! for good, which then hold nobody back. A subscriber whose row says that it has read what was
+//! never published is struck from those that the publisher waits for, and hears `Corrupt` once it
+//! has read what is there, or was lapped; one that says that it has not read holds a lossless
+//! publisher back: there is no other difference between the slow and the liars.
 //!
 //! The sequence word of each cell is that of a seqlock (H.-J. Boehm, 2012) and of Agrona's
 //! broadcast buffer; the slowest position that is looked at seldom is the Disruptor's gating
@@ -66,21 +66,22 @@ mod shared;
 mod subscriber;
 
 pub use latest::{Latest, ReadError};
-pub use publisher::{Draft, PublishError, Publisher};
-pub use subscriber::{Record, RecvError, Subscriber};
+pub use publisher::{Draft, PublishError, Publisher, Space};
+pub use subscriber::{Arrival, Record, RecvError, Subscriber};
 
 use crate::spsc::{self, Seat, take};
 use crate::stream::OneMapping;
 use cells::{Cells, Place};
-use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared};
+use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared, parts};
 use shm_core::BadPtr;
+use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{Member, ParticipantId};
+use shm_core::participants::{self, Member, ParticipantId, Watch};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A broadcast has at most so many cells.
 pub const CELLS_MAX: u32 = 1 << 24;
@@ -96,6 +97,20 @@ const LOOKED_EVERY: Duration = Duration::from_millis(20);
 
 /// Who waits for one that lives looks this often for a record that it was not woken for.
 const STOPPED_EVERY: Duration = Duration::from_secs(1);
+
+/// Sleeps in `bed` until it is woken, or who is watched dies, at most for so long: `false` once the
+/// deadline has passed.
+fn sleep(
+    bed: &EventCount,
+    ticket: Ticket,
+    watch: Option<&Watch>,
+    most: Option<Duration>,
+    deadline: Option<Instant>,
+) -> bool {
+    let soon = most.map(|most| Instant::now() + most);
+    participants::wait(bed, ticket, watch.as_slice(), soon.into_iter().chain(deadline).min());
+    deadline.is_none_or(|deadline| Instant::now() < deadline)
+}
 
 /// What becomes of records that a subscriber has not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +320,7 @@ impl Broadcast {
             // For `create` to refuse.
             return u64::MAX;
         }
-        cells::parts(0, config.subscribers as u64).1 + cells::mapped_bytes(config)
+        parts(0, config.subscribers as u64).1 + cells::mapped_bytes(config)
     }
 
     /// Makes a broadcast at `offset` of `mapping`, a multiple of 64.
@@ -368,7 +383,7 @@ impl Broadcast {
         m.region().range(offset, Broadcast::bytes_for(config))?;
         // SAFETY: nobody else uses these bytes, the caller says.
         let shared = unsafe { Mapped::place(m, offset, Shared::new(config)) }?;
-        let (rows_at, cells_at) = cells::parts(offset, config.subscribers.into());
+        let (rows_at, cells_at) = parts(offset, config.subscribers.into());
         for row in 0..u64::from(config.subscribers) {
             // SAFETY: as above.
             unsafe { Mapped::place(m, rows_at + row * size_of::<Row>() as u64, Row::new()) }?;
@@ -408,7 +423,7 @@ impl Broadcast {
             && record_bytes <= RECORD_BYTES_MAX
             && (1..=u64::from(SUBSCRIBERS_MAX)).contains(&rows);
         let (Some(kind), true) = (kind, is_sane) else { return Err(AttachError::Corrupt) };
-        let (rows_at, cells_at) = cells::parts(offset, rows);
+        let (rows_at, cells_at) = parts(offset, rows);
         let rows = MappedSlice::new(m, rows_at, rows).map_err(|_| AttachError::Corrupt)?;
         let cells = Cells::attach(m, cells_at, kind, count, record_bytes);
         Ok(Broadcast { shared, rows, cells: cells.map_err(|_| AttachError::Corrupt)? })

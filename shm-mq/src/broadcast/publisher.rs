@@ -2,13 +2,14 @@
 use super::cells::{Cells, Place};
 use super::rows::{free_dead, look_at_rows, stride};
 use super::shared::{Mark, Row, Shared};
-use super::{AttachError, Broadcast, LOOKED_EVERY};
+use super::{AttachError, Broadcast, LOOKED_EVERY, sleep};
 use crate::spsc::{Pause, Seat, Sleeper, leave_seat, take};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::Draft as InPlace;
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::{Ordering, in_program_order};
 use shm_core::trust::{Crashing, Trust};
@@ -17,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a record was not published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -69,8 +70,8 @@ struct Cursor {
     limit: u64,
     /// What we said last that we go up to.
     horizon: u64,
-    /// Who held us back when we looked last.
-    watch: Option<Watch>,
+    /// Those who have held us back: first who did when we looked last.
+    watches: Vec<Watch>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -118,7 +119,7 @@ impl<T: OneMapping> Publisher<T> {
             place: Place::of(number, count),
             limit: if is_lossy { u64::MAX } else { number },
             horizon: 0,
-            watch: None,
+            watches: Vec::new(),
             not_sync: PhantomData,
         };
         shared.arrived.notify();
@@ -140,8 +141,8 @@ impl<T: OneMapping> Publisher<T> {
         self.cells.record_bytes()
     }
 
-    /// Publishes a record, if no subscriber holds it back; `false` where one does, which a lossy
-    /// one's never do. Among several that are dead it looks past them all.
+    /// Publishes a record, if no subscriber holds it back; `false` where one does, be it for the
+    /// moment in which it subscribes. Those of a lossy broadcast never do, nor do the dead.
     ///
     /// # Errors
     /// [`PublishError::TooLong`], [`PublishError::Forked`].
@@ -207,6 +208,11 @@ impl<T: OneMapping> Publisher<T> {
         Ok(Some(Draft { bytes, len, cells: &self.cells, cursor: &mut self.cursor }))
     }
 
+    /// Room for a record, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self) -> Space<'_, T> {
+        Space { publisher: self }
+    }
+
     #[inline]
     fn check(&self, len: usize) -> Result<(), PublishError> {
         if self.cursor.fork.check().is_err() {
@@ -223,6 +229,32 @@ impl<T: OneMapping> Publisher<T> {
         // SAFETY: we are the publisher, and `has_room`.
         unsafe { self.cells.write(at, record) };
         self.cursor.step(&self.cells, record.len());
+    }
+}
+
+/// Ready where [`try_publish`](Publisher::try_publish) takes a record, or says why not: made by
+/// [`Publisher::space`]. A lossy broadcast always has room.
+#[derive(Debug)]
+pub struct Space<'p, T: OneMapping = Crashing> {
+    publisher: &'p mut Publisher<T>,
+}
+
+impl<T: OneMapping> Source for Space<'_, T> {
+    fn is_ready(&mut self) -> bool {
+        let cursor = &mut self.publisher.cursor;
+        cursor.fork.check().is_err() || cursor.has_room()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(Sleeper::bed(&self.publisher.cursor))
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.publisher.cursor.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        Some(LOOKED_EVERY)
     }
 }
 
@@ -273,11 +305,25 @@ impl Cursor {
     }
 
     /// Whether who holds us back is dead. If not, its death will wake us.
+    ///
+    /// Those that are slow by turns are each watched for longer: a new watch asks the kernel.
     fn is_dead(&mut self, slowest: ParticipantId) -> bool {
-        if self.watch.as_ref().is_none_or(|watch| watch.peer() != slowest) {
-            self.watch = Some(self.member.watch(slowest));
-        }
-        self.watch.as_ref().is_some_and(Watch::is_dead)
+        let at = self.watches.iter().position(|watch| watch.peer() == slowest);
+        let at = at.unwrap_or_else(|| {
+            // Some have left since.
+            if self.watches.len() >= self.rows.len() {
+                self.watches.clear();
+            }
+            self.watches.push(self.member.watch(slowest));
+            self.watches.len() - 1
+        });
+        self.watches.swap(0, at);
+        self.watches[0].is_dead()
+    }
+
+    /// Who holds us back, to sleep on its life.
+    fn living(&self) -> Option<&Watch> {
+        self.watches.first().filter(|watch| !watch.is_dead())
     }
 
     #[cold]
@@ -306,18 +352,14 @@ impl Cursor {
     }
 }
 
+/// A subscriber that reads wakes us without a fence, and may miss us: we look again soon.
 impl Sleeper for Cursor {
     fn bed(&self) -> &EventCount {
         &self.shared.left
     }
 
     fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        // A subscriber that reads a little wakes us without a fence, and may miss us.
-        let soon = Instant::now() + LOOKED_EVERY;
-        let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-        let watch = self.watch.as_ref().filter(|watch| !watch.is_dead());
-        participants::wait(&self.shared.left, ticket, watch.as_slice(), Some(until));
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
+        sleep(&self.shared.left, ticket, self.living(), Some(LOOKED_EVERY), deadline)
     }
 }
 

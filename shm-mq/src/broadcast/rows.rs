@@ -171,3 +171,22 @@ fn open_row<T: OneMapping>(
     }
     Some(number)
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_one_that_has_many_rows_is_looked_past_once() {
+        let [dead, other] = [1, 2].map(|bits| ParticipantId::from_bits(bits).unwrap());
+        let row = |claim: Claim| {
+            let row = Row::new();
+            row.claim.store(claim.to_bits(), Ordering::Relaxed);
+            row
+        };
+        let rows = [dead, dead, other, dead].map(|id| row(Claim::Open(id)));
+        assert_eq!(look_at_rows(&rows, 2, 3, 2), (2, Some(dead)));
+        free_dead(&rows, dead);
+        assert_eq!(look_at_rows(&rows, 2, 3, 2), (2, Some(other)));
+    }
+}

@@ -18,13 +18,13 @@ pub(super) const NUMBER_MAX: u64 = 1 << 62;
 /// | --- | --- | --- | --- | --- |
 /// | `magic` … `fingerprint` | the creator, before anyone has the offset | who attaches | whatever handed the offset over | no |
 /// | `publisher` | who takes the role, names somebody for it, or leaves it: a seat, as in `spsc` | all | Release / Acquire on itself: what its last owner did | no |
-/// | `published` | the publisher, after each record | its successor, who subscribes, and who was lapped | Release / Acquire on itself: the records before | one too low, where the publisher died in between |
+/// | `published` | the publisher, after each record | its successor, who subscribes, who was lapped, and seldom who waits | Release / Acquire on itself: the records before | one too low, where the publisher died in between |
 /// | `horizon` | the publisher: only upwards | who subscribes | both change it by read-modify-writes, so one of the two sees the other's: see `rows.rs` | too high: who subscribes begins later than he need |
 /// | `arrived` | sleeping subscribers, the waking publisher | | its own fences | |
 /// | `left` | the sleeping publisher, waking subscribers | | its own fences | |
 ///
-/// Nobody reads what the publisher writes with each record but who comes, or comes late: a
-/// subscriber that keeps up looks at the cells alone.
+/// What the publisher writes with each record is read by who comes, or is late: a subscriber that
+/// keeps up looks at the cells, and once in many looks in vain whether its cell tells the truth.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
@@ -94,6 +94,12 @@ const _: () = {
     assert!(offset_of!(Shared, published) == 128 && offset_of!(Shared, left) == 256);
     assert!(size_of::<Row>() == 128 && align_of::<Row>() == 64);
 };
+
+/// Where the rows, and the cells, of a broadcast at `offset` begin.
+pub(super) const fn parts(offset: u64, rows: u64) -> (u64, u64) {
+    let rows_at = offset + size_of::<Shared>() as u64;
+    (rows_at, rows_at + rows * size_of::<Row>() as u64)
+}
 
 impl Shared {
     pub(super) fn new(config: &BroadcastConfig) -> Shared {

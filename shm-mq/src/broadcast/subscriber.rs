@@ -1,14 +1,14 @@
 //! A subscriber's half.
 use super::cells::{Cells, Place};
-use super::rows::{is_open, leave_row, strike_row};
+use super::rows::{is_open, leave_row, strike_row, take_row};
 use super::shared::{Mark, NUMBER_MAX, Row};
-use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription};
+use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription, sleep};
 use crate::spsc::{Missing, Pause, Seat, Sleeper, gone};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::event::{EventCount, Ticket};
-use shm_core::mapping::MappedSlice;
-use shm_core::participants::{self, Member, Watch};
+use shm_core::participants::{Member, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -17,7 +17,11 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Who finds no record asks so seldom whether there is one all the same: its publisher's line is
+/// left alone by who keeps up. Often, in models.
+const ASKED_EVERY: u32 = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 16 };
 
 /// Why a subscriber has no record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -81,20 +85,20 @@ pub struct Subscriber<T: OneMapping = Crashing> {
 /// How far a subscriber is. Apart from the bytes, which a [`Record`] borrows beside it.
 struct Cursor<T: OneMapping> {
     broadcast: Broadcast<T>,
-    rows: MappedSlice<Row>,
+    /// Which row is ours.
     row: usize,
     member: Arc<Member>,
     fork: ForkGuard,
     /// The publisher, as we have last looked for it.
     watch: Option<Watch>,
     lapped: Lapped,
-    count: u64,
-    is_lossy: bool,
     /// The record that is read next.
     place: Place,
     missed: u64,
     /// The number when the publisher was woken last, if it slept.
     woken: u64,
+    /// Looks that found no record.
+    in_vain: u32,
     is_corrupt: bool,
     not_sync: PhantomData<Cell<()>>,
 }
@@ -106,21 +110,18 @@ impl<T: OneMapping> Subscriber<T> {
         subscription: Subscription,
     ) -> Result<Subscriber<T>, SubscribeError> {
         me.check_fork().map_err(|_| SubscribeError::Forked)?;
-        let (row, number) = super::rows::take_row(broadcast, me, subscription.start)?;
-        let count = broadcast.cells.count();
+        let (row, number) = take_row(broadcast, me, subscription.start)?;
         let cursor = Cursor {
             broadcast: broadcast.clone(),
-            rows: broadcast.rows.clone(),
             row,
             member: me.clone(),
             fork: ForkGuard::new(),
             watch: None,
             lapped: subscription.lapped,
-            count,
-            is_lossy: broadcast.cells.is_lossy(),
-            place: Place::of(number, count),
+            place: Place::of(number, broadcast.cells.count()),
             missed: 0,
             woken: number,
+            in_vain: 0,
             is_corrupt: false,
             not_sync: PhantomData,
         };
@@ -219,13 +220,9 @@ impl<T: OneMapping> Subscriber<T> {
     /// its end.
     #[cold]
     fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
-        self.cursor.wake();
-        if !is_open(self.cursor.row(), self.cursor.member.id()) {
-            return Err(self.cursor.corrupt());
-        }
-        let gone = self.cursor.gone();
-        match (self.find()?, gone) {
-            (None, Some(gone)) => Err(gone.into()),
+        let end = self.cursor.end();
+        match (self.find()?, end) {
+            (None, Some(end)) => Err(end),
             (found, _) => Ok(found),
         }
     }
@@ -266,11 +263,11 @@ impl<T: OneMapping> Subscriber<T> {
     #[cold]
     fn lapped(&mut self) -> RecvError {
         let cursor = &mut self.cursor;
-        let (at, count) = (cursor.place, cursor.count);
+        let (at, count) = (cursor.place, self.cells.count());
         let seen = self.cells.look(at).number().filter(|seen| {
             *seen > at.number && *seen <= NUMBER_MAX && (seen - at.number).is_multiple_of(count)
         });
-        let (Some(seen), true) = (seen, cursor.is_lossy) else { return cursor.corrupt() };
+        let (Some(seen), true) = (seen, self.cells.is_lossy()) else { return cursor.corrupt() };
         let Some(published) = cursor.broadcast.published() else { return cursor.corrupt() };
         // Who writes a record has said how many there were before, and then passed the fence in
         // `notify`, which pairs with the Acquire in `look`.
@@ -303,10 +300,32 @@ impl<T: OneMapping> Subscriber<T> {
     }
 }
 
+/// Ready where [`try_recv`](Subscriber::try_recv) gives a record, or an error: that some were
+/// missed, too.
+impl<T: OneMapping> Source for Subscriber<T> {
+    fn is_ready(&mut self) -> bool {
+        let cursor = &mut self.cursor;
+        // Whether we were lapped is for `try_recv` to find out, and to say.
+        cursor.usable().is_err() || cursor.has_come() || cursor.end().is_some()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(Sleeper::bed(&self.cursor))
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.cursor.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.cursor.sleep_max()
+    }
+}
+
 impl<T: OneMapping> Cursor<T> {
     #[inline]
     fn row(&self) -> &Row {
-        &self.rows[self.row]
+        &self.broadcast.rows[self.row]
     }
 
     #[inline]
@@ -324,6 +343,30 @@ impl<T: OneMapping> Cursor<T> {
         RecvError::Corrupt
     }
 
+    /// Whether the record at `place` is there, or was.
+    fn has_come(&self) -> bool {
+        self.broadcast.cells.look(self.place).bits() > Mark::writing(self.place.number).bits()
+    }
+
+    /// Why none comes, for who has found no record. One may have come before the end: look again.
+    #[cold]
+    fn end(&mut self) -> Option<RecvError> {
+        self.wake();
+        if !is_open(self.row(), self.member.id()) || self.is_withheld() {
+            return Some(self.corrupt());
+        }
+        self.gone().map(RecvError::from)
+    }
+
+    /// Whether the record was published, and somebody has scribbled over its mark: else who waits
+    /// for it, and a lossless publisher that waits for him, would wait for ever.
+    fn is_withheld(&mut self) -> bool {
+        self.in_vain = self.in_vain.wrapping_add(1);
+        self.in_vain.is_multiple_of(ASKED_EVERY)
+            && self.broadcast.published().is_none_or(|published| published > self.place.number)
+            && !self.has_come()
+    }
+
     fn gone(&mut self) -> Option<Missing> {
         gone(&self.broadcast.shared.publisher, &self.member, &mut self.watch)
     }
@@ -336,11 +379,13 @@ impl<T: OneMapping> Cursor<T> {
     /// Says that the record at `place` has been read.
     #[inline]
     fn release(&mut self) {
-        self.place = self.place.next(self.count);
+        let cells = &self.broadcast.cells;
+        self.place = self.place.next(cells.count());
+        let is_lossy = cells.is_lossy();
         let number = self.place.number;
         // Pairs with the Acquire in `look_at_rows`: our last look at the records before.
         self.row().position.store(number, Ordering::Release);
-        if !self.is_lossy {
+        if !is_lossy {
             // Without a fence: it may miss one that falls asleep now, which looks again soon.
             self.broadcast.shared.left.notify_seen();
         }
@@ -349,9 +394,26 @@ impl<T: OneMapping> Cursor<T> {
     /// Wakes a lossless publisher, if it sleeps and something was read since the last time.
     #[inline]
     fn wake(&mut self) {
-        if !self.is_lossy && self.woken != self.place.number {
+        if !self.broadcast.cells.is_lossy() && self.woken != self.place.number {
             self.woken = self.place.number;
             self.broadcast.shared.left.notify();
+        }
+    }
+
+    /// The publisher, to sleep on its life.
+    fn living(&self) -> Option<&Watch> {
+        self.watch.as_ref().filter(|watch| !watch.is_dead())
+    }
+
+    /// So long we may sleep at most.
+    fn sleep_max(&self) -> Option<Duration> {
+        match self.living() {
+            // Nobody has the role: there is no life word to sleep on.
+            None => Some(LOOKED_EVERY),
+            // A model has no clock.
+            Some(_) if cfg!(any(shm_loom, shm_explore)) => None,
+            // It may stand still between a record and its wake-up.
+            Some(_) => Some(STOPPED_EVERY),
         }
     }
 }
@@ -362,18 +424,7 @@ impl<T: OneMapping> Sleeper for Cursor<T> {
     }
 
     fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let watch = self.watch.as_ref().filter(|watch| !watch.is_dead());
-        // Where nobody has the role there is no life word to sleep on; and a publisher that stands
-        // still may do so between a record and its wake-up. A model has no clock.
-        let until = if watch.is_some() && cfg!(any(shm_loom, shm_explore)) {
-            deadline
-        } else {
-            let soon = if watch.is_some() { STOPPED_EVERY } else { LOOKED_EVERY };
-            let soon = Instant::now() + soon;
-            Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
-        };
-        participants::wait(self.bed(), ticket, watch.as_slice(), until);
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
+        sleep(self.bed(), ticket, self.living(), self.sleep_max(), deadline)
     }
 }
 
@@ -416,6 +467,28 @@ impl<T: OneMapping> Record<'_, T> {
         // What says that it was read is `Held`; a view holds nothing.
         std::mem::forget(self);
     }
+
+    /// Lets go of it: what is left is in private memory.
+    pub fn into_owned(self) -> Arrival {
+        Arrival::Record { number: self.number(), bytes: self.to_vec() }
+    }
+}
+
+/// What a task receives of a broadcast.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// A [`Record`] that was let go of.
+    Record {
+        /// Its number.
+        number: u64,
+        /// The record.
+        bytes: Vec<u8>,
+    },
+    /// So many were [missed](RecvError::Missed).
+    Missed {
+        /// Exactly how many.
+        records: u64,
+    },
 }
 
 impl<T: OneMapping> Deref for Record<'_, T> {
