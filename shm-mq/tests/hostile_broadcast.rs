@@ -1,8 +1,8 @@
 //! A broadcast that lies, before a process attaches and while it is used: each call ends, with a
 //! value or with an error of its own; nonsense stays `Corrupt`; no record is longer than its cell,
 //! or changes once it was received; and nothing but the broadcast's bytes is touched. One
-//! subscriber that lies harms nobody but himself; a lie that keeps somebody from a record for good is
-//! found out; and who sleeps looks for itself, where nobody wakes it.
+//! subscriber that lies harms nobody but himself; a lie that keeps somebody from a record for good
+//! is found out; and who sleeps looks for itself, where nobody wakes it.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
