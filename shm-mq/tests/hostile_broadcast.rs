@@ -1,8 +1,8 @@
 //! A broadcast that lies, before a process attaches and while it is used: each call ends, with a
 //! value or with an error of its own; nonsense stays `Corrupt`; no record is longer than its cell,
 //! or changes once it was received; and nothing but the broadcast's bytes is touched. One
-//! subscriber that lies harms nobody but himself; and a lie that keeps somebody from a record for
-//! good is found out.
+//! subscriber that lies harms nobody but himself; a lie that keeps somebody from a record for good
+//! is found out; and who sleeps looks for itself, where nobody wakes it.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
@@ -22,6 +22,7 @@ use shm_mq::stream::OneMapping;
 use shm_testkit::liar::Trials;
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const ROWS: u32 = 2;
 const RECORD_BYTES: usize = 40;
@@ -336,4 +337,20 @@ fn a_horizon_out_of_sight_lasts_until_the_next_publisher() {
     assert_eq!(subscribe(), Err(SubscribeError::Corrupt));
     let _next = broadcast.publisher(&members[0]).unwrap();
     assert_eq!(subscribe(), Ok(()));
+}
+
+/// As where the publisher is stopped between a record and its wake-up.
+#[test]
+fn who_sleeps_looks_for_a_record_that_it_was_not_woken_for() {
+    let mut pair = Pair::of(Kind::Lossy);
+    let mapping = pair.mapping.clone();
+    let comes = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        let mark: &AtomicU64 = mapping.region().share(CELLS_AT).unwrap();
+        // Record 0 is there, of no bytes.
+        mark.store(2, Ordering::Release);
+    });
+    let deadline = Instant::now() + LIMIT;
+    assert_eq!(**pair.subscriber.recv(Some(deadline)).as_ref().unwrap(), *b"");
+    comes.join().unwrap();
 }

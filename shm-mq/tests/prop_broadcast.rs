@@ -1,5 +1,6 @@
 //! Any sequence of operations of a publisher and subscribers, of their coming and going and dying,
-//! agrees with a plain list of records. At each level of trust, lossless and lossy.
+//! agrees with a plain list of records; and what a set waits for is ready when it says so. At each
+//! level of trust, lossless and lossy.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 use broadcast_common::{broadcast, dies, text};
@@ -11,6 +12,7 @@ use shm_mq::broadcast::{
     SubscribeError, Subscriber, Subscription,
 };
 use shm_mq::stream::OneMapping;
+use shm_mq::waitset::Source;
 use shm_testkit::depth::cases;
 use std::sync::Arc;
 
@@ -258,12 +260,15 @@ impl<T: OneMapping> World<T> {
         assert_eq!(latest.read().unwrap(), expected);
     }
 
-    fn is_as_expected(&self) {
-        let status = self.broadcast.status();
-        assert_eq!(status.published, self.published());
-        for reader in &self.readers {
+    fn is_as_expected(&mut self) {
+        let (status, published) = (self.broadcast.status(), self.published());
+        assert_eq!(status.published, published);
+        let has_room = self.has_room();
+        assert_eq!(self.publisher().space().is_ready(), has_room);
+        for reader in &mut self.readers {
             let its = status.subscribers.iter().find(|its| its.id == reader.member.id()).unwrap();
-            let lag = self.published() - reader.position;
+            let lag = published - reader.position;
+            assert_eq!(reader.handle.is_ready(), lag > 0);
             assert_eq!((its.position, its.lag, its.missed), (reader.position, lag, reader.missed));
             assert_eq!((reader.handle.lag(), its.is_struck), (lag, false));
         }
