@@ -291,11 +291,11 @@ impl<T: ShmSync> MappedRows<T> {
     #[inline(always)]
     pub fn row(&self, row: usize) -> &[T] {
         assert!(row < self.rows, "there is no such row");
-        // SAFETY: the last row was checked by `Region` when this was made, and all others lie
-        // before it, aligned as the first; mapped for as long as self.
-        unsafe {
-            std::slice::from_raw_parts(self.first.byte_add(row * self.stride).as_ptr(), self.each)
-        }
+        // SAFETY: the last row was checked by `Region` when this was made, and no other lies behind
+        // it.
+        let first = unsafe { self.first.byte_add(row * self.stride) };
+        // SAFETY: as above, aligned as the first one; mapped for as long as self.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), self.each) }
     }
 }
 
