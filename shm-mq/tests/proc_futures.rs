@@ -18,6 +18,8 @@ use std::time::Duration;
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::runtime::{Builder, Runtime};
 
+mod broadcast_common;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -138,6 +140,47 @@ fn each_record_arrives_in_its_order() {
         tokio::spawn(receives).await.unwrap();
         sends.await.unwrap();
         drop(world);
+    });
+}
+
+#[test]
+fn each_record_of_a_broadcast_arrives_and_what_was_missed_is_told() {
+    use shm_mq::broadcast::{BroadcastConfig, RecvError, Subscription};
+    const COUNT: u64 = 500;
+    everywhere(|_, bell| async move {
+        let (table, feed) = broadcast_common::broadcast(&BroadcastConfig::lossless(8, 8, 2));
+        let me = table.join().unwrap();
+        let mut to = wait_for(feed.publisher(&me).unwrap(), bell);
+        let subscriptions = [(); 2].map(|()| feed.subscribe(&me, Subscription::default()).unwrap());
+        let receives = subscriptions.map(|subscriber| {
+            let mut from = wait_for(subscriber, bell);
+            tokio::spawn(async move {
+                for number in 0..COUNT {
+                    assert_eq!(from.recv().await.unwrap(), number.to_ne_bytes());
+                }
+                let end = from.recv().await;
+                assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+            })
+        });
+        for number in 0..COUNT {
+            to.send(&number.to_ne_bytes()).await.unwrap();
+        }
+        drop(to);
+        for receives in receives {
+            receives.await.unwrap();
+        }
+        let (table, feed) = broadcast_common::broadcast(&BroadcastConfig::lossy(2, 8, 1));
+        let me = table.join().unwrap();
+        let mut to = wait_for(feed.publisher(&me).unwrap(), bell);
+        let mut from = wait_for(feed.subscribe(&me, Subscription::default()).unwrap(), bell);
+        for number in 0..3_u64 {
+            to.send(&number.to_ne_bytes()).await.unwrap();
+        }
+        from.ready().await.unwrap();
+        let missed = from.recv().await;
+        let is_told = matches!(missed, Err(AsyncError::Queue(RecvError::Missed { records: 1 })));
+        assert!(is_told, "{missed:?}");
+        assert_eq!(from.recv().await.unwrap(), 1_u64.to_ne_bytes());
     });
 }
 
