@@ -440,7 +440,8 @@ fn who_comes_after_the_dead_may_die_too() {
         },
         ..AT_WORK
     };
-    run(&scenario).kill().passes();
+    // It asks the kernel about the dead, whose answers differ in length.
+    run(&scenario).allow_missed(500).kill().passes();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A publisher and subscribers that are processes, killed at random and replaced: each subscriber
 //! gets each record in its turn, or is told that it missed it; a stopped subscriber holds a
 //! lossless publisher back and a killed one does not; nobody hangs. And who waits for a broadcast
-//! among other things, or as a task, is woken.
+//! among other things is woken.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
 use broadcast_common::{LIMIT, next, text};
@@ -388,83 +388,5 @@ fn a_set_is_woken_by_room_and_by_who_dies_in_its_place() {
         assert_eq!(fill(&mut publisher), 1);
         woken_by(|| drop(reader.try_recv().unwrap().unwrap()), &mut publisher.space());
         assert_eq!(fill(&mut publisher), 1);
-    });
-}
-
-/// Looks again and again.
-#[cfg(feature = "async")]
-struct Spins;
-
-#[cfg(feature = "async")]
-impl shm_mq::futures::Reactor for Spins {
-    fn register(_: std::os::fd::OwnedFd) -> std::io::Result<Spins> {
-        Ok(Spins)
-    }
-
-    fn poll_readable(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-        look: &mut dyn FnMut() -> std::io::Result<()>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        match look() {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                cx.waker().wake_by_ref();
-                std::task::Poll::Pending
-            }
-            end => std::task::Poll::Ready(end),
-        }
-    }
-}
-
-#[cfg(feature = "async")]
-#[test]
-fn tasks_publish_and_receive() {
-    use shm_mq::broadcast::Arrival;
-    use shm_mq::futures::{Async, AsyncError};
-    const COUNT: u64 = 200;
-    let world = World::create(Kind::Lossless);
-    within(LIMIT, move || {
-        let publisher = world.broadcast.publisher(&world.me).unwrap();
-        let reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
-        let mut to = Async::<_, Spins>::new(publisher).unwrap();
-        let mut from = Async::<_, Spins>::new(reader).unwrap();
-        let publishes = async move {
-            for number in 0..COUNT {
-                to.send(&record(number)).await.unwrap();
-            }
-        };
-        let receives = async move {
-            for number in 0..COUNT {
-                let bytes = record(number);
-                assert_eq!(from.recv().await.unwrap(), Arrival::Record { number, bytes });
-            }
-            let end = from.recv().await;
-            assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(futures_util::future::join(publishes, receives));
-    });
-}
-
-/// A loss is something that comes, and ends nothing.
-#[cfg(feature = "async")]
-#[test]
-fn a_task_is_told_what_it_missed() {
-    use shm_mq::broadcast::Arrival;
-    use shm_mq::futures::Async;
-    let world = World::create(Kind::Lossy);
-    within(LIMIT, move || {
-        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
-        let reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
-        for number in 0..=CELLS {
-            assert!(publisher.try_publish(&record(number.into())).unwrap());
-        }
-        let mut from = Async::<_, Spins>::new(reader).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(async move {
-            assert_eq!(from.recv().await.unwrap(), Arrival::Missed { records: 1 });
-            let next = Arrival::Record { number: 1, bytes: record(1) };
-            assert_eq!(from.recv().await.unwrap(), next);
-        });
     });
 }

@@ -20,6 +20,8 @@ use std::time::Duration;
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::runtime::{Builder, Runtime};
 
+mod broadcast_common;
+
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -140,6 +142,47 @@ fn each_record_arrives_in_its_order() {
         tokio::spawn(receives).await.unwrap();
         sends.await.unwrap();
         drop(world);
+    });
+}
+
+#[test]
+fn each_record_of_a_broadcast_arrives_and_what_was_missed_is_told() {
+    use shm_mq::broadcast::{Arrival, BroadcastConfig, RecvError, Subscription};
+    const COUNT: u64 = 500;
+    let record = |number: u64| Arrival::Record { number, bytes: number.to_ne_bytes().to_vec() };
+    everywhere(|_, bell| async move {
+        let (table, feed) = broadcast_common::broadcast(&BroadcastConfig::lossless(8, 8, 2));
+        let me = table.join().unwrap();
+        let mut to = wait_for(feed.publisher(&me).unwrap(), bell);
+        let subscriptions = [(); 2].map(|()| feed.subscribe(&me, Subscription::default()).unwrap());
+        let receives = subscriptions.map(|subscriber| {
+            let mut from = wait_for(subscriber, bell);
+            tokio::spawn(async move {
+                for number in 0..COUNT {
+                    assert_eq!(from.recv().await.unwrap(), record(number));
+                }
+                let end = from.recv().await;
+                assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+            })
+        });
+        for number in 0..COUNT {
+            to.send(&number.to_ne_bytes()).await.unwrap();
+        }
+        drop(to);
+        for receives in receives {
+            receives.await.unwrap();
+        }
+        let (table, feed) = broadcast_common::broadcast(&BroadcastConfig::lossy(2, 8, 1));
+        let me = table.join().unwrap();
+        let mut to = wait_for(feed.publisher(&me).unwrap(), bell);
+        let mut from = wait_for(feed.subscribe(&me, Subscription::default()).unwrap(), bell);
+        for number in 0..3_u64 {
+            to.send(&number.to_ne_bytes()).await.unwrap();
+        }
+        from.ready().await.unwrap();
+        // A loss is something that comes, and ends nothing.
+        assert_eq!(from.recv().await.unwrap(), Arrival::Missed { records: 1 });
+        assert_eq!(from.recv().await.unwrap(), record(1));
     });
 }
 
