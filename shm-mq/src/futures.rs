@@ -301,7 +301,7 @@ impl<R: Reactor> Waiting<R> {
             self.is_armed = false;
             let mut peers = Vec::<&Watch>::new();
             end.peers(&mut peers);
-            self.sleeper.wake_others(&peers);
+            peers.iter().for_each(|peer| peer.pass_on());
             end.woken();
         }
         cx.waker().wake_by_ref();
