@@ -104,7 +104,7 @@ fn dies(pid: u32) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    let states = if is_deep() { 1_000_000 } else { 70_000 };
+    let states = if is_deep() { 1_000_000 } else { 40_000 };
     Scenario::new("fan_in", name).alone_at_most(2000).states_at_most(states)
 }
 

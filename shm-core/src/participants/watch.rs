@@ -130,8 +130,8 @@ impl Watch {
         Armed::Doubtful
     }
 
-    /// After a sleep by other means than [`Night::sleep`](super::Night::sleep): the kernel wakes one
-    /// sleeper for a death, and that may have been us. Wakes the others.
+    /// After a sleep by other means than [`Night::sleep`](super::Night::sleep): the kernel wakes
+    /// one sleeper for a death, and that may have been us. Wakes the others.
     pub fn pass_on(&self) {
         if let Some(slot) = self.slot()
             && !self.life(slot).is_some_and(Life::is_held)
