@@ -17,7 +17,7 @@ const PARTIAL_SLEEP_MAX: Duration = Duration::from_millis(5);
 ///
 /// As [`wait`](super::wait), but for any number of events, and in steps: announce yourself at each
 /// event, look again at all that you wait for, [`lie_down`](Sleeper::lie_down), and then sleep, or
-/// have a bell ([`shm_core::bell`](crate)) rung by the words of the [`Night`].
+/// have a [bell](crate::bell) rung by the words of the [`Night`].
 #[derive(Debug)]
 pub struct Sleeper {
     doubtful_sleep: Duration,
