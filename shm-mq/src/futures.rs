@@ -49,7 +49,8 @@
 //! accepted and not sent; flush it.
 //!
 //! **Ends.** Where the peer has left or died, all it sent is received, then comes the error, once,
-//! and a [`Stream`] is over.
+//! and a [`Stream`] is over. The receiver of a [`fan_in`] goes on: the ends of its senders are among
+//! what it receives.
 //!
 //! # If a process dies here
 //! As in the calls of the queues. A task that was waiting leaves a bit in beds and life words: a
@@ -329,7 +330,7 @@ impl<R: Reactor> Waiting<R> {
             self.is_armed = false;
             let mut peers = Vec::<&Watch>::new();
             end.peers(&mut peers);
-            self.sleeper.wake_others(&peers);
+            peers.iter().for_each(|peer| peer.pass_on());
             end.woken();
         }
         cx.waker().wake_by_ref();

@@ -14,33 +14,33 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
-/// `WaitSet`: sleeping on many queues, peers, timers and file descriptors at once.
+// `WaitSet`: sleeping on many queues, peers, timers and file descriptors at once.
 pub mod waitset;
 
-/// `stream`: byte messages of any size, one sender to one receiver.
+// `stream`: byte messages of any size, one sender to one receiver.
 pub mod stream;
 
-/// `spsc`: records from one sender to one receiver, in place.
+// `spsc`: records from one sender to one receiver, in place.
 pub mod spsc;
 
-/// The bytes of a slot, lent to who owns it.
+// The bytes of a slot, lent to who owns it.
 mod lent;
 
-/// `work`: jobs from many producers to many workers, each done by one.
+// `work`: jobs from many producers to many workers, each done by one.
 pub mod work;
 
-/// `fan_in`: records from many senders, who come and go, to one receiver.
+// `fan_in`: records from many senders, who come and go, to one receiver.
 pub mod fan_in;
 
-/// `broadcast`: records from one publisher to subscribers that come and go.
+// `broadcast`: records from one publisher to subscribers that come and go.
 pub mod broadcast;
 
-/// `rpc`: calls from many clients to many servers, pipelined; each ends.
+// `rpc`: calls from many clients to many servers, pipelined; each ends.
 pub mod rpc;
 
-/// `typed`: values as records, checked when they arrive.
+// `typed`: values as records, checked when they arrive.
 pub mod typed;
 
-/// `futures`: asynchronous faces, for any runtime (feature `async`).
+// `futures`: asynchronous faces, for any runtime (feature `async`).
 #[cfg(all(feature = "async", not(any(shm_loom, shm_explore))))]
 pub mod futures;

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | [`Plain`] | structs and enums without padding, as `bytemuck` checks them | has another length, or bits that no value has |
 //! | [`Text`] | strings | is no UTF-8 |
-//! | [`Postcard`] | what `serde` can write and read (feature `serde`) | `postcard` cannot read as one value, to its end |
+//! | `Postcard` | what `serde` can write and read (feature `serde`) | `postcard` cannot read as one value, to its end |
 //!
 //! A bad record is an error, is consumed, and harms nothing: the next one follows.
 //!

@@ -13,6 +13,7 @@ use shm_mq::fan_in::{
     Why,
 };
 use shm_mq::stream::OneMapping;
+use shm_mq::waitset::WaitSet;
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,6 +35,8 @@ struct World {
     members: Vec<Arc<Member>>,
     senders: usize,
     receivers: usize,
+    /// Receivers sleep in a set.
+    has_set: bool,
 }
 
 fn world(lanes: u32, lines: u64, senders: usize, receivers: usize) -> World {
@@ -51,7 +54,7 @@ fn world(lanes: u32, lines: u64, senders: usize, receivers: usize) -> World {
     };
     let members = (1..=seats).map(join).collect();
     kernel::become_process(kernel::BUILDER);
-    World { mapping, at, fan_in, members, senders, receivers }
+    World { mapping, at, fan_in, members, senders, receivers, has_set: false }
 }
 
 impl World {
@@ -104,7 +107,7 @@ fn dies(pid: u32) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    let states = if is_deep() { 1_000_000 } else { 70_000 };
+    let states = if is_deep() { 1_000_000 } else { 35_000 };
     Scenario::new("fan_in", name).alone_at_most(2000).states_at_most(states)
 }
 
@@ -129,13 +132,18 @@ fn sends(world: &World, count: u64) -> Process<'_> {
 /// Takes the role, and receives until so many ends were told, by it and those before it.
 fn receives(world: &World, ends: usize) -> Process<'_> {
     Process::new("receiver", move |me| {
-        let mut receiver = world.receiver(me);
+        let (mut receiver, mut set) = (world.receiver(me), WaitSet::new());
         me.say(BEGINS);
         let is_free = |world: &World| {
             world.fan_in.status().iter().filter(|lane| lane.state == LaneState::Free).count()
         };
         while is_free(world) < ends {
-            let event = receiver.recv().unwrap();
+            let event = if world.has_set {
+                set.wait(&mut [((), &mut receiver)], None).unwrap();
+                receiver.try_recv().unwrap().expect("it is ready")
+            } else {
+                receiver.recv().unwrap()
+            };
             let name = world.name(&event);
             drop(event);
             me.say(name);
@@ -190,7 +198,8 @@ fn all_came(world: &World, end: &End<'_>) {
 /// the last.
 fn deaths(world: &World, count: u64, deaths: u32, most: u32) {
     let (senders, receivers) = (world.senders, world.receivers);
-    let name = format!("{senders} senders, {receivers} receivers, {deaths} deaths");
+    let set = if world.has_set { ", in a set" } else { "" };
+    let name = format!("{senders} senders, {receivers} receivers{set}, {deaths} deaths");
     let mut scenario = scenario(&name).preemptions_at_most(most).deaths(deaths);
     let mortal_senders = deaths as usize + 1 - receivers;
     for number in 0..senders {
@@ -214,6 +223,12 @@ fn senders_may_die_anywhere() {
     deaths(&World::given(1, 4, 1, 1), 2, 1, 1);
     deaths(&World::given(2, 4, 2, 1), 1, 1, 0);
     deaths(&World::given(2, 4, 2, 1), 1, 2, 0);
+}
+
+#[test]
+fn senders_may_die_while_a_set_waits() {
+    deaths(&World { has_set: true, ..World::given(1, 4, 1, 1) }, 2, 1, 1);
+    deaths(&World { has_set: true, ..World::given(2, 4, 2, 1) }, 1, 2, 0);
 }
 
 #[test]

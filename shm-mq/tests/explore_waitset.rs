@@ -93,7 +93,7 @@ fn all_is_received(end: &End<'_>) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("waitset", name).alone_at_most(3000).states_at_most(70_000)
+    Scenario::new("waitset", name).alone_at_most(3000).states_at_most(50_000)
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //! be, or changes once it was received, and nothing but the fan-in's bytes is touched. And one that
 //! lies about its own lane harms no other.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use shm_core::mapping::Mapping;
+use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
+use shm_core::sync::{AtomicU64, Ordering};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::fan_in::{
-    AttachError, Event, FanIn, FanInConfig, JoinError, Receiver, RecvError, SendError, Sender, Why,
+    AttachError, Event, FanIn, FanInConfig, JoinError, LaneState, Receiver, RecvError, SendError,
+    Sender, Why,
 };
 use shm_mq::stream::OneMapping;
 use shm_testkit::liar::{Edge, Guarded, Liar, Lie, Random, Scribbler, Trials};
@@ -353,4 +355,138 @@ fn one_that_lies_spoils_its_own_lane_only() {
     println!("found out {found_out} times");
     trials.finish();
     assert!(found_out > 100);
+}
+
+/// A fan-in of which each word can be written, and two who send.
+struct Open {
+    fan_in: FanIn<Buggy>,
+    words: MappedSlice<AtomicU64>,
+    members: [Arc<Member>; 3],
+}
+
+/// Words of a lane's head, counted from its beginning.
+const SENDER: usize = 3;
+const SENT: usize = 16;
+const RELEASED: usize = 32;
+const FIRST: usize = 48;
+
+impl Open {
+    fn new(ring_bytes: u64) -> Open {
+        let config = FanInConfig::new(1, ring_bytes);
+        let mapping = Mapping::heap(FanIn::bytes_for(&config) as usize);
+        // SAFETY: nobody else has the mapping.
+        let fan_in = unsafe { FanIn::create(&mapping, 0, &config) }.unwrap().with_peers();
+        let count = FanIn::bytes_for(&config) / 8;
+        let words = MappedSlice::new(&mapping, 0, count).unwrap();
+        Open { fan_in, words, members: World::new().members }
+    }
+
+    /// A word of the one lane.
+    fn word(&self, number: usize) -> &AtomicU64 {
+        &self.words[HEAD / 8 + number]
+    }
+
+    fn lie(&self, number: usize, value: u64) {
+        self.word(number).store(value, Ordering::Relaxed);
+    }
+
+    fn sender(&self, member: usize) -> Sender<Buggy> {
+        self.fan_in.sender(&self.members[member]).unwrap()
+    }
+
+    fn receiver(&self) -> Receiver<Buggy> {
+        self.fan_in.receiver(&self.members[2]).unwrap()
+    }
+
+    /// Receives until the lane is free: who ended, and how.
+    fn ends(&self, receiver: &mut Receiver<Buggy>) -> Vec<(usize, Why)> {
+        let mut ends = Vec::new();
+        while self.fan_in.status()[0].state != LaneState::Free {
+            if let Some(Event::End(end)) = receiver.try_recv().unwrap() {
+                let is_its = |member: &Arc<Member>| member.id() == end.sender();
+                ends.push((self.members.iter().position(is_its).unwrap(), end.why()));
+            }
+        }
+        ends
+    }
+}
+
+#[test]
+fn who_was_dropped_is_told_by_its_next_call() {
+    let open = Open::new(512);
+    let (mut sender, mut receiver) = (open.sender(0), open.receiver());
+    open.lie(FIRST, u64::MAX / 2);
+    let Ok(Event::End(end)) = receiver.recv() else { panic!("nonsense") };
+    assert_eq!(end.why(), Why::Corrupt);
+    drop(end);
+    assert_eq!(sender.try_send(b"in vain"), Err(SendError::Corrupt));
+    drop(sender);
+    assert_eq!(open.ends(&mut receiver), [], "it was told");
+    assert_eq!(open.sender(1).try_send(b"clean"), Ok(true));
+}
+
+#[test]
+fn who_is_given_a_liars_lane_keeps_it_and_has_its_end() {
+    let open = Open::new(512);
+    let (_liar_has, mut receiver) = (open.sender(0), open.receiver());
+    assert!(receiver.try_recv().unwrap().is_none(), "it is known");
+    open.lie(SENDER, 0);
+    let (mut honest, id) = (open.sender(1), open.members[1].id());
+    let Ok(Event::End(end)) = receiver.recv() else { panic!("its lane is not its any more") };
+    assert_eq!((end.sender(), end.why()), (open.members[0].id(), Why::Corrupt));
+    drop(end);
+    assert_eq!(open.fan_in.status()[0].state, LaneState::Open(id));
+    assert_eq!(honest.try_send(b"honest"), Ok(true));
+    let Ok(Event::Record(got)) = receiver.recv() else { panic!("it is lost") };
+    assert_eq!((got.sender(), &*got), (id, b"honest".as_slice()));
+    drop(got);
+    drop(honest);
+    assert_eq!(open.ends(&mut receiver), [(1, Why::Left)]);
+}
+
+#[test]
+fn nonsense_in_a_free_lane_is_left_once_and_mended() {
+    let open = Open::new(512);
+    let mut receiver = open.receiver();
+    open.lie(SENT, 7);
+    let joined = open.fan_in.sender(&open.members[0]).err();
+    assert_eq!(joined, Some(JoinError::Corrupt));
+    assert_eq!(open.ends(&mut receiver), [(0, Why::Left)]);
+    assert_eq!(open.sender(1).try_send(b"clean"), Ok(true));
+}
+
+/// A liar that has left its lane has left nothing in it that spoils the next one's records, be the
+/// receiver replaced in the midst of them: not in the mark that is not in use, and not a position
+/// from which on they would begin anew.
+#[test]
+fn no_lie_outlives_its_liar() {
+    let lies = [(0, None), (1, None), (0, Some(u64::MAX - 19)), (1, Some(u64::MAX - 199))];
+    // The marks are written in turn.
+    for (count, (mark, lie)) in [1, 2].into_iter().flat_map(|count| lies.map(|lie| (count, lie))) {
+        let open = Open::new(9 * 64);
+        let (mut liar_has, mut receiver) = (open.sender(0), open.receiver());
+        for _ in 0..count {
+            assert_eq!(liar_has.try_send(b"true"), Ok(true));
+            drop(receiver.recv().unwrap());
+        }
+        let begin = open.word(RELEASED).load(Ordering::Relaxed) + 9 * 8;
+        let [position, records] = [1 + 2 * mark, 2 + 2 * mark].map(|word| RELEASED + word);
+        open.lie(position, lie.unwrap_or(begin));
+        open.lie(records, 666);
+        if let Some(position) = lie {
+            open.lie(RELEASED, position);
+            drop(receiver);
+            receiver = open.receiver();
+        }
+        drop(liar_has);
+        assert_eq!(open.ends(&mut receiver).len(), 1);
+        let mut honest = open.sender(1);
+        for number in 0..40 {
+            drop(receiver);
+            receiver = open.receiver();
+            assert_eq!(honest.try_send(&[number; 56]), Ok(true));
+            let Event::Record(got) = receiver.recv().unwrap() else { panic!("spoiled") };
+            assert_eq!((got.number(), &*got), (number.into(), &[number; 56][..]));
+        }
+    }
 }

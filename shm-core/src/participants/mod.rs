@@ -77,9 +77,9 @@ mod watch;
 pub use claim::Seat;
 pub use id::{ParticipantId, SLOTS_MAX};
 pub use member::{JoinError, JoinOptions, Member, Waiting};
-pub use sleep::{Night, Sleeper};
+pub use sleep::{Night, Outcome, Sleeper, wait};
 pub use table::{ParticipantInfo, Table, TableError};
-pub use watch::{Outcome, Watch, wait};
+pub use watch::Watch;
 
 pub(crate) use recheck::Recheck;
 

@@ -1,23 +1,18 @@
-//! Waiting for somebody who may die.
+//! Watching somebody who may die.
 use super::Table;
 use super::claim::{Claim, Seat};
 use super::id::ParticipantId;
 use super::member::Waiting;
 use super::recheck::Recheck;
 use super::shared::{Life, Slot};
-use crate::event::{EventCount, Ticket};
-use crate::futex::{Futex, WAIT_WORDS_MAX, Wake};
+use crate::futex::Futex;
 use crate::process::{Liveness, ProcessHandle, ProcessId};
 use crate::sync::{Ordering, fence};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// A sleep on life words lasts at most so long; then the sleeper asks the kernel about its peers.
-pub(super) const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// The same for one who cannot sleep on life words.
-pub(super) const BOUNDED_SLEEP_MAX: Duration = Duration::from_millis(100);
-/// Where a peer is marked but not dead yet, or has no life word; doubles up to the bounded sleep.
-pub(super) const DOUBTFUL_SLEEP_MIN: Duration = Duration::from_millis(1);
+/// So long one that is marked is waited for, which ends within moments.
+const MARKED_MAX: Duration = Duration::from_millis(1);
 
 /// A peer, watched. Costs no file descriptor.
 #[derive(Debug)]
@@ -26,7 +21,7 @@ pub struct Watch {
     peer: ParticipantId,
     /// Taken once; later scribbles on the claim word do not matter. `None`: it was not there.
     process: Option<ProcessId>,
-    pub(super) waiting: Waiting,
+    waiting: Waiting,
     /// Set once the peer was found dead: it stays so.
     gone: OnceLock<()>,
     /// The net under a mark that is missing, for those who only ask and never sleep.
@@ -85,7 +80,7 @@ impl Watch {
     }
 
     /// As [`is_dead`](Watch::is_dead), without trusting the life word.
-    fn is_proved_dead(&self) -> bool {
+    pub(super) fn is_proved_dead(&self) -> bool {
         let dead = match (self.slot(), self.process) {
             (Some(slot), Some(process)) => {
                 !slot.is_still(self.peer) || self.table.certify(process) == Liveness::Dead
@@ -101,7 +96,7 @@ impl Watch {
     /// A marked process ends within moments, unless it called `exec`: gives it those moments.
     fn is_dead_soon(&self) -> bool {
         if let Some(Ok(handle)) = self.process.map(ProcessHandle::open) {
-            handle.wait_dead(Some(Instant::now() + DOUBTFUL_SLEEP_MIN));
+            handle.wait_dead(Some(Instant::now() + MARKED_MAX));
         }
         self.is_proved_dead()
     }
@@ -110,6 +105,11 @@ impl Watch {
     fn slot(&self) -> Option<&Slot> {
         self.process?;
         if self.gone.get().is_some() { None } else { self.table.slot(self.peer) }
+    }
+
+    /// Whether who watches can sleep on several words at once.
+    pub(super) fn has_waitv(&self) -> bool {
+        self.waiting == Waiting::Waitv
     }
 
     /// Makes sure that the peer's death will wake a sleeper on the word returned.
@@ -130,8 +130,9 @@ impl Watch {
         Armed::Doubtful
     }
 
-    /// The kernel wakes one sleeper for a death, and that may have been us: wake the others.
-    pub(super) fn pass_on(&self) {
+    /// After a sleep by other means than [`Night::sleep`](super::Night::sleep): the kernel wakes
+    /// one sleeper for a death, and that may have been us. Wakes the others.
+    pub fn pass_on(&self) {
         if let Some(slot) = self.slot()
             && !self.life(slot).is_some_and(Life::is_held)
         {
@@ -140,113 +141,26 @@ impl Watch {
     }
 }
 
-/// Why [`wait`] returned.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// The event was notified, or a peer is dead, or for no reason: look again.
-    Woken,
-    /// The deadline passed.
-    TimedOut,
-}
-
-/// Sleeps on an event and on peers' lives at once: the one way to wait for somebody.
-///
-/// [`EventCount::prepare`], look at the condition, ask each peer's [`Watch::is_dead`], then wait
-/// with the ticket; after that look again.
-///
-/// ```
-/// use shm_core::event::EventCount;
-/// use shm_core::mapping::Mapping;
-/// use shm_core::participants::{Outcome, Table, wait};
-///
-/// let mapping = Mapping::heap(Table::bytes_for(2) as usize);
-/// // SAFETY: nobody else has the mapping.
-/// let table = unsafe { Table::create(&mapping, 0, 2) }.unwrap();
-/// let (me, peer) = (table.join().unwrap(), table.join().unwrap());
-/// let watch = me.watch(peer.id());
-/// let event = EventCount::new();
-/// let leaving = std::thread::spawn(move || drop(peer));
-/// while !watch.is_dead() {
-///     let ticket = event.prepare();
-///     assert_eq!(wait(&event, ticket, &[&watch], None), Outcome::Woken);
-/// }
-/// leaving.join().unwrap();
-/// ```
-///
-/// # If a process dies here
-/// It leaves a bit in the event and in life words that says "somebody sleeps": a wake-up in vain.
-pub fn wait(
-    event: &EventCount,
-    ticket: Ticket,
-    peers: &[&Watch],
-    deadline: Option<Instant>,
-) -> Outcome {
-    let waitv =
-        peers.iter().all(|peer| peer.waiting == Waiting::Waitv) && peers.len() < WAIT_WORDS_MAX;
-    let mut words = Vec::with_capacity(peers.len());
-    let mut doubtful_sleep = DOUBTFUL_SLEEP_MIN;
-    loop {
-        words.clear();
-        let mut sleep = if waitv { SLEEP_MAX } else { BOUNDED_SLEEP_MAX };
-        for peer in peers {
-            match peer.arm() {
-                Armed::Gone => return Outcome::Woken,
-                Armed::Word(futex, expected) => words.push((futex, expected)),
-                Armed::Doubtful => sleep = doubtful_sleep,
-            }
-        }
-        if !waitv {
-            words.clear();
-        }
-        let until = end(sleep, peers, deadline);
-        let wake = event.wait_any(ticket, &words, until);
-        peers.iter().for_each(|peer| peer.pass_on());
-        if wake == Wake::Woken || peers.iter().any(|peer| peer.is_proved_dead()) {
-            return Outcome::Woken;
-        }
-        // Where the sleep was to last until then, the clock need not be asked; a model has none.
-        if until == deadline || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Outcome::TimedOut;
-        }
-        doubtful_sleep = longer(doubtful_sleep);
-    }
-}
-
-/// How long to sleep after a doubtful sleep in vain.
-pub(super) fn longer(doubtful_sleep: Duration) -> Duration {
-    (doubtful_sleep * 2).min(BOUNDED_SLEEP_MAX)
-}
-
-/// When to stop sleeping: a caller without peers has nobody to look after.
-fn end(sleep: Duration, peers: &[&Watch], deadline: Option<Instant>) -> Option<Instant> {
-    // A model's kernel has no clock, and its double deaths are tried without this net.
-    if peers.is_empty() || (cfg!(any(shm_loom, shm_explore)) && sleep == SLEEP_MAX) {
-        return deadline;
-    }
-    let slice = Instant::now() + sleep;
-    Some(deadline.map_or(slice, |deadline| deadline.min(slice)))
-}
-
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
-mod tests {
+pub(super) mod tests {
     use super::super::Member;
     use super::super::member::JoinOptions;
     use super::*;
+    use crate::futex::Wake;
     use crate::mapping::Mapping;
-    use shm_testkit::watchdog::within;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     const LIMIT: Duration = Duration::from_secs(30);
     const HELD: u32 = 4711;
 
-    fn table() -> Table {
+    pub(in super::super) fn table() -> Table {
         let mapping = Mapping::heap(Table::bytes_for(2) as usize);
         // SAFETY: nobody else has the mapping.
         unsafe { Table::create(&mapping, 0, 2) }.unwrap()
     }
 
-    fn join(table: &Table, waiting: Waiting) -> Arc<Member> {
+    pub(in super::super) fn join(table: &Table, waiting: Waiting) -> Arc<Member> {
         table.join_with(JoinOptions { waiting: Some(waiting) }, |_| ()).unwrap()
     }
 
@@ -257,7 +171,7 @@ mod tests {
     }
 
     /// A dead process's seat, and a life word that looks held all the same.
-    fn watch_of_the_dead(table: &Table, waiting: Waiting) -> Watch {
+    pub(in super::super) fn watch_of_the_dead(table: &Table, waiting: Waiting) -> Watch {
         let id = ParticipantId::from_bits(1 << 22 | 1).unwrap();
         let slot = table.slot(id).unwrap();
         slot.claim.store(Claim::new(Seat::Live, dead()).to_bits(), Ordering::Relaxed);
@@ -311,7 +225,7 @@ mod tests {
         assert!(!watch.is_dead_soon());
         // Where there are no pidfds there is nothing to wait on.
         let can_wait = ProcessHandle::open(peer.process()).is_ok();
-        assert!(!can_wait || before.elapsed() >= DOUBTFUL_SLEEP_MIN);
+        assert!(!can_wait || before.elapsed() >= MARKED_MAX);
     }
 
     #[test]
@@ -328,47 +242,6 @@ mod tests {
         assert!(!watch.is_dead(), "and the kernel has just been asked");
         drop(peer);
         assert!(watch.is_dead());
-    }
-
-    #[test]
-    fn a_sleeper_asks_the_kernel_though_the_life_word_is_not_marked() {
-        for waiting in [Waiting::Waitv, Waiting::Bounded] {
-            let (table, event) = (table(), EventCount::new());
-            let watch = watch_of_the_dead(&table, waiting);
-            let sleep = || wait(&event, event.prepare(), &[&watch], None);
-            assert_eq!(within(LIMIT, sleep), Outcome::Woken);
-        }
-    }
-
-    /// What one who sleeps until `deadline` returns, while its living peer's life word is woken
-    /// again and again.
-    fn woken_by_the_life_word(waiting: Waiting, timeout: Duration) -> Outcome {
-        let (table, event, ended) = (table(), EventCount::new(), AtomicBool::new(false));
-        let (me, peer) = (join(&table, waiting), table.join().unwrap());
-        let watch = me.watch(peer.id());
-        let life = &watch.slot().unwrap().life;
-        assert!(matches!(watch.arm(), Armed::Word(word, _) if std::ptr::eq(word, life)));
-        std::thread::scope(|scope| {
-            let sleeper = scope.spawn(|| {
-                let deadline = Some(Instant::now() + timeout);
-                let outcome = wait(&event, event.prepare(), &[&watch], deadline);
-                ended.store(true, Ordering::Relaxed);
-                outcome
-            });
-            while !ended.load(Ordering::Relaxed) {
-                life.wake_all();
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            sleeper.join().unwrap()
-        })
-    }
-
-    #[test]
-    fn a_life_word_wakes_who_sleeps_on_all_words() {
-        let sleeps = if crate::futex::waitv_works() { Outcome::Woken } else { Outcome::TimedOut };
-        assert_eq!(woken_by_the_life_word(Waiting::Waitv, LIMIT), sleeps);
-        let timeout = Duration::from_millis(200);
-        assert_eq!(woken_by_the_life_word(Waiting::Bounded, timeout), Outcome::TimedOut);
     }
 
     #[test]
@@ -392,53 +265,5 @@ mod tests {
             }
             assert_eq!(sleeper.join().unwrap(), Wake::Woken);
         });
-    }
-
-    #[test]
-    fn a_slice_of_a_sleep_is_not_the_end_of_it() {
-        let (table, event) = (table(), EventCount::new());
-        let (me, peer) = (join(&table, Waiting::Bounded), table.join().unwrap());
-        let watch = me.watch(peer.id());
-        let deadline = Instant::now() + 5 * BOUNDED_SLEEP_MAX / 2;
-        let outcome = wait(&event, event.prepare(), &[&watch], Some(deadline));
-        assert_eq!(outcome, Outcome::TimedOut);
-        assert!(Instant::now() >= deadline);
-    }
-
-    #[test]
-    fn more_peers_than_the_kernel_takes_are_waited_for_all_the_same() {
-        let (table, event) = (table(), EventCount::new());
-        let (me, peer) = (join(&table, Waiting::Waitv), table.join().unwrap());
-        let watch = me.watch(peer.id());
-        for count in [WAIT_WORDS_MAX - 1, WAIT_WORDS_MAX, WAIT_WORDS_MAX + 1] {
-            let deadline = Instant::now() + DOUBTFUL_SLEEP_MIN;
-            let outcome = wait(&event, event.prepare(), &vec![&watch; count], Some(deadline));
-            assert_eq!(outcome, Outcome::TimedOut, "{count} peers");
-        }
-    }
-
-    #[test]
-    fn doubtful_sleeps_grow_to_bounded_ones() {
-        let mut sleep = DOUBTFUL_SLEEP_MIN;
-        for milliseconds in [1, 2, 4, 8, 16, 32, 64, 100, 100] {
-            assert_eq!(sleep, Duration::from_millis(milliseconds));
-            sleep = longer(sleep);
-        }
-    }
-
-    #[test]
-    fn only_who_has_peers_sleeps_in_slices() {
-        let table = table();
-        let (me, peer) = (table.join().unwrap(), table.join().unwrap());
-        let watch = me.watch(peer.id());
-        let (before, hour) = (Instant::now(), Duration::from_secs(3600));
-        for deadline in [None, Some(before), Some(before + hour)] {
-            assert_eq!(end(SLEEP_MAX, &[], deadline), deadline);
-        }
-        for deadline in [None, Some(before + hour)] {
-            let until = end(SLEEP_MAX, &[&watch], deadline).unwrap();
-            assert!((before + SLEEP_MAX..=Instant::now() + SLEEP_MAX).contains(&until));
-        }
-        assert_eq!(end(SLEEP_MAX, &[&watch], Some(before)), Some(before));
     }
 }

@@ -29,7 +29,7 @@
 //!
 //! **Who moves what.** The publisher alone writes cells, `published` and `horizon`. Each subscriber
 //! writes its row, which the publisher takes from it if it is dead, or says what cannot be. The
-//! publisher's role is given back or taken over as in [`spsc`](crate::spsc).
+//! publisher's role is given back or taken over as in [`spsc`].
 //!
 //! ```text
 //!  cell:  n - cells is there ──► n is being written ──► n is there       by the publisher

@@ -63,8 +63,7 @@ impl<T: OneMapping> Lane<T> {
         };
         // What it did before its end is seen after this.
         let gone = self.end.gone();
-        let seat = Seat::from_bits(self.word.load(Ordering::Relaxed));
-        let is_its = match seat {
+        let is_its = match self.seat() {
             Seat::Given(its) | Seat::Open(its) | Seat::Left(its) => its == sender,
             _ => false,
         };
@@ -84,18 +83,22 @@ impl<T: OneMapping> Lane<T> {
     #[cold]
     fn meet(&mut self) -> Option<ParticipantId> {
         // Who asks whether it lives looks at the word again.
-        match Seat::from_bits(self.word.load(Ordering::Relaxed)) {
+        match self.seat() {
             Seat::Given(sender) | Seat::Open(sender) | Seat::Left(sender) => {
                 self.sender = Some(sender);
             }
             Seat::Dropped(sender) | Seat::Gone(sender) => {
                 if self.end.gone().is_some() {
-                    self.free(&[Seat::Dropped(sender), Seat::Gone(sender)]);
+                    self.free(sender);
                 }
             }
             Seat::Free => {}
         }
         self.sender
+    }
+
+    fn seat(&self) -> Seat {
+        Seat::from_bits(self.word.load(Ordering::Relaxed))
     }
 
     /// Whether it has a sender that has left: one load.
@@ -116,28 +119,26 @@ impl<T: OneMapping> Lane<T> {
     /// The end of the lane's sender has been told.
     pub(super) fn finish(&mut self, sender: ParticipantId, why: Why) {
         match why {
-            Why::Left => self.free(&[Seat::Left(sender)]),
-            Why::Died => self.free(&[Seat::Open(sender), Seat::Given(sender)]),
+            Why::Left | Why::Died => self.free(sender),
             Why::Corrupt => self.dismiss(sender),
         }
         (self.sender, self.idle) = (None, 0);
     }
 
-    /// Gives the lane to others: its sender has gone, as one of these says.
-    fn free(&mut self, from: &[Seat]) {
+    /// Gives the lane to others: its sender has gone, and so nobody changes its word any more.
+    fn free(&mut self, sender: ParticipantId) {
         self.end.begin();
-        for from in from {
-            // Pairs with the Acquire in `FanIn::sender`: the lane is empty. A liar's word is left
-            // alone.
+        let seat = self.seat();
+        // A liar's word is left alone.
+        if seat.id() == Some(sender) {
+            // Pairs with the Acquire in `take_lane`: the lane is empty.
             let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-            let free = Seat::Free.to_bits();
-            if self.word.compare_exchange(from.to_bits(), free, ok, err).is_ok() {
-                break;
-            }
+            let (from, free) = (seat.to_bits(), Seat::Free.to_bits());
+            let _ = self.word.compare_exchange(from, free, ok, err);
         }
     }
 
-    /// Drops the sender, which may still write.
+    /// Drops the sender, which may still write, and finds out by its next call.
     fn dismiss(&mut self, sender: ParticipantId) {
         let mut bits = self.word.load(Ordering::Relaxed);
         for _ in 0..ROUNDS_MAX {
@@ -154,6 +155,5 @@ impl<T: OneMapping> Lane<T> {
                 Err(now) => bits = now,
             }
         }
-        self.end.call_sender();
     }
 }

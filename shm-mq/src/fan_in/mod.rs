@@ -25,7 +25,8 @@
 //!
 //! 1. By who names p, and then by p, which may join unnamed too.
 //! 2. By the receiver, once it was told of the end: p has left, or died.
-//! 3. By the receiver, where it found nonsense in the lane; of one that has left: GONE.
+//! 3. By the receiver, where it found nonsense in the lane, of one that has not come yet too; of
+//!    one that has left: GONE.
 //! 4. DROPPED to GONE by p, which leaves; both to FREE by the receiver, once p has died or left.
 //!
 //! Only who is sure that p writes nothing any more, for p said so or the kernel does, gives its
@@ -69,7 +70,8 @@
 //! as nonsense there, and a bit makes the receiver look in vain. Not so a lie in the head, or in a
 //! lane's word: it can name another receiver or sender, and a lane may stay taken.
 //!
-//! **Limits.** Of more than 126 senders a sleeping receiver asks every 100 ms who lives.
+//! **Limits.** Of more than 127 senders a sleeping receiver asks every 100 ms who lives, and so may
+//! learn of a death that much later.
 mod lane;
 mod receiver;
 mod shared;
@@ -166,7 +168,8 @@ pub enum LaneState {
     Open(ParticipantId),
     /// Its sender has left; the receiver is to be told of it.
     Left(ParticipantId),
-    /// Nonsense was in it; it is free once its sender has died or left.
+    /// Nonsense was in it; it is free once its sender has died or left; where that never came,
+    /// once it has left the table.
     Dropped(ParticipantId),
 }
 
@@ -378,7 +381,8 @@ impl<T: OneMapping> FanIn<T> {
     /// Takes the receiver's role: it is free, was given to `me`, or its owner has left or died.
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Forked`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Restless`],
+    /// [`AttachError::Forked`].
     ///
     /// # If a process dies here
     /// It has the role or not; if it has, the next one takes it over.
@@ -392,7 +396,8 @@ impl<T: OneMapping> FanIn<T> {
     /// for room learn of it. `by` is who asks.
     ///
     /// # Errors
-    /// [`AttachError::Taken`], [`AttachError::OpenAlready`].
+    /// [`AttachError::Taken`], [`AttachError::OpenAlready`], [`AttachError::Restless`],
+    /// [`AttachError::Forked`].
     ///
     /// # If a process dies here
     /// The role is given or it is not.

@@ -105,7 +105,8 @@ impl<T: OneMapping> Receiver<T> {
     ///
     /// Of the senders that have something each has its turn. That one has died is told once the
     /// tour comes to its lane: after as many calls as there are lanes, or, while others are busy,
-    /// up to 256 events for each of them.
+    /// up to 256 events for each of them. So is a record whose sender died, or was stopped, before
+    /// it could say that its lane is busy.
     ///
     /// # Errors
     /// [`RecvError::Forked`].

@@ -22,8 +22,9 @@ pub(super) const WORDS: usize = 1;
 /// | `arrived` | sleeping receiver, waking senders | | its own fences | |
 /// | `busy` | a bit: its sender sets it; the receiver clears it | the receiver, and the senders | the fences of `Bell` | yes: a hint, where to look |
 ///
-/// What senders read with each record stands in one line, which nobody writes while all lanes in
-/// use are known to be, and the receiver is awake.
+/// With each record a sender reads `receiver`, `arrived` and its word of `busy`: two lines, or
+/// three in lanes from 448 on, which nobody writes while the bits of those in use are set and the
+/// receiver is awake.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Shared {

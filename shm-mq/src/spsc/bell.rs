@@ -12,14 +12,13 @@ use shm_core::sync::{AtomicU64, Ordering};
 /// | (B) looks at the bit, and sets it where it is clear | (D) looks at the lane |
 ///
 /// Of two fences one comes first: either (D) sees what was done, or (B) sees the cleared bit. So a
-/// bit that stays clear is that of a lane in which the receiver has seen all; and while a lane is
-/// in use its bit stands, and nobody writes the word. The receiver that finds something at (D) sets
-/// the bit again, for more may be behind it.
+/// bit that stays clear is that of a lane in which the receiver has seen all; and while few lanes
+/// are in use their bits stand, and nobody writes the word. The receiver that finds something at
+/// (D) sets the bit again, for more may be behind it.
 ///
-/// A sleeper, likewise: it announces itself, fence, looks at the bits. (B) that finds the bit set
-/// looks at the sleeper next, after its fence: either it sees the sleeper, or the sleeper saw what
-/// was done, in a lane whose bit stood. (B) that sets the bit has changed what the sleeper looks
-/// at: another fence, then it looks.
+/// A sleeper, likewise: it announces itself, fence, looks at each lane, whatever the bits say.
+/// After (B), and so after the same fence, who did something looks whether anybody sleeps: either
+/// it sees the sleeper, or the sleeper saw what was done.
 ///
 /// # If a process dies here
 /// After (A) the bit may be clear: the receiver looks at each lane of whom it learns that he died,
@@ -42,12 +41,10 @@ impl Bell {
         // Pairs with the fences in `hush` and `EventCount::prepare`: what was done before the bit,
         // and before the sleeper.
         announced();
-        if self.is_set() {
-            bed.notify_seen();
-        } else {
+        if !self.is_set() {
             self.set();
-            bed.notify();
         }
+        bed.notify_seen();
     }
 
     #[inline]

@@ -100,11 +100,6 @@ impl<T: OneMapping> Receiver<T> {
         self.cursor.wake();
     }
 
-    /// Wakes the sender, if it sleeps.
-    pub(crate) fn call_sender(&self) {
-        self.cursor.peer.wake();
-    }
-
     /// Whether the sender has left or died. What it did before is seen after this.
     pub(crate) fn gone(&mut self) -> Option<Missing> {
         self.cursor.peer.gone()

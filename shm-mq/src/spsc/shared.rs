@@ -198,6 +198,11 @@ impl Seat {
         }
     }
 
+    /// Who is named.
+    pub(crate) fn id(self) -> Option<ParticipantId> {
+        ParticipantId::from_bits(self.to_bits() as u32)
+    }
+
     pub(crate) fn to_bits(self) -> u64 {
         let (state, id) = match self {
             Seat::Free => return 0,

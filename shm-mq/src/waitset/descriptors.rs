@@ -2,7 +2,7 @@
 use super::{Descriptor, Interest, Source, WaitError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shm_core::bell::{Bell, BellError};
-use shm_core::participants::{Night, Sleeper};
+use shm_core::participants::Night;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ impl Descriptors {
         {
             bell.silence().map_err(refused)?;
         }
-        Sleeper::new().wake_others(night.peers());
+        night.peers().iter().for_each(|peer| peer.pass_on());
         Ok(true)
     }
 }

@@ -179,9 +179,7 @@ impl WaitSet {
         if self.descriptors.sleep(sources, &night, deadline)? {
             return Ok(());
         }
-        if night.words().is_empty()
-            && night.most().or(deadline.map(|_| Default::default())).is_none()
-        {
+        if night.words().is_empty() && night.end(deadline).is_none() {
             return Err(WaitError::Nothing);
         }
         night.sleep(deadline);
