@@ -8,7 +8,7 @@ use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model as process;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_mq::rpc::{Answer, Call, CallError, Client, Rpc, RpcConfig, Server, Status};
+use shm_mq::rpc::{Answer, AskError, Call, CallError, Client, Rpc, RpcConfig, Server, Status};
 use shm_testkit::depth::is_deep;
 use shm_testkit::model::{self, Life, thread::JoinHandle};
 use std::sync::Arc;
@@ -150,6 +150,20 @@ fn one_answers(life: Life) {
     world.ends([]);
 }
 
+/// The only server leaves while a client waits for its call to be taken.
+fn leaves(life: Life) {
+    let world = world(1, 1);
+    let (server, client) = (world.server(3), world.client(2));
+    let leaving = world.process(3, life, move |_| drop(server));
+    process::become_process(2);
+    // It may have left before.
+    let error = client.try_ask(&[7]).map(|call| call.unwrap().wait(None).map(drop));
+    assert!(matches!(error, Ok(Err(CallError::NoServer)) | Err(AskError::NoServer)), "{error:?}");
+    drop(client);
+    process::become_process(1);
+    world.ends([leaving]);
+}
+
 /// One asks, one answers what there is, and one looks for the dead.
 fn one_of_each([asks, serves, reaper]: [Life; 3]) {
     let world = world(1, 1);
@@ -168,8 +182,9 @@ fn one_of_each([asks, serves, reaper]: [Life; 3]) {
     world.ends([asking, serving]);
 }
 
-/// One drops its call, and asks another in its place, while a server is at the first.
-fn cancelled([asks, serves]: [Life; 2]) {
+/// One drops its call, and asks another in its place, while a server is at the first; so many calls
+/// are taken.
+fn cancelled(taken: usize, [asks, serves]: [Life; 2]) {
     let world = world(1, 1);
     let (client, mut server) = (world.client(2), world.server(3));
     let asking = world.process(2, asks, move |_| {
@@ -181,7 +196,7 @@ fn cancelled([asks, serves]: [Life; 2]) {
         }
     });
     let serving = world.process(3, serves, move |_| {
-        for _ in 0..2 {
+        for _ in 0..taken {
             let Some(request) = server.try_take().unwrap() else { continue };
             let number = request[0];
             assert!(*request == [number] && (1..=2).contains(&number), "torn");
@@ -403,6 +418,10 @@ fn bound() -> usize {
 fn a_server_may_die_anywhere() {
     let tried = model::every_death_of(bound(), |[life]: [Life; 1]| one_answers(life));
     println!("rpc, one answers: {tried:?}");
+    println!(
+        "rpc, one leaves: {:?}",
+        model::every_death_of(bound(), |[life]: [Life; 1]| leaves(life))
+    );
 }
 
 #[test]
@@ -416,14 +435,16 @@ fn whoever_has_a_part_may_die_anywhere() {
 
 #[test]
 fn a_call_that_is_dropped_does_no_harm_whoever_dies() {
-    println!("rpc, cancelled: {:?}", model::every_death_of(bound() - 1, cancelled));
+    let taken = if is_deep() { 2 } else { 1 };
+    let tried = model::every_death_of(bound() - 1, move |lives| cancelled(taken, lives));
+    println!("rpc, cancelled: {tried:?}");
     println!("rpc, in time: {:?}", model::every_death_of(bound(), in_time));
 }
 
 #[test]
 fn every_call_ends() {
     println!("rpc, one answers: {:?}", model::check(|| one_answers(LIVING())));
-    let tried = model::check_bounded(Some(bound()), || cancelled([LIVING(), LIVING()]));
+    let tried = model::check_bounded(Some(bound() - 1), || cancelled(2, [LIVING(), LIVING()]));
     println!("rpc, cancelled: {tried:?}");
     println!("rpc, a server comes: {:?}", model::check(a_server_comes));
     for refuses in [false, true] {

@@ -71,7 +71,7 @@ pub(super) struct OwnLane<T: OneMapping> {
     met: Mutex<Vec<Arc<Watch>>>,
 }
 
-/// Whom an open call waits for: the server that has it, or any.
+/// Whom an open call waits for: the server that has it; `None`: any.
 pub(super) type Awaited = Option<ParticipantId>;
 
 impl<T: OneMapping> OwnLane<T> {
@@ -120,8 +120,8 @@ impl<T: OneMapping> OwnLane<T> {
     }
 
     /// Looks again and again, until there is something or `until` has passed. `look` is told which
-    /// servers live, or nothing, as long as it is not worth the while to ask; and says what it
-    /// has found, or whom it waits for.
+    /// servers live, or nothing, as long as it is not worth while to ask; and says what it has
+    /// found, or whom it waits for.
     ///
     /// No wake-up is lost, for the last look before a sleep comes after the announcement at the
     /// bell, and after a look at the seats. What a server does afterwards wakes us, if it is:

@@ -82,7 +82,7 @@
 //! | --- | --- | --- |
 //! | a client | a request's length | its call: [`Corrupt`](TakeError::Corrupt) for the server, `Unanswered` for itself |
 //! | | bytes, deadline, its name in a slot, `asked` | its own calls |
-//! | | states of its slots | its own calls; a slot of its lane that it gives to somebody, for the lane's next client, as long as that one lives; and where it takes one from the server that has it, and another call comes there at the moment at which the server answers, that call |
+//! | | states of its slots | its own calls; servers' sleep; a slot of its lane that it gives to somebody, for the lane's next client, as long as that one lives; and where it takes one from the server that has it, and another call comes there at the moment at which the server answers, that call |
 //! | | its turn, or the count of turns | others their place in the order: a server that has preferred, or tried to prefer, more calls than there are slots to one that waits takes that one next |
 //! | a server | an answer's length | that call: `Corrupt` |
 //! | | bytes, codes, states of what it took | that call, and for as long as a slot names one that lives, the slot |

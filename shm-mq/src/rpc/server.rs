@@ -105,7 +105,7 @@ struct Seen {
     nothing: Option<(u32, u64)>,
     /// Its oldest call at the last look, and how many of others this server preferred to that one.
     first: Option<State>,
-    passed: u64,
+    preferred: u64,
     /// Its client, once it has asked.
     client: Option<Watch>,
 }
@@ -116,7 +116,7 @@ struct Found {
     lane: usize,
     number: usize,
     state: State,
-    /// Others were taken for so long that somebody has lied about a turn.
+    /// Others were preferred for so long that somebody has lied about a turn, or a state.
     is_overdue: bool,
 }
 
@@ -130,7 +130,7 @@ enum Looked {
 }
 
 /// So often a look begins anew, each time because somebody asked a call or took one. Then it takes
-/// what it finds, be it out of its turn.
+/// what it finds, be it out of its turn. In a model fewer ask, and a stale state costs a look.
 const LOOKS_MAX: u32 = if cfg!(shm_loom) { 4 } else { 64 };
 
 impl<T: OneMapping> Server<T> {
@@ -245,13 +245,13 @@ impl<T: OneMapping> Server<T> {
             let found = rpc.oldest_of(lane);
             let first = found.map(|(_, state)| state);
             if first != seen.first {
-                (seen.first, seen.passed) = (first, 0);
+                (seen.first, seen.preferred) = (first, 0);
             }
             let Some((number, state)) = found else {
                 seen.nothing = calls;
                 continue;
             };
-            let is_overdue = seen.passed > rpc.slots.len() as u64;
+            let is_overdue = seen.preferred > rpc.slots.len() as u64;
             let found = Found { lane, number, state, is_overdue };
             if oldest.is_none_or(|other| found.is_before(other)) {
                 oldest = Some(found);
@@ -260,13 +260,13 @@ impl<T: OneMapping> Server<T> {
         oldest
     }
 
-    /// A call of `lane` is taken, or lost to another, before those that others have.
+    /// A call of `lane` is taken, or lost to another server, before those of the other lanes.
     ///
-    /// Among who keeps the protocol none of them is overdue for it: a server prefers each older
-    /// call once at most, and there are no more of them than slots.
+    /// That makes none of them overdue unless somebody lies: a server prefers each call that was
+    /// begun before another once at most, and of these there are fewer than slots.
     fn prefers(&mut self, lane: usize) {
         for (other, seen) in self.seen.iter_mut().enumerate() {
-            seen.passed += u64::from(other != lane && seen.first.is_some());
+            seen.preferred += u64::from(other != lane && seen.first.is_some());
         }
     }
 
