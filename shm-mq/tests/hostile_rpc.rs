@@ -12,7 +12,7 @@ use shm_core::participants::Member;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_core::trust::Buggy;
 use shm_mq::rpc::{
-    AttachError, Call, CallError, Client, Rpc, RpcConfig, Server, Status, TakeError,
+    AnswerError, AttachError, Call, CallError, Client, Rpc, RpcConfig, Server, Status, TakeError,
 };
 use shm_testkit::liar::Trials;
 use std::sync::Arc;
@@ -166,6 +166,8 @@ struct Liars {
     honest: Client<Buggy>,
     liar: Client<Buggy>,
     server: Server<Buggy>,
+    /// The liar's.
+    other: Arc<Member>,
 }
 
 impl Liars {
@@ -176,7 +178,7 @@ impl Liars {
         let [one, other] = members();
         let (honest, liar) = (rpc.client(&one).unwrap(), rpc.client(&other).unwrap());
         let server = rpc.server(&one).unwrap();
-        Liars { member: one, mapping, honest, liar, server }
+        Liars { member: one, mapping, honest, liar, server, other }
     }
 
     /// A word of a slot; the liar's are those from number 3 on.
@@ -257,4 +259,84 @@ fn a_state_of_nonsense_is_taken_back() {
         assert_eq!(liars.liar.rpc().reap(&liars.member), 1, "kind {kind}");
         assert_eq!(liars.liar.rpc().status().free, 6);
     }
+}
+
+/// The names of those who come next to the seat of one who leaves.
+fn next_name(member: Arc<Member>) -> u32 {
+    member.id().to_bits() + 1
+}
+
+#[test]
+fn a_name_that_was_written_ahead_does_no_harm_to_its_bearer() {
+    let Liars { member, mapping, honest, liar, mut server, other } = Liars::new();
+    let (rpc, table) = (honest.rpc().clone(), member.table().clone());
+    // The liar asks in the name of the next one, and that is said to be a server too.
+    let lie = liar.try_ask(b"lie").unwrap().unwrap();
+    let name = next_name(other);
+    let state: &AtomicU64 = mapping.region().share(SLOTS_AT + 3 * SLOT_BYTES).unwrap();
+    state.store(state.load(Ordering::Relaxed) & !0xffff_ffff | u64::from(name), Ordering::Relaxed);
+    assert!(server.try_take().unwrap().unwrap().is_cancelled(), "nobody has that name");
+    drop((lie, liar));
+    drop(server);
+    let seat: &AtomicU64 = mapping.region().share(256).unwrap();
+    seat.store(u64::from(name), Ordering::Relaxed);
+    let mut call = honest.try_ask(b"call").unwrap().unwrap();
+    assert_eq!(call.poll().unwrap_err(), CallError::NoServer);
+
+    let next = table.join().unwrap();
+    assert_eq!(next.id().to_bits(), name);
+    let mut servers = [&member, &next].map(|member| rpc.server(member).unwrap());
+    // Its server is taken to live.
+    let mut call = honest.try_ask(b"call").unwrap().unwrap();
+    let request = servers[1].try_take().unwrap().unwrap();
+    assert!(call.poll().unwrap().is_none());
+    assert_eq!(rpc.reap(&member), 0);
+    request.answer(b"done").unwrap();
+    assert_eq!(*call.poll().unwrap().unwrap(), *b"done");
+    // And so is its client.
+    let _call = rpc.client(&next).unwrap().try_ask(b"call").unwrap().unwrap();
+    assert!(!servers[0].try_take().unwrap().unwrap().is_cancelled());
+}
+
+#[test]
+fn a_count_of_the_last_client_hides_no_call_of_the_next() {
+    let Liars { member, mapping, honest, liar, mut server, .. } = Liars::new();
+    drop(liar.try_ask(b"lie").unwrap().unwrap());
+    assert!(server.try_take().unwrap().is_none());
+    let asked: &AtomicU64 = mapping.region().share(512 + 64 + 8).unwrap();
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 1);
+    let rpc = honest.rpc().clone();
+    drop(liar);
+    let _call = rpc.client(&member).unwrap().try_ask(b"call").unwrap().unwrap();
+    assert_eq!(*server.try_take().unwrap().expect("it was asked"), *b"call");
+}
+
+#[test]
+fn slots_that_the_last_client_gave_away_are_those_of_the_next() {
+    let Liars { member, mapping, honest, liar, server, other } = Liars::new();
+    for (slot, kind) in [1, 5, 6].into_iter().enumerate() {
+        let at = SLOTS_AT + (3 + slot as u64) * SLOT_BYTES;
+        let state: &AtomicU64 = mapping.region().share(at).unwrap();
+        state.store(kind << 61 | u64::from(member.id().to_bits()), Ordering::Relaxed);
+    }
+    let (rpc, table) = (honest.rpc().clone(), member.table().clone());
+    drop((liar, other));
+    let next = rpc.client(&table.join().unwrap()).unwrap();
+    let calls: Vec<_> = (0..3).map(|_| next.try_ask(b"call").unwrap().expect("a slot")).collect();
+    drop((calls, server));
+}
+
+#[test]
+fn a_late_answer_to_a_call_that_was_taken_back_is_not_anothers() {
+    let Liars { member, mapping, honest, liar, mut server, other } = Liars::new();
+    let lie = liar.try_ask(b"lie").unwrap().unwrap();
+    let request = server.try_take().unwrap().unwrap();
+    let state: &AtomicU64 = mapping.region().share(SLOTS_AT + 3 * SLOT_BYTES).unwrap();
+    state.store(0, Ordering::Relaxed);
+    let (rpc, table) = (honest.rpc().clone(), member.table().clone());
+    drop((lie, liar, other));
+    let mut call = rpc.client(&table.join().unwrap()).unwrap().try_ask(b"call").unwrap().unwrap();
+    rpc.server(&member).unwrap().try_take().unwrap().unwrap().answer(b"right").unwrap();
+    assert_eq!(request.answer(b"wrong"), Err(AnswerError::Abandoned));
+    assert_eq!(*call.poll().unwrap().unwrap(), *b"right");
 }

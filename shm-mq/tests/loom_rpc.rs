@@ -8,7 +8,7 @@ use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::model as process;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_mq::rpc::{Answer, Call, CallError, Client, Rpc, RpcConfig, Server, Status};
+use shm_mq::rpc::{Answer, AskError, Call, CallError, Client, Rpc, RpcConfig, Server, Status};
 use shm_testkit::depth::is_deep;
 use shm_testkit::model::{self, Life, thread::JoinHandle};
 use std::sync::Arc;
@@ -150,6 +150,20 @@ fn one_answers(life: Life) {
     world.ends([]);
 }
 
+/// The only server leaves while a client waits for its call to be taken.
+fn leaves(life: Life) {
+    let world = world(1, 1);
+    let (server, client) = (world.server(3), world.client(2));
+    let leaving = world.process(3, life, move |_| drop(server));
+    process::become_process(2);
+    // It may have left before.
+    let error = client.try_ask(&[7]).map(|call| call.unwrap().wait(None).map(drop));
+    assert!(matches!(error, Ok(Err(CallError::NoServer)) | Err(AskError::NoServer)), "{error:?}");
+    drop(client);
+    process::become_process(1);
+    world.ends([leaving]);
+}
+
 /// One asks, one answers what there is, and one looks for the dead.
 fn one_of_each([asks, serves, reaper]: [Life; 3]) {
     let world = world(1, 1);
@@ -168,8 +182,9 @@ fn one_of_each([asks, serves, reaper]: [Life; 3]) {
     world.ends([asking, serving]);
 }
 
-/// One drops its call, and asks another in its place, while a server is at the first.
-fn cancelled([asks, serves]: [Life; 2]) {
+/// One drops its call, and asks another in its place, while a server is at the first; so many calls
+/// are taken.
+fn cancelled(taken: usize, [asks, serves]: [Life; 2]) {
     let world = world(1, 1);
     let (client, mut server) = (world.client(2), world.server(3));
     let asking = world.process(2, asks, move |_| {
@@ -181,7 +196,7 @@ fn cancelled([asks, serves]: [Life; 2]) {
         }
     });
     let serving = world.process(3, serves, move |_| {
-        for _ in 0..2 {
+        for _ in 0..taken {
             let Some(request) = server.try_take().unwrap() else { continue };
             let number = request[0];
             assert!(*request == [number] && (1..=2).contains(&number), "torn");
@@ -366,6 +381,34 @@ fn comes_to_ask(rpc: &Rpc, me: &Arc<Member>) {
     std::mem::forget(client);
 }
 
+/// A server takes a call and dies, and another client takes its seat away: whoever sees no seat
+/// sees that the call was taken, and does not wait for others to take it.
+fn without_its_seat() {
+    let world = world(2, 1);
+    let (client, other) = (world.client(2), world.client(1));
+    let (mut server, stays) = (world.server(3), world.server(1));
+    let (mut call, mut another) = (ask(&client, 1), ask(&other, 2));
+    // It has met both: to meet one takes a fence.
+    assert!(call.poll().unwrap().is_none());
+    let theirs = world.clone();
+    let dies = model::thread::spawn(move || {
+        process::become_process(3);
+        std::mem::forget(server.try_take().unwrap().expect("two were asked"));
+        std::mem::forget(server);
+        process_ends(&theirs.table, theirs.member(3).process());
+        process::become_process(1);
+        assert!(another.poll().unwrap().is_none(), "one stays");
+        std::mem::forget(another);
+    });
+    process::become_process(2);
+    if world.rpc.status().servers == 1 {
+        assert_eq!(call.poll().map(|_| ()), Err(CallError::ServerDied));
+    }
+    process::become_process(1);
+    dies.join().unwrap();
+    std::mem::forget((call, stays));
+}
+
 /// Deaths at each access of this many: the explorer interrupts more often.
 fn bound() -> usize {
     model::preemption_bound() - 1
@@ -375,6 +418,10 @@ fn bound() -> usize {
 fn a_server_may_die_anywhere() {
     let tried = model::every_death_of(bound(), |[life]: [Life; 1]| one_answers(life));
     println!("rpc, one answers: {tried:?}");
+    println!(
+        "rpc, one leaves: {:?}",
+        model::every_death_of(bound(), |[life]: [Life; 1]| leaves(life))
+    );
 }
 
 #[test]
@@ -388,14 +435,16 @@ fn whoever_has_a_part_may_die_anywhere() {
 
 #[test]
 fn a_call_that_is_dropped_does_no_harm_whoever_dies() {
-    println!("rpc, cancelled: {:?}", model::every_death_of(bound() - 1, cancelled));
+    let taken = if is_deep() { 2 } else { 1 };
+    let tried = model::every_death_of(bound() - 1, move |lives| cancelled(taken, lives));
+    println!("rpc, cancelled: {tried:?}");
     println!("rpc, in time: {:?}", model::every_death_of(bound(), in_time));
 }
 
 #[test]
 fn every_call_ends() {
     println!("rpc, one answers: {:?}", model::check(|| one_answers(LIVING())));
-    let tried = model::check_bounded(Some(bound()), || cancelled([LIVING(), LIVING()]));
+    let tried = model::check_bounded(Some(bound() - 1), || cancelled(2, [LIVING(), LIVING()]));
     println!("rpc, cancelled: {tried:?}");
     println!("rpc, a server comes: {:?}", model::check(a_server_comes));
     for refuses in [false, true] {
@@ -412,35 +461,37 @@ fn calls_are_taken_in_turn() {
 #[test]
 fn every_ordering_matters() {
     let found = model::every_ordering_matters(&["shm-mq/src/rpc/"], || {
-        model::check_bounded(Some(1), looked_at);
-        model::check_bounded(Some(1), in_turn);
         model::check(used_anew);
         model::check(seen_to_live);
         model::check(|| just_come(true, comes_to_serve));
         model::check(|| just_come(false, comes_to_ask));
+        model::check(without_its_seat);
+        model::check_bounded(Some(1), in_turn);
+        model::check_bounded(Some(1), looked_at);
     });
-    assert_eq!(found, 7);
+    assert_eq!(found, 9);
 }
 
-/// Planted bug, in short: who is about to sleep leaves out a server that has died, which had taken
-/// the call since it was looked at, and does not look at it again.
+/// Planted bug, in short: who is about to sleep looks at its call, and sees then who has a seat:
+/// not the server that has taken the call since, and died, whose seat another has taken away.
 #[test]
 fn finds_a_sleeper_whom_no_death_wakes() {
     model::finds("the call hangs", || {
         model::check(|| {
-            // Whether the call has been taken, and its server is dead.
+            // Whether the call has been taken, and its server has no seat any more.
             let words = Arc::new([(); 2].map(|()| AtomicU64::new(0)));
             let theirs = words.clone();
             let server = model::thread::spawn(move || {
-                let [taken, dead] = &*theirs;
+                let [taken, gone] = &*theirs;
                 taken.store(1, Ordering::Release);
-                dead.store(1, Ordering::Release);
+                gone.store(1, Ordering::Release);
             });
-            let [taken, dead] = &*words;
-            let is_dead = || dead.load(Ordering::Acquire) == 1;
-            if taken.load(Ordering::Acquire) == 0 && !is_dead() {
-                let watched = !is_dead();
-                assert!(watched, "the call hangs");
+            let [taken, gone] = &*words;
+            let is_asked = taken.load(Ordering::Acquire) == 0;
+            if is_asked {
+                let is_watched = gone.load(Ordering::Acquire) == 0;
+                let hangs = !is_watched && taken.load(Ordering::Acquire) == 1;
+                assert!(!hangs, "the call hangs");
             }
             server.join().unwrap();
         });

@@ -303,6 +303,23 @@ fn agrees<T: OneMapping>(calls: u32, ops: &[Op]) {
     assert!(world.open.iter().all(|open| open.seen), "each has ended");
 }
 
+/// A server that took calls of one client all the time, while another one took those of the other.
+#[test]
+fn who_has_served_one_client_takes_calls_in_turn() {
+    let mut world = World::<Crashing>::new(1);
+    let mut other = world.rpc.server(&world.me).unwrap();
+    let [first, second] = &world.clients;
+    let ask = |client: &Client, call| client.try_ask(call).unwrap().unwrap();
+    for _ in 0..5 {
+        let _calls = (ask(first, b"first"), ask(second, b"second"));
+        let requests = (world.server.try_take().unwrap(), other.try_take().unwrap());
+        assert_eq!(*requests.0.unwrap(), *b"first");
+        assert_eq!(*requests.1.unwrap(), *b"second");
+    }
+    let _calls = (ask(first, b"first"), ask(second, b"second"));
+    assert_eq!(*world.server.try_take().unwrap().unwrap(), *b"first");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(256)))]
 

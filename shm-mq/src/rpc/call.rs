@@ -1,13 +1,12 @@
 //! A call that is open, or has ended.
-use super::client::OwnLane;
+use super::client::{Awaited, OwnLane};
 use super::server::refused;
 use super::shared::{Kind, Slot, State};
 use super::{is_past, left_until};
 use crate::lent;
 use crate::stream::OneMapping;
-use shm_core::backoff::Backoff;
 use shm_core::bytes::View;
-use shm_core::event::Ticket;
+use shm_core::participants::Watch;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::fmt;
@@ -67,6 +66,8 @@ pub struct Call<T: OneMapping = Crashing> {
     end: Option<End>,
     /// An answer, where it is not lent where it lies.
     copy: Vec<u8>,
+    /// Whom it waited for when it was polled last.
+    awaited: Vec<Arc<Watch>>,
 }
 
 /// What a server has answered.
@@ -76,7 +77,8 @@ pub struct Answer<'c> {
 
 impl<T: OneMapping> Call<T> {
     pub(super) fn new(lane: Arc<OwnLane<T>>, number: usize, asked: State, due: u64) -> Call<T> {
-        Call { lane, number, asked, due, end: None, copy: Vec::new() }
+        let (end, copy, awaited) = (None, Vec::new(), Vec::new());
+        Call { lane, number, asked, due, end, copy, awaited }
     }
 
     fn slot(&self) -> &Slot {
@@ -91,10 +93,7 @@ impl<T: OneMapping> Call<T> {
     /// # If a process dies here
     /// The slot comes back when its owner is reaped.
     pub fn poll(&mut self) -> Result<Option<Answer<'_>>, CallError> {
-        if !self.has_ended(true) {
-            return Ok(None);
-        }
-        self.answer().map(Some)
+        if self.has_ended() { self.answer().map(Some) } else { Ok(None) }
     }
 
     /// The answer, waiting until `until`, or as long as it takes.
@@ -105,29 +104,15 @@ impl<T: OneMapping> Call<T> {
     /// # If a process dies here
     /// As in [`poll`](Call::poll).
     pub fn wait(&mut self, until: Option<Instant>) -> Result<Answer<'_>, CallError> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        // Who spins does not ask about servers each time.
-        while !self.has_ended(ticket.is_some() || is_over) {
-            if is_over {
-                return Err(CallError::TimedOut);
-            }
-            if let Some(ticket) = ticket.take() {
-                self.sleep(ticket, until);
-                is_over = until.is_some_and(|until| Instant::now() >= until);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(self.lane.shared().bell.prepare());
+        if self.end.is_none() {
+            let due = left_until(self.due).and_then(|left| Instant::now().checked_add(left));
+            let until = until.into_iter().chain(due).min();
+            match self.lane.waits(until, |servers| self.look(servers)) {
+                Some(end) => self.ends(end),
+                None => return Err(CallError::TimedOut),
             }
         }
         self.answer()
-    }
-
-    fn sleep(&self, ticket: Ticket, until: Option<Instant>) {
-        let state = self.slot().state();
-        let server = state.owner().filter(|_| state.kind() == Kind::Taken);
-        let due = left_until(self.due).map(|left| Instant::now() + left);
-        let until = until.into_iter().chain(due).min();
-        self.lane.sleep(ticket, server, until);
     }
 
     /// What came with a [refusal](CallError::Refused); `None` where there was none.
@@ -157,51 +142,84 @@ impl<T: OneMapping> Call<T> {
         Answer { bytes: unsafe { lent::view::<T>(words, len, &mut self.copy) } }
     }
 
-    /// Whether it has ended, how is known from then on. `asks`: whether its server is dead too.
-    fn has_ended(&mut self, asks: bool) -> bool {
-        if self.end.is_none() {
-            self.end = self.look(asks);
+    /// Whether it has ended; from then on it is known how. Otherwise it is known whom it waits for:
+    /// found out in the order of [`OwnLane::waits`].
+    fn has_ended(&mut self) -> bool {
+        if self.end.is_some() {
+            return true;
+        }
+        let end = self.look(None).or_else(|awaited| {
+            self.awaits(awaited);
+            self.look(Some(&self.awaited))
+        });
+        match end {
+            Ok(end) => self.ends(end),
+            Err(None) => {}
+            Err(server) => self.awaits(server),
         }
         self.end.is_some()
     }
 
-    fn look(&mut self, asks: bool) -> Option<End> {
+    fn awaits(&mut self, awaited: Awaited) {
+        match awaited {
+            Some(server) => self.awaited = vec![self.lane.watch(server)],
+            None => self.lane.see_servers(&mut self.awaited),
+        }
+    }
+
+    /// The end is this.
+    fn ends(&mut self, end: End) {
+        if let (false, End::Answered { len, .. }) = (T::IN_PLACE, end) {
+            let words = self.lane.rpc.words_of(self.number).1;
+            // SAFETY: the slot is ours.
+            unsafe { lent::view::<T>(words, len, &mut self.copy) };
+        }
+        self.end = Some(end);
+    }
+
+    /// How it has ended, or whom it waits for. `servers`: those that live; `None`: nobody has asked
+    /// whether they do.
+    fn look(&self, servers: Option<&[Arc<Watch>]>) -> Result<End, Awaited> {
         if self.lane.member.check_fork().is_err() {
-            return Some(End::Failed(CallError::Forked));
+            return Ok(End::Failed(CallError::Forked));
         }
-        let state = self.slot().state();
-        if state.turn() != self.asked.turn() {
-            return Some(End::Failed(CallError::Corrupt));
-        }
-        if state.kind() == Kind::Answered {
-            return Some(self.answered(state));
-        }
-        let rpc = &self.lane.rpc;
-        let ended = |is_ended: bool, why| is_ended.then_some(End::Failed(why));
+        // Asked, taken, ended: others move it twice at most.
+        let looks = (0..3).find_map(|_| self.look_at(self.slot().state(), servers));
+        looks.unwrap_or(Ok(End::Failed(CallError::Corrupt)))
+    }
+
+    /// The same of one that is in this state; `None` where another has just moved it.
+    fn look_at(
+        &self,
+        state: State,
+        servers: Option<&[Arc<Watch>]>,
+    ) -> Option<Result<End, Awaited>> {
+        let (rpc, number) = (&self.lane.rpc, self.number);
+        let failed = |is_so: bool, why| is_so.then_some(Ok(End::Failed(why)));
+        // A name that is none is nobody's.
+        let is_dead = || state.owner().is_none_or(|server| self.lane.is_dead(server));
         match state.kind() {
-            // Where these fail, another has just moved it: the next look sees how.
+            _ if state.turn() != self.asked.turn() => failed(true, CallError::Corrupt),
+            Kind::Answered => Some(Ok(self.answered(state))),
             Kind::Asked | Kind::Taken if is_past(self.due) => {
-                ended(self.gives_up(state), CallError::DeadlinePassed)
+                failed(self.gives_up(state), CallError::DeadlinePassed)
             }
-            Kind::Asked => {
-                let is_alone = asks && !self.lane.has_server();
-                ended(is_alone && rpc.frees(self.number, state), CallError::NoServer)
+            Kind::Asked if servers.is_some_and(<[_]>::is_empty) => {
+                failed(rpc.frees(number, state), CallError::NoServer)
             }
-            Kind::Taken => {
-                // A name that is none is nobody's.
-                let is_dead = || state.owner().is_none_or(|server| self.lane.is_dead(server));
-                let is_alone = asks && is_dead();
-                let is_dead = is_alone && rpc.dies(self.number, state, state.freed());
-                ended(is_dead, CallError::ServerDied)
+            Kind::Asked => Some(Err(None)),
+            Kind::Taken if servers.is_some() && is_dead() => {
+                failed(rpc.dies(number, state, state.freed()), CallError::ServerDied)
             }
-            Kind::Died => ended(rpc.frees(self.number, state), CallError::ServerDied),
-            Kind::Dropped => ended(rpc.frees(self.number, state), CallError::Unanswered),
-            _ => Some(End::Failed(CallError::Corrupt)),
+            Kind::Taken => Some(Err(state.owner())),
+            Kind::Died => failed(rpc.frees(number, state), CallError::ServerDied),
+            Kind::Dropped => failed(rpc.frees(number, state), CallError::Unanswered),
+            _ => failed(true, CallError::Corrupt),
         }
     }
 
     /// The answer is there: a claim.
-    fn answered(&mut self, state: State) -> End {
+    fn answered(&self, state: State) -> End {
         let (slot, rpc) = (self.slot(), &self.lane.rpc);
         let len = slot.answer_len.load(Ordering::Relaxed);
         let code = refused(slot.refusal.load(Ordering::Relaxed));
@@ -210,13 +228,7 @@ impl<T: OneMapping> Call<T> {
             return End::Failed(CallError::Corrupt);
         }
         self.lane.shared().answered.fetch_add(1, Ordering::Relaxed);
-        let len = len as usize;
-        if !T::IN_PLACE {
-            let words = self.lane.rpc.words_of(self.number).1;
-            // SAFETY: the slot is ours.
-            unsafe { lent::view::<T>(words, len, &mut self.copy) };
-        }
-        End::Answered { state, len, code }
+        End::Answered { state, len: len as usize, code }
     }
 
     /// Does not want it any more, as it is in `state`; whether that was so.

@@ -1,11 +1,10 @@
 //! Asking.
 use super::call::Call;
 use super::shared::{Kind, Lane, Slot, State, Turn, leave_seat, take_seat};
-use super::{Rpc, Verdicts, due_at};
+use super::{Rpc, due_at};
 use crate::lent::Lent;
 use crate::stream::OneMapping;
 use shm_core::backoff::Backoff;
-use shm_core::event::Ticket;
 use shm_core::participants::{self, Member, ParticipantId, Watch};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
@@ -72,22 +71,28 @@ pub(super) struct OwnLane<T: OneMapping> {
     met: Mutex<Vec<Arc<Watch>>>,
 }
 
+/// Whom an open call waits for: the server that has it; `None`: any.
+pub(super) type Awaited = Option<ParticipantId>;
+
 impl<T: OneMapping> OwnLane<T> {
     pub(super) fn shared(&self) -> &Lane {
         &self.rpc.lanes[self.number]
     }
 
     /// The watch over a server: one for all calls, so that the kernel is not asked each time.
-    fn watch(&self, server: ParticipantId) -> Arc<Watch> {
+    pub(super) fn watch(&self, server: ParticipantId) -> Arc<Watch> {
         let mut met = self.met.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(watch) = met.iter().find(|watch| watch.peer() == server) {
             return watch.clone();
         }
-        if met.len() > 2 * super::SERVERS_MAX {
-            met.clear();
-        }
         let watch = Arc::new(self.member.watch(server));
-        met.push(watch.clone());
+        // One that is not there may come yet: a liar can have written its name before.
+        if watch.process().is_some() {
+            if met.len() > 2 * super::SERVERS_MAX {
+                met.clear();
+            }
+            met.push(watch.clone());
+        }
         watch
     }
 
@@ -97,45 +102,107 @@ impl<T: OneMapping> OwnLane<T> {
     }
 
     /// Whether any server lives.
-    pub(super) fn has_server(&self) -> bool {
-        self.rpc.shared.servers().any(|server| !self.is_dead(server))
+    fn has_server(&self) -> bool {
+        self.rpc.shared.seats().any(|(_, server)| !self.is_dead(server))
     }
 
-    /// Sleeps until somebody rings, a server dies, or `until`: the server that is named, or any.
-    /// May also not sleep at all.
-    pub(super) fn sleep(
-        &self,
-        ticket: Ticket,
-        server: Option<ParticipantId>,
-        until: Option<Instant>,
-    ) {
-        let watches = match server {
-            Some(server) => vec![self.watch(server)],
-            None => match self.watch_all() {
-                Some(watches) => watches,
-                None => return,
-            },
-        };
-        let watches: Vec<&Watch> = watches.iter().map(|watch| &**watch).collect();
-        participants::wait(&self.shared().bell, ticket, &watches, until);
-    }
-
-    /// The watches over all servers. `None` where one of them has died, who has no seat any more
-    /// then: it may have taken a call before, so look again.
-    fn watch_all(&self) -> Option<Vec<Arc<Watch>>> {
-        let mut has_died = false;
-        let watches = self.rpc.shared.servers().map(|server| {
+    /// The servers that live. The dead lose their seats.
+    pub(super) fn see_servers(&self, living: &mut Vec<Arc<Watch>>) {
+        living.clear();
+        for (word, server) in self.rpc.shared.seats() {
             let watch = self.watch(server);
             if watch.is_dead() {
-                has_died = true;
-                self.rpc.shared.servers.iter().for_each(|word| {
-                    leave_seat(word, server);
-                });
+                leave_seat(word, server);
+            } else if living.iter().all(|other| other.peer() != server) {
+                living.push(watch);
             }
-            watch
-        });
-        let watches = watches.collect();
-        (!has_died).then_some(watches)
+        }
+    }
+
+    /// Looks again and again, until there is something or `until` has passed. `look` is told which
+    /// servers live, or nothing, as long as it is not worth while to ask; and says what it has
+    /// found, or whom it waits for.
+    ///
+    /// No wake-up is lost, for the last look before a sleep comes after the announcement at the
+    /// bell, and after a look at the seats. What a server does afterwards wakes us, if it is:
+    /// 1. one that we saw there: it rings the bell, or dies, and we sleep on its life;
+    /// 2. one that had left, or was found dead: the look has found all it did;
+    /// 3. one that comes later: it rings the bell before it takes a call.
+    ///
+    /// One that has the call when we look is slept on, wherever it sits.
+    pub(super) fn waits<R>(
+        &self,
+        until: Option<Instant>,
+        look: impl Fn(Option<&[Arc<Watch>]>) -> Result<R, Awaited>,
+    ) -> Option<R> {
+        let bell = &self.shared().bell;
+        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
+        let mut servers = Vec::new();
+        loop {
+            let asks = ticket.is_some() || is_over;
+            if asks {
+                self.see_servers(&mut servers);
+            }
+            let awaited = match look(asks.then_some(&servers)) {
+                Ok(found) => return Some(found),
+                Err(_) if is_over => return None,
+                Err(awaited) => awaited,
+            };
+            if let Some(ticket) = ticket.take() {
+                if let Some(server) = awaited {
+                    servers = vec![self.watch(server)];
+                }
+                let watches: Vec<&Watch> = servers.iter().map(|watch| &**watch).collect();
+                participants::wait(bell, ticket, &watches, until);
+                is_over = until.is_some_and(|until| Instant::now() >= until);
+                backoff.reset();
+            } else if !backoff.snooze() {
+                ticket = Some(bell.prepare());
+            }
+        }
+    }
+
+    /// Takes the first free slot, to be written.
+    fn take_slot(&self) -> Option<(usize, State)> {
+        let rpc = &self.rpc;
+        rpc.slots_of(self.number).find_map(|number| {
+            let slot = &rpc.slots[number];
+            let state = State::from_bits(slot.state.load(Ordering::Relaxed));
+            if state.kind() != Kind::Free {
+                return None;
+            }
+            // Pairs with the Acquire in `Server::look`: what was asked before this call was begun.
+            let turn = rpc.shared.turn.fetch_add(1, Ordering::Release);
+            let writing = State::written(Turn::of(turn as u32), self.member.id());
+            slot.begins(state, writing).then_some((number, writing))
+        })
+    }
+
+    /// Takes back the slots that nobody has any more.
+    #[cold]
+    fn take_back(&self) {
+        for number in self.rpc.slots_of(self.number) {
+            let state = self.rpc.slots[number].state();
+            if self.is_left(&self.rpc.slots[number], state) {
+                self.rpc.frees(number, state);
+            }
+        }
+    }
+
+    /// Whether a slot of ours is nobody's: a dead server had it, or the last one whose lane this
+    /// was, who is no more.
+    fn is_left(&self, slot: &Slot, state: State) -> bool {
+        let me = Some(self.member.id());
+        let is_dead = || state.owner().is_none_or(|server| self.is_dead(server));
+        match state.kind() {
+            Kind::Free => false,
+            Kind::Cancelled => is_dead(),
+            // Ours ends by its call, or is cancelled.
+            Kind::Taken => {
+                ParticipantId::from_bits(slot.client.load(Ordering::Relaxed)) != me && is_dead()
+            }
+            _ => state.owner() != me,
+        }
     }
 }
 
@@ -191,7 +258,12 @@ impl<T: OneMapping> Client<T> {
     /// # If a process dies here
     /// As in [`try_ask`](Client::try_ask).
     pub fn ask(&self, request: &[u8], deadline: Option<Instant>) -> Result<Call<T>, AskError> {
-        let draft = self.waits(deadline, || self.reserve(request.len()).transpose());
+        let look = |servers: Option<&[_]>| match self.reserve(request.len()).transpose() {
+            Some(draft) => Ok(draft),
+            None if servers.is_some_and(<[_]>::is_empty) => Ok(Err(AskError::NoServer)),
+            None => Err(None),
+        };
+        let draft = self.lane.waits(deadline, look);
         let mut draft = draft.unwrap_or(Err(AskError::TimedOut))?;
         draft.copy_from_slice(request);
         Ok(match deadline {
@@ -205,29 +277,14 @@ impl<T: OneMapping> Client<T> {
     /// # Errors
     /// [`AskError::TimedOut`], [`AskError::Forked`].
     pub fn wait_for_server(&self, deadline: Option<Instant>) -> Result<(), AskError> {
-        let is_there = || match self.lane.member.check_fork() {
-            Ok(()) => self.lane.has_server().then_some(Ok(())),
-            Err(_) => Some(Err(AskError::Forked)),
+        let look = |servers: Option<&[_]>| {
+            if self.lane.member.check_fork().is_err() {
+                return Ok(Err(AskError::Forked));
+            }
+            let is_there = servers.map_or_else(|| self.lane.has_server(), |them| !them.is_empty());
+            if is_there { Ok(Ok(())) } else { Err(None) }
         };
-        self.waits(deadline, is_there).unwrap_or(Err(AskError::TimedOut))
-    }
-
-    /// Looks again and again, until there is something or the deadline has passed.
-    fn waits<R>(&self, deadline: Option<Instant>, look: impl Fn() -> Option<R>) -> Option<R> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        loop {
-            let found = look();
-            if found.is_some() || is_over {
-                return found;
-            }
-            if let Some(ticket) = ticket.take() {
-                self.lane.sleep(ticket, None, deadline);
-                is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(self.lane.shared().bell.prepare());
-            }
-        }
+        self.lane.waits(deadline, look).unwrap_or(Err(AskError::TimedOut))
     }
 
     /// Lends a slot, to write a request of `len` bytes where it will lie; `None` where none is
@@ -247,36 +304,18 @@ impl<T: OneMapping> Client<T> {
         if len > largest {
             return Err(AskError::TooLong { len, largest });
         }
-        if rpc.shared.servers().next().is_none() {
+        if rpc.shared.seats().next().is_none() {
             return Err(AskError::NoServer);
         }
-        let Some((number, writing)) = self.take_slot().or_else(|| {
-            let mut dead = Verdicts::new(lane.member.table());
-            let reaped = |number: &usize| rpc.reap_slot(*number, &mut dead);
-            let count = rpc.slots_of(lane.number).filter(reaped).count();
-            (count > 0).then(|| self.take_slot())?
-        }) else {
-            return Ok(None);
-        };
+        let slot = lane.take_slot().or_else(|| {
+            lane.take_back();
+            // Also where another has freed one, and has not rung.
+            lane.take_slot()
+        });
+        let Some((number, writing)) = slot else { return Ok(None) };
         // SAFETY: the slot is ours until the draft is gone.
         let bytes = unsafe { Lent::new(rpc.words_of(number).0, len, T::IN_PLACE) };
-        Ok(Some(Draft { bytes, len, due: 0, ours: Ours { lane, number, writing } }))
-    }
-
-    /// Takes the first free slot, to be written.
-    fn take_slot(&self) -> Option<(usize, State)> {
-        let OwnLane { rpc, number, member, .. } = &*self.lane;
-        rpc.slots_of(*number).find_map(|number| {
-            let slot = &rpc.slots[number];
-            let state = State::from_bits(slot.state.load(Ordering::Relaxed));
-            if state.kind() != Kind::Free {
-                return None;
-            }
-            // Pairs with the Acquire in `Server::look`: what was asked before this call was begun.
-            let turn = rpc.shared.turn.fetch_add(1, Ordering::Release);
-            let writing = State::written(Turn::of(turn as u32), member.id());
-            slot.begins(state, writing).then_some((number, writing))
-        })
+        Ok(Some(Draft { bytes, due: 0, ours: Ours { lane, number, writing } }))
     }
 }
 
@@ -297,7 +336,6 @@ impl<T: OneMapping> fmt::Debug for Client<T> {
 #[must_use = "it is asked by `ask`"]
 pub struct Draft<'c, T: OneMapping = Crashing> {
     bytes: Lent<'c>,
-    len: usize,
     due: u64,
     /// Dropped after the bytes.
     ours: Ours<'c, T>,
@@ -328,8 +366,8 @@ impl<T: OneMapping> Draft<'_, T> {
     /// # If a process dies here
     /// As in [`try_ask`](Client::try_ask).
     pub fn ask(self) -> Call<T> {
-        let Draft { bytes, len, due, ours } = self;
-        let (lane, rpc, slot) = (ours.lane, &ours.lane.rpc, ours.slot());
+        let Draft { bytes, due, ours } = self;
+        let (lane, rpc, slot, len) = (ours.lane, &ours.lane.rpc, ours.slot(), bytes.len());
         let asked = ours.writing.turned(Kind::Asked);
         let call = Call::new(lane.clone(), ours.number, asked, due);
         // The slot is its parent's: the call learns it.
@@ -342,7 +380,7 @@ impl<T: OneMapping> Draft<'_, T> {
         slot.due.store(due, Ordering::Relaxed);
         // Where somebody scribbled on the state the call finds it out.
         slot.moves(ours.writing, asked);
-        // Pairs with the Acquire in `Server::oldest`: the state.
+        // Pairs with the Acquire in `Server::oldest`: the state, and whose the lane is.
         lane.shared().asked.fetch_add(1, Ordering::Release);
         rpc.shared.arrived.notify();
         std::mem::forget(ours);
@@ -376,6 +414,6 @@ impl<T: OneMapping> DerefMut for Draft<'_, T> {
 
 impl<T: OneMapping> fmt::Debug for Draft<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Draft").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Draft").field("len", &self.bytes.len()).finish_non_exhaustive()
     }
 }

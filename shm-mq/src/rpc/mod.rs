@@ -30,8 +30,13 @@
 //! two calls the one that was asked before the other was begun is taken first, whoever asked them.
 //! A server looks through all lanes; then, if the call it would take was begun after it began to
 //! look, it looks again, for others may have been asked before. Lanes in which nothing was asked
-//! since it found nothing there cost it one load. A call is not taken after its deadline, and is
-//! given to one server only: it is never tried twice.
+//! since it found nothing there cost it a look at one line. Out of turn is taken what a server
+//! finds after so many looks, each time because another call was begun or taken; a draft that is
+//! asked after 2^28 other calls were begun, which passes for the newest; and a call to which a
+//! server preferred more others than there are slots, which happens where somebody lies.
+//!
+//! No server that looks after a call's deadline takes it. A call is given to one server only: it is
+//! never tried twice.
 //!
 //! **Ends.** A call ends once, with one of these:
 //!
@@ -45,9 +50,12 @@
 //! | [`DeadlinePassed`](CallError::DeadlinePassed) | it had a deadline |
 //! | [`Corrupt`](CallError::Corrupt) | somebody wrote nonsense |
 //!
-//! **Deaths.** Who waits for a call sleeps on its lane's bell and on the lives of the servers: of
-//! the one that took it, or of all while nobody has. So a death wakes it at once, and it ends the
-//! call itself. A server that comes or goes rings all bells. Nobody looks now and then.
+//! **Deaths.** Who waits for a call announces itself at its lane's bell, sees who has a seat, looks
+//! at the call, and sleeps on the bell and on lives: that of the server that has the call, or those
+//! of all it saw, while none has. So a death wakes it at once, and it ends the call itself. A
+//! server that comes or leaves rings all bells. One that has died does not, nor does who takes its
+//! seat away: who saw the seat sleeps on its life, and who did not finds what it did to the call.
+//! Nobody looks now and then.
 //!
 //! | dies after | what there is |
 //! | --- | --- |
@@ -56,10 +64,11 @@
 //! | (client) while its call is TAKEN | `reap` cancels it, or the server, once it asks ([`is_cancelled`](Request::is_cancelled)): its answer is [`Abandoned`](AnswerError::Abandoned) then, and otherwise one that nobody looks at |
 //! | (client) its call ANSWERED, DIED or DROPPED | a slot that names the dead; `reap` frees it |
 //! | (server) taking its seat, before it rang | a seat that names the dead: as good as none |
+//! | (server) leaving its seat, before it rang | no seat: who sleeps had seen it, and is woken by the death |
 //! | (server) TAKEN, until its answer | a call that names the dead: its client, which is woken by the death, or `reap` ends it |
 //! | (server) ANSWERED, before it rang | the answer: its client is woken by the death |
 //! | (server) its call CANCELLED | a slot that names the dead; `reap` frees it, or its client, once it needs it |
-//! | (reaper) DIED, before it rang | the client was woken by the server's death, by which the reaper knows |
+//! | (reaper) a slot DIED or FREE, before it rang | the client was woken by the server's death, by which the reaper knows |
 //!
 //! Who finds no slot, no lane or no seat reaps before it says so; who learns of a death by other
 //! means calls `reap` at once. A stopped process keeps its own slots and the calls that it has
@@ -72,11 +81,12 @@
 //! | who lies | about | costs |
 //! | --- | --- | --- |
 //! | a client | a request's length | its call: [`Corrupt`](TakeError::Corrupt) for the server, `Unanswered` for itself |
-//! | | bytes, deadline, its name in a slot, `asked`, states of its slots | its own calls |
-//! | | its turn, or the count of turns | others their place in the order: a server that has taken as many calls as there are slots while one waited takes that one next |
+//! | | bytes, deadline, its name in a slot, `asked` | its own calls |
+//! | | states of its slots | its own calls; servers' sleep; a slot of its lane that it gives to somebody, for the lane's next client, as long as that one lives; and where it takes one from the server that has it, and another call comes there at the moment at which the server answers, that call |
+//! | | its turn, or the count of turns | others their place in the order: a server that has preferred, or tried to prefer, more calls than there are slots to one that waits takes that one next |
 //! | a server | an answer's length | that call: `Corrupt` |
 //! | | bytes, codes, states of what it took | that call, and for as long as a slot names one that lives, the slot |
-//! | | its seat | clients believe that it lives or not: `NoServer` for calls that nobody has taken |
+//! | | its seat | clients believe that it lives or not: `NoServer` for calls that nobody has taken. Where it names one that is to come, that one's seat, should it take the very same word at the moment at which the name is taken out |
 //! | anybody | a bell | wake-ups in vain, or none for those who sleep at that moment, up to their deadline |
 //!
 //! The limit is one that writes into what others own: a state that names another, another's bytes,
@@ -100,10 +110,11 @@ use shm_core::BadPtr;
 use shm_core::bytes::Word;
 use shm_core::futex::now_ms;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{Member, ParticipantId, Table};
+use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::Liveness;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -398,7 +409,8 @@ impl<T: OneMapping> Rpc<T> {
         &self.config
     }
 
-    /// For who calls: a lane of its own.
+    /// For who calls: a lane of its own. All clients and servers of a table of calls are members
+    /// of one table of participants: one of another is dead to the rest.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -409,7 +421,7 @@ impl<T: OneMapping> Rpc<T> {
         Client::open(self, me)
     }
 
-    /// For one thread of `me` that answers.
+    /// For one thread of `me` that answers: see [`client`](Rpc::client).
     ///
     /// # Errors
     /// [`ServerError`].
@@ -423,7 +435,7 @@ impl<T: OneMapping> Rpc<T> {
     /// What the table holds now: each word looked at once, not together.
     pub fn status(&self) -> Status {
         let mut status =
-            Status { servers: self.shared.servers().count() as u32, ..Status::default() };
+            Status { servers: self.shared.seats().count() as u32, ..Status::default() };
         for lane in &*self.lanes {
             status.clients += u32::from(lane.owner.load(Ordering::Relaxed) != 0);
             let add = |sum: &mut u64, word: u64| *sum = sum.wrapping_add(word);
@@ -454,16 +466,18 @@ impl<T: OneMapping> Rpc<T> {
     /// # If a process dies here
     /// The next one to reap goes on.
     pub fn reap(&self, me: &Member) -> usize {
-        let mut dead = Verdicts::new(me.table());
-        let slots = 0..self.slots.len();
-        let mut reaped = slots.filter(|number| self.reap_slot(*number, &mut dead)).count();
+        let mut dead = Verdicts::new(me);
+        // Before the slots: who has no seat any more has left nothing in one.
+        let mut left = Vec::new();
         for word in self.shared.servers.iter().chain(self.lanes.iter().map(|lane| &lane.owner)) {
             // Relaxed: what the dead one did is seen by the proof of the death.
             let id = ParticipantId::from_bits(word.load(Ordering::Relaxed));
-            let is_dead = id.is_some_and(|id| dead.is(id) && leave_seat(word, id));
-            reaped += usize::from(is_dead);
+            left.extend(id.filter(|id| dead.is(*id)).map(|id| (word, id)));
         }
-        reaped
+        let slots = 0..self.slots.len();
+        let slots = slots.filter(|number| self.reap_slot(*number, &mut dead)).count();
+        let seats = left.into_iter().filter(|(word, id)| dead.is(*id) && leave_seat(word, *id));
+        slots + seats.count()
     }
 
     /// Takes back a slot that a dead one has; whether it was one.
@@ -530,22 +544,27 @@ impl<T: OneMapping> Rpc<T> {
 }
 
 /// Whom the kernel has said to be dead, each asked for once.
-struct Verdicts<'t> {
-    table: &'t Table,
-    known: Vec<(ParticipantId, bool)>,
+struct Verdicts<'m> {
+    me: &'m Member,
+    known: BTreeMap<ParticipantId, bool>,
 }
 
-impl<'t> Verdicts<'t> {
-    fn new(table: &'t Table) -> Verdicts<'t> {
-        Verdicts { table, known: Vec::new() }
+impl<'m> Verdicts<'m> {
+    fn new(me: &'m Member) -> Verdicts<'m> {
+        Verdicts { me, known: BTreeMap::new() }
     }
 
     fn is(&mut self, id: ParticipantId) -> bool {
-        if let Some((_, dead)) = self.known.iter().find(|(known, _)| *known == id) {
+        if let Some(dead) = self.known.get(&id) {
             return *dead;
         }
-        let dead = self.table.liveness(id) == Liveness::Dead;
-        self.known.push((id, dead));
+        // One that is not there yet may come, whose name a liar has written before: it is looked
+        // for each time, without the kernel.
+        let was_there = self.me.watch(id).process().is_some();
+        let dead = self.me.table().liveness(id) == Liveness::Dead;
+        if was_there {
+            self.known.insert(id, dead);
+        }
         dead
     }
 }
@@ -553,8 +572,11 @@ impl<'t> Verdicts<'t> {
 /// What [`Slot::due`] says of a call that is to end then.
 fn due_at(deadline: Instant) -> u64 {
     let left = deadline.saturating_duration_since(Instant::now());
-    // Not before.
-    let ms = u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    let mut ms = u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+    if ms > 0 {
+        // Not before: a part of a millisecond may be over already.
+        ms = ms.saturating_add(1);
+    }
     now_ms().saturating_add(ms).max(1)
 }
 
@@ -567,4 +589,23 @@ fn left_until(due: u64) -> Option<Duration> {
 /// Whether that moment has passed.
 fn is_past(due: u64) -> bool {
     left_until(due).is_some_and(|left| left.is_zero())
+}
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_call_is_due_before_its_deadline() {
+        for micros in (0..20).map(|part| 50 * part) {
+            let deadline = Instant::now() + Duration::from_micros(micros);
+            let due = due_at(deadline);
+            while !is_past(due) {
+                std::hint::spin_loop();
+            }
+            assert!(Instant::now() >= deadline);
+        }
+        let late = due_at(Instant::now() - Duration::from_millis(1));
+        assert!(is_past(late) && !is_past(0));
+    }
 }

@@ -101,11 +101,11 @@ pub struct Server<T: OneMapping = Crashing> {
 /// What a server knows of a lane.
 #[derive(Debug, Default)]
 struct Seen {
-    /// So many calls had been asked when there was none to take.
-    nothing: u64,
-    /// There was one at the last look; and so many of others were taken since, while there was one.
-    has_call: bool,
-    passed: u64,
+    /// Whose it was, and how many calls had been asked, when there was none to take.
+    nothing: Option<(u32, u64)>,
+    /// Its oldest call at the last look, and how many of others this server preferred to that one.
+    first: Option<State>,
+    preferred: u64,
     /// Its client, once it has asked.
     client: Option<Watch>,
 }
@@ -116,7 +116,7 @@ struct Found {
     lane: usize,
     number: usize,
     state: State,
-    /// Others were taken for so long that somebody has lied about a turn.
+    /// Others were preferred for so long that somebody has lied about a turn, or a state.
     is_overdue: bool,
 }
 
@@ -130,8 +130,8 @@ enum Looked {
 }
 
 /// So often a look begins anew, each time because somebody asked a call or took one. Then it takes
-/// what it finds, be it out of its turn.
-const LOOKS_MAX: u32 = 64;
+/// what it finds, be it out of its turn. In a model fewer ask, and a stale state costs a look.
+const LOOKS_MAX: u32 = if cfg!(shm_loom) { 4 } else { 64 };
 
 impl<T: OneMapping> Server<T> {
     pub(super) fn open(rpc: &Rpc<T>, me: &Arc<Member>) -> Result<Server<T>, ServerError> {
@@ -208,21 +208,22 @@ impl<T: OneMapping> Server<T> {
         self.member.check_fork().map_err(|_| TakeError::Forked)?;
         let me = self.member.id();
         for looks_left in (0..LOOKS_MAX).rev() {
-            // Pairs with the Release in `Client::take_slot`: what was asked before a call was begun
-            // that is before this turn.
+            // Pairs with the Release in `OwnLane::take_slot`: what was asked before a call was
+            // begun that is before this turn.
             let now = Turn::of(self.rpc.shared.turn.load(Ordering::Acquire) as u32);
             let Some(found) = self.oldest() else { return Ok(Looked::Nothing) };
             let Found { lane, number, state, is_overdue } = found;
             if !state.turn().is_before(now) && !is_overdue && looks_left > 0 {
                 continue;
             }
+            self.prefers(lane);
             // Who asks is named where the state says so, and nowhere else.
             let (Some(client), taken) = (state.owner(), state.given(Kind::Taken, me)) else {
                 self.rpc.frees(number, state);
                 continue;
             };
             if self.rpc.slots[number].moves(state, taken) {
-                self.has_taken(lane, client);
+                self.watches(lane, client);
                 return Ok(Looked::Taken(number, taken, client));
             }
         }
@@ -233,40 +234,48 @@ impl<T: OneMapping> Server<T> {
     fn oldest(&mut self) -> Option<Found> {
         let (rpc, mut oldest) = (&self.rpc, None);
         for (lane, seen) in self.seen.iter_mut().enumerate() {
-            // Pairs with the Release in `Draft::ask`: the states of these calls.
-            let asked = rpc.lanes[lane].asked.load(Ordering::Acquire);
-            seen.has_call = false;
-            if asked == seen.nothing {
+            let words = &rpc.lanes[lane];
+            // Pairs with the Release in `Draft::ask`: the states of these calls, and whose the lane
+            // is: the next client may come to the same count.
+            let asked = words.asked.load(Ordering::Acquire);
+            let calls = Some((words.owner.load(Ordering::Relaxed), asked));
+            if calls == seen.nothing {
                 continue;
             }
-            let is_overdue = seen.passed > rpc.slots.len() as u64;
-            for number in rpc.slots_of(lane) {
-                let (slot, state) = (&rpc.slots[number], rpc.slots[number].state());
-                if state.kind() != Kind::Asked || is_past(slot.due.load(Ordering::Relaxed)) {
-                    continue;
-                }
-                seen.has_call = true;
-                let found = Found { lane, number, state, is_overdue };
-                let is_first = oldest.is_none_or(|other| found.is_before(other));
-                oldest = if is_first { Some(found) } else { oldest };
+            let found = rpc.oldest_of(lane);
+            let first = found.map(|(_, state)| state);
+            if first != seen.first {
+                (seen.first, seen.preferred) = (first, 0);
             }
-            if !seen.has_call {
-                (seen.nothing, seen.passed) = (asked, 0);
+            let Some((number, state)) = found else {
+                seen.nothing = calls;
+                continue;
+            };
+            let is_overdue = seen.preferred > rpc.slots.len() as u64;
+            let found = Found { lane, number, state, is_overdue };
+            if oldest.is_none_or(|other| found.is_before(other)) {
+                oldest = Some(found);
             }
         }
         oldest
     }
 
-    /// A call of `lane` was taken before those that others have.
-    fn has_taken(&mut self, lane: usize, client: ParticipantId) {
+    /// A call of `lane` is taken, or lost to another server, before those of the other lanes.
+    ///
+    /// That makes none of them overdue unless somebody lies: a server prefers each call that was
+    /// begun before another once at most, and of these there are fewer than slots.
+    fn prefers(&mut self, lane: usize) {
         for (other, seen) in self.seen.iter_mut().enumerate() {
-            match other == lane {
-                true => seen.passed = 0,
-                false => seen.passed += u64::from(seen.has_call),
-            }
+            seen.preferred += u64::from(other != lane && seen.first.is_some());
         }
+    }
+
+    /// The client of `lane` is this one.
+    fn watches(&mut self, lane: usize, client: ParticipantId) {
         let watched = &mut self.seen[lane].client;
-        if watched.as_ref().is_none_or(|watch| watch.peer() != client) {
+        // One that was not there may have come: a liar can have written its name before.
+        let is_it = |watch: &Watch| watch.peer() == client && watch.process().is_some();
+        if !watched.as_ref().is_some_and(is_it) {
             *watched = Some(self.member.watch(client));
         }
     }
@@ -290,6 +299,21 @@ impl<T: OneMapping> Server<T> {
         // SAFETY: the slot is ours until `Held` gives it back, after the view.
         let bytes = unsafe { lent::view::<T>(rpc.words_of(number).0, len as usize, copy) };
         Ok(Request { bytes, held })
+    }
+}
+
+impl<T: OneMapping> Rpc<T> {
+    /// Of the calls of a lane that could be taken, the one that was begun first.
+    fn oldest_of(&self, lane: usize) -> Option<(usize, State)> {
+        let mut oldest: Option<(usize, State)> = None;
+        for number in self.slots_of(lane) {
+            let (slot, state) = (&self.slots[number], self.slots[number].state());
+            let is_one = state.kind() == Kind::Asked && !is_past(slot.due.load(Ordering::Relaxed));
+            if is_one && oldest.is_none_or(|(_, other)| state.turn().is_before(other.turn())) {
+                oldest = Some((number, state));
+            }
+        }
+        oldest
     }
 }
 
@@ -397,7 +421,7 @@ impl<'s, T: OneMapping> Request<'s, T> {
         }
         // SAFETY: the slot is ours until `Held` gives it back, after the draft.
         let bytes = unsafe { Lent::new(rpc.words_of(self.held.number).1, len, T::IN_PLACE) };
-        Ok(Reply { bytes, len, request: self })
+        Ok(Reply { bytes, request: self })
     }
 }
 
@@ -410,9 +434,14 @@ impl<T: OneMapping> Held<'_, T> {
         self.member.check_fork().is_ok()
     }
 
+    /// Whether its client has not cancelled it.
+    fn is_taken(&self) -> bool {
+        self.slot().state.load(Ordering::Relaxed) == self.state.bits()
+    }
+
     /// Where the client has died it is cancelled in its name, as by who reaps.
     fn is_cancelled(&self) -> bool {
-        let is_taken = self.slot().state.load(Ordering::Relaxed) == self.state.bits();
+        let is_taken = self.is_taken();
         let is_dead = is_taken && self.watch.is_some_and(Watch::is_dead);
         if is_dead && self.is_ours() {
             self.slot().moves(self.state, self.state.turned(Kind::Cancelled));
@@ -427,9 +456,14 @@ impl<T: OneMapping> Held<'_, T> {
         if is_wanted {
             self.rpc.lane_of(self.number).bell.notify();
         } else {
-            self.rpc.frees(self.number, self.state.turned(Kind::Cancelled));
+            self.lets_go();
         }
         is_wanted
+    }
+
+    /// Nobody wants it.
+    fn lets_go(&self) {
+        self.rpc.frees(self.number, self.state.turned(Kind::Cancelled));
     }
 }
 
@@ -461,7 +495,6 @@ impl<T: OneMapping> fmt::Debug for Request<'_, T> {
 #[must_use = "it is sent by `send`"]
 pub struct Reply<'s, T: OneMapping = Crashing> {
     bytes: Lent<'s>,
-    len: usize,
     /// Dropped after the bytes.
     request: Request<'s, T>,
 }
@@ -495,12 +528,19 @@ impl<'s, T: OneMapping> Reply<'s, T> {
     }
 
     fn finish(self, refusal: u64) -> Result<(), AnswerError> {
-        let Reply { bytes, len, request } = self;
-        let held = request.into_held();
-        // The slot is its parent's.
-        let is_wanted = held.is_ours() && {
+        let Reply { bytes, request } = self;
+        let (held, len) = (request.into_held(), bytes.len() as u64);
+        let is_wanted = if !held.is_ours() {
+            // The slot is its parent's.
+            false
+        } else if !held.is_taken() {
+            // Cancelled; or, where its client has lied about the state, another call's by now.
+            drop(bytes);
+            held.lets_go();
+            false
+        } else {
             bytes.finish(held.rpc.words_of(held.number).1);
-            held.slot().answer_len.store(len as u64, Ordering::Relaxed);
+            held.slot().answer_len.store(len, Ordering::Relaxed);
             held.slot().refusal.store(refusal, Ordering::Relaxed);
             held.ends(Kind::Answered)
         };
@@ -532,6 +572,6 @@ impl<T: OneMapping> DerefMut for Reply<'_, T> {
 
 impl<T: OneMapping> fmt::Debug for Reply<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Reply").field("len", &self.bytes.len()).finish_non_exhaustive()
     }
 }

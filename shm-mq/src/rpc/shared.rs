@@ -24,7 +24,7 @@ pub const SERVERS_MAX: usize = match () {
 /// | `magic` … `fingerprint` | the creator, before anyone has the offset | who attaches | whatever handed the offset over | no |
 /// | `turn` | clients, with each call: only upwards | servers | Release / Acquire on itself: what was asked before a call was begun | too low: a server looks again |
 /// | `arrived` | sleeping servers, clients that ask | | its own fences | |
-/// | `servers` | who comes, who leaves, who takes a dead one away: `ParticipantId` or 0 | clients | Release / Acquire on itself: the participant's seat | an old one: it is watched for nothing; a new one rings the bells of all clients |
+/// | `servers` | who comes, who leaves, who takes a dead one away: `ParticipantId` or 0 | clients | coming: the fences of the table of participants. Going: Release / Acquire on itself: what the one that is gone did last | an old one: it is watched for nothing; a new one, which rings the bells of all clients before it takes a call |
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Shared {
@@ -46,9 +46,9 @@ pub(super) struct Shared {
 ///
 /// | word | written by | read by | ordered by | may be stale |
 /// | --- | --- | --- | --- | --- |
-/// | `owner` | who takes the lane, leaves it, or takes a dead one away: `ParticipantId` or 0 | all | Release / Acquire on itself: the participant's seat | no |
+/// | `owner` | who takes the lane, leaves it, or takes a dead one away: `ParticipantId` or 0 | all | the fences of the table of participants; for servers `asked` | no |
 /// | `bell` | its client's sleeping threads; who ends a call of its, a server that comes or leaves | | its own fences | |
-/// | `asked` | its clients: counts their calls | servers | Release / Acquire on itself: the states of the calls | too low: a server looks again |
+/// | `asked` | its clients: counts their calls | servers | Release / Acquire on itself: the states of the calls, and whose the lane is | too low: a server looks again |
 /// | `answered` | its clients: counts the answers that they took | anybody, for statistics | | by those who died meanwhile |
 /// | `died` | who ends a call of a dead server: counts them | the same | | the same |
 #[derive(Debug)]
@@ -129,11 +129,14 @@ impl Shared {
         }
     }
 
-    /// Those who say that they are servers, the dead ones too.
-    pub(super) fn servers(&self) -> impl Iterator<Item = ParticipantId> {
-        self.servers
-            .iter()
-            .filter_map(|word| ParticipantId::from_bits(word.load(Ordering::Relaxed)))
+    /// Those who say that they are servers, the dead ones too, and where they say so.
+    pub(super) fn seats(&self) -> impl Iterator<Item = (&AtomicU32, ParticipantId)> {
+        self.servers.iter().filter_map(|word| {
+            // Pairs with the Release in `leave_seat`: who finds nobody here finds what the last one
+            // did to calls.
+            let server = ParticipantId::from_bits(word.load(Ordering::Acquire))?;
+            Some((word, server))
+        })
     }
 }
 
@@ -151,7 +154,9 @@ pub(super) fn take_seat<'a>(
 
 /// Takes `id` out of such a word; whether it was there.
 pub(super) fn leave_seat(word: &AtomicU32, id: ParticipantId) -> bool {
-    let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+    // Pairs with the Acquire in `Shared::seats`: what it did to calls, or what we know of one that
+    // is dead, before it is gone.
+    let (ok, err) = (Ordering::Release, Ordering::Relaxed);
     word.compare_exchange(id.to_bits(), 0, ok, err).is_ok()
 }
 
