@@ -49,8 +49,8 @@
 //! accepted and not sent; flush it.
 //!
 //! **Ends.** Where the peer has left or died, all it sent is received, then comes the error, once,
-//! and a [`Stream`] is over. The receiver of a [`fan_in`] goes on: the ends of its senders are among
-//! what it receives.
+//! and a [`Stream`] is over. The receiver of a [`fan_in`] goes on: the ends of its senders are
+//! among what it receives.
 //!
 //! # If a process dies here
 //! As in the calls of the queues. A task that was waiting leaves a bit in beds and life words: a

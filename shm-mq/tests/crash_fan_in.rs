@@ -29,9 +29,6 @@ const ENDS: usize = 4;
 const BYSTANDER_MAX: usize = 400_000;
 /// So long one sleeps that is killed asleep.
 const NAP: Duration = Duration::from_millis(400);
-/// Who looks whether somebody lives goes through a text of `/proc`, which is not of one length: so
-/// many instructions in there may be missed.
-const MISSED_MAX: usize = 400;
 
 /// One that comes as a sender, and goes. The test process receives.
 #[derive(Clone, Copy)]
@@ -227,7 +224,7 @@ fn one_that_stands_still_holds_up_nobody() {
 #[test]
 fn who_looks_at_the_lane_of_a_dead_one_may_die_too() {
     let scenario = Sends { name: "join, send, leave, an heir", is_watched: true, ..COMES };
-    Run::new(&scenario).allow_missed(MISSED_MAX).nested().passes();
+    Run::new(&scenario).nested().passes();
 }
 
 #[test]
@@ -449,7 +446,7 @@ fn who_takes_the_role_of_a_dead_one_may_die_too() {
         },
         ..TAKES
     };
-    Run::new(&scenario).allow_missed(MISSED_MAX).nested().passes();
+    Run::new(&scenario).nested().passes();
 }
 
 #[test]

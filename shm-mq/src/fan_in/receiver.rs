@@ -1,7 +1,7 @@
 //! The receiver.
 use super::lane::{Found, Lane};
 use super::{BITS, FanIn};
-use crate::spsc::{self, Seat};
+use crate::spsc::{self, leave_seat};
 use crate::stream::OneMapping;
 use crate::waitset::Source;
 use shm_core::backoff::Backoff;
@@ -391,15 +391,10 @@ impl<T: OneMapping> Drop for Receiver<T> {
     /// # If a process dies here
     /// As if it had died before.
     fn drop(&mut self) {
-        if self.fork.check().is_err() {
-            return;
+        if self.fork.check().is_ok() {
+            leave_seat(&self.fan_in.shared.receiver, self.member.id());
+            self.fan_in.wake_senders();
         }
-        let me = self.member.id();
-        // Pairs with the Acquires in `Peer::gone` and `take`: what we did.
-        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
-        let (open, left) = (Seat::Open(me).to_bits(), Seat::Left(me).to_bits());
-        let _ = self.fan_in.shared.receiver.compare_exchange(open, left, ok, err);
-        self.fan_in.wake_senders();
     }
 }
 
