@@ -10,6 +10,7 @@ use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::rpc::{Call, CallError, Client, Rpc, RpcConfig, Server, Status};
 use shm_mq::stream::OneMapping;
+use shm_mq::waitset::WaitSet;
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 use std::time::Instant;
@@ -172,7 +173,7 @@ fn nobody_hangs(end: &End<'_>, processes: usize) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("rpc", name).alone_at_most(3000).states_at_most(30_000)
+    Scenario::new("rpc", name).alone_at_most(3000).states_at_most(20_000)
 }
 
 /// The case with these processes, of which `deaths` may die, the mortal ones first.
@@ -230,6 +231,24 @@ fn no_seat_that_goes_away_leaves_a_sleeper_behind() {
     let three =
         [(client(&two, &[1]), false), (server(&two, 1), true), (other.never_waits(), false)];
     dying("a seat is taken away", &two, three, (1, 1));
+}
+
+/// As [`a_server_may_die_anywhere`], where the client waits with a set.
+#[test]
+fn a_set_is_woken_whoever_dies() {
+    let world = world(1, 1);
+    let asks = Process::new("client", |me: &Me| {
+        let client = world.client(me);
+        client.wait_for_server(None).unwrap();
+        me.say(MET);
+        let Ok(Some(mut call)) = client.try_ask(&[1]) else { return };
+        let ready = WaitSet::new().wait(&mut [((), &mut call)], None);
+        assert_eq!(ready.unwrap(), [()]);
+        assert!(!matches!(call.poll(), Ok(None)), "it is ready");
+        ends_with_its_server(say_end(me, 1, &mut call));
+    });
+    let three = [(asks, false), (server(&world, 1), true), (reaper(&world), true)];
+    dying("a set", &world, three, (1, 1));
 }
 
 /// A slot comes back by a server, or by a reaper once that has died, who may die before it rings.
