@@ -251,21 +251,35 @@ fn a_set_is_woken_whoever_dies() {
     dying("a set", &world, three, (1, 1));
 }
 
-/// A slot comes back by a server, or by a reaper once that has died, who may die before it rings.
+/// A slot of a dead server comes back by its client, or by a reaper, who may die before it rings.
 #[test]
 fn who_waits_for_a_slot_has_it_whoever_dies() {
     let world = world(1, 1);
+    // A call is dropped that the server has taken.
+    kernel::become_process(2);
+    let mut server = world.rpc.server(world.member(2)).unwrap();
+    kernel::become_process(1);
+    let client = world.rpc.client(world.member(1)).unwrap();
+    let call = client.try_ask(&[1]).unwrap();
+    kernel::become_process(2);
+    std::mem::forget(server.try_take().unwrap().expect("it was asked"));
+    kernel::become_process(1);
+    drop((call, client));
+    std::mem::forget(server);
+    kernel::become_process(kernel::BUILDER);
     let asks = Process::new("client", |me: &Me| {
-        let client = world.client(me);
-        client.wait_for_server(None).unwrap();
-        me.say(MET);
-        drop(client.try_ask(&[1]));
-        if let Ok(mut call) = client.ask(&[2], None) {
-            ends_with_its_server(say_end(me, 2, &mut call));
-        }
+        let (client, _server) = (world.client(me), world.server(me));
+        drop(client.ask(&[2], None).unwrap());
     });
-    let three = [(asks, false), (server(&world, 1), true), (reaper(&world), true)];
-    dying("a slot is waited for", &world, three, (2, 1));
+    let has_it = Process::new("server", |me: &Me| me.stay());
+    // The reaper is tried late.
+    let scenario = scenario("a slot is waited for")
+        .states_at_most(200_000)
+        .process(asks)
+        .process(has_it.mortal());
+    let scenario = scenario.process(reaper(&world).mortal()).deaths(2).preemptions_at_most(1);
+    let scenario = scenario.may_all_wait(|end| assert!(!end.is_dead(1), "a client hangs"));
+    scenario.check(|end| world.all_has_ended(end, 3)).explore();
 }
 
 #[test]
