@@ -10,6 +10,7 @@ use shm_core::sync::{AtomicU64, Ordering::Relaxed};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::rpc::{Call, CallError, Client, Rpc, RpcConfig, Server, Status};
 use shm_mq::stream::OneMapping;
+use shm_mq::waitset::WaitSet;
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_deep, kernel};
 use std::sync::Arc;
 use std::time::Instant;
@@ -172,7 +173,7 @@ fn nobody_hangs(end: &End<'_>, processes: usize) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("rpc", name).alone_at_most(3000).states_at_most(30_000)
+    Scenario::new("rpc", name).alone_at_most(3000).states_at_most(20_000)
 }
 
 /// The case with these processes, of which `deaths` may die, the mortal ones first.
@@ -232,21 +233,53 @@ fn no_seat_that_goes_away_leaves_a_sleeper_behind() {
     dying("a seat is taken away", &two, three, (1, 1));
 }
 
-/// A slot comes back by a server, or by a reaper once that has died, who may die before it rings.
+/// As [`a_server_may_die_anywhere`], where the client waits with a set.
 #[test]
-fn who_waits_for_a_slot_has_it_whoever_dies() {
+fn a_set_is_woken_whoever_dies() {
     let world = world(1, 1);
     let asks = Process::new("client", |me: &Me| {
         let client = world.client(me);
         client.wait_for_server(None).unwrap();
         me.say(MET);
-        drop(client.try_ask(&[1]));
-        if let Ok(mut call) = client.ask(&[2], None) {
-            ends_with_its_server(say_end(me, 2, &mut call));
-        }
+        let Ok(Some(mut call)) = client.try_ask(&[1]) else { return };
+        let ready = WaitSet::new().wait(&mut [((), &mut call)], None);
+        assert_eq!(ready.unwrap(), [()]);
+        assert!(!matches!(call.poll(), Ok(None)), "it is ready");
+        ends_with_its_server(say_end(me, 1, &mut call));
     });
     let three = [(asks, false), (server(&world, 1), true), (reaper(&world), true)];
-    dying("a slot is waited for", &world, three, (2, 1));
+    dying("a set", &world, three, (1, 1));
+}
+
+/// A slot of a dead server comes back by its client, or by a reaper, who may die before it rings.
+#[test]
+fn who_waits_for_a_slot_has_it_whoever_dies() {
+    let world = world(1, 1);
+    // A call is dropped that the server has taken.
+    kernel::become_process(2);
+    let mut server = world.rpc.server(world.member(2)).unwrap();
+    kernel::become_process(1);
+    let client = world.rpc.client(world.member(1)).unwrap();
+    let call = client.try_ask(&[1]).unwrap();
+    kernel::become_process(2);
+    std::mem::forget(server.try_take().unwrap().expect("it was asked"));
+    kernel::become_process(1);
+    drop((call, client));
+    std::mem::forget(server);
+    kernel::become_process(kernel::BUILDER);
+    let asks = Process::new("client", |me: &Me| {
+        let (client, _server) = (world.client(me), world.server(me));
+        drop(client.ask(&[2], None).unwrap());
+    });
+    let has_it = Process::new("server", |me: &Me| me.stay());
+    // The reaper is tried late.
+    let scenario = scenario("a slot is waited for")
+        .states_at_most(200_000)
+        .process(asks)
+        .process(has_it.mortal());
+    let scenario = scenario.process(reaper(&world).mortal()).deaths(2).preemptions_at_most(1);
+    let scenario = scenario.may_all_wait(|end| assert!(!end.is_dead(1), "a client hangs"));
+    scenario.check(|end| world.all_has_ended(end, 3)).explore();
 }
 
 #[test]

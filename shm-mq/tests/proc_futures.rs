@@ -8,6 +8,7 @@ use shm_core::participants::Table;
 use shm_core::{mapping::Mapping, participants::Member};
 use shm_mq::fan_in::{Arrival, Why};
 use shm_mq::futures::{Async, AsyncError, Reactor};
+use shm_mq::rpc::{Rpc, RpcConfig};
 use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
 use shm_mq::work::{WorkConfig, WorkQueue};
 use shm_testkit::watchdog::within;
@@ -319,5 +320,31 @@ fn selecting_loses_nothing() {
             counts[which] += 1;
         }
         sends.into_iter().for_each(|sends| drop(sends.join().unwrap()));
+    });
+}
+
+#[test]
+fn a_call_is_awaited_at_both_ends() {
+    const CALLS: RpcConfig = RpcConfig::new(1, 1, 8, 8);
+    everywhere(|world, bell| async move {
+        let mapping = Mapping::heap(Rpc::bytes_for(&CALLS) as usize);
+        // SAFETY: nobody else has the mapping.
+        let rpc = unsafe { Rpc::create(&mapping, 0, &CALLS) }.unwrap();
+        let [one, other] = &world.members;
+        let (client, mut server) =
+            (rpc.client(one).unwrap(), wait_for(rpc.server(other).unwrap(), bell));
+        let asks = async {
+            tokio::time::sleep(SHORT).await;
+            let mut call = wait_for(client.try_ask(b"how many").unwrap().unwrap(), bell);
+            call.ready().await.unwrap();
+            assert_eq!(*call.end().poll().unwrap().expect("it has ended"), *b"seven");
+        };
+        let serves = async {
+            server.ready().await.unwrap();
+            let request = server.end().try_take().unwrap().expect("there is one");
+            tokio::time::sleep(SHORT).await;
+            request.answer(b"seven").unwrap();
+        };
+        tokio::join!(asks, serves);
     });
 }

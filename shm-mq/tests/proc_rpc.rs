@@ -10,6 +10,7 @@ use shm_mq::rpc::{
     AnswerError, AskError, AttachError, Call, CallError, ClientError, CreateError, Rpc, RpcConfig,
     SERVERS_MAX, ServerError, TakeError,
 };
+use shm_mq::waitset::{Source, WaitSet};
 use shm_testkit::child::{Child, tell_parent};
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
@@ -325,6 +326,68 @@ fn who_sleeps_is_woken_by_whatever_happens() {
             let _server = world.rpc.server(&world.me).unwrap();
             assert_eq!(waits.join().unwrap(), Ok(()));
         });
+    });
+}
+
+#[test]
+fn a_set_is_woken_by_the_death_of_a_server() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let client = world.rpc.client(&world.me).unwrap();
+        let (mut holds, mut idles) = (world.spawn("holds"), world.spawn("idles"));
+        assert_eq!((holds.hear(LIMIT), idles.hear(LIMIT)), ("there".into(), "there".into()));
+        let mut taken = client.ask(b"taken", None).unwrap();
+        assert_eq!(holds.hear(LIMIT), "holds");
+        let mut asked = client.ask(b"asked", None).unwrap();
+        let mut set = WaitSet::new();
+        let soon = Some(Instant::now() + Duration::from_millis(20));
+        let both: &mut [(_, &mut dyn Source)] = &mut [("taken", &mut taken), ("asked", &mut asked)];
+        assert!(set.wait(both, soon).unwrap().is_empty(), "nobody has died");
+        // Of the server that has a call, and then of the last one that could take one.
+        let killed = |mut server: Child, wait: &mut dyn FnMut() -> Vec<&'static str>| {
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    std::thread::sleep(Duration::from_millis(50));
+                    server.kill();
+                });
+                wait()
+            })
+        };
+        assert_eq!(killed(holds, &mut || set.wait(both, None).unwrap()), ["taken"]);
+        let one: &mut [(_, &mut dyn Source)] = &mut [("asked", &mut asked)];
+        assert_eq!(killed(idles, &mut || set.wait(one, None).unwrap()), ["asked"]);
+        assert_eq!(taken.poll().unwrap_err(), CallError::ServerDied);
+        assert_eq!(asked.poll().unwrap_err(), CallError::NoServer);
+    });
+}
+
+#[test]
+fn a_set_is_woken_by_calls_answers_and_deadlines() {
+    let world = World::create();
+    within(LIMIT, move || {
+        let client = world.rpc.client(&world.me).unwrap();
+        let mut server = world.rpc.server(&world.me).unwrap();
+        let mut set = WaitSet::new();
+        let soon = Instant::now() + Duration::from_millis(20);
+        let mut late = client.ask(b"late", Some(soon)).unwrap();
+        assert_eq!(set.wait(&mut [("late", &mut late)], None).unwrap(), ["late"]);
+        assert_eq!(late.poll().unwrap_err(), CallError::DeadlinePassed);
+        let mut asks = world.spawn("asks");
+        assert_eq!(set.wait(&mut [("server", &mut server)], None).unwrap(), ["server"]);
+        assert_eq!(asks.hear(LIMIT), "asks");
+        let request = server.try_take().unwrap().expect("it is ready");
+        assert_eq!(*request, *b"call");
+        asks.kill();
+        drop(request);
+        let mut call = client.ask(b"call", None).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(20));
+                server.take(None).unwrap().answer(b"done").unwrap();
+            });
+            assert_eq!(set.wait(&mut [("call", &mut call)], None).unwrap(), ["call"]);
+        });
+        assert_eq!(*call.poll().unwrap().expect("it is ready"), *b"done");
     });
 }
 

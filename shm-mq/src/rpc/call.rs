@@ -5,14 +5,16 @@ use super::shared::{Kind, Slot, State};
 use super::{is_past, left_until};
 use crate::lent;
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::bytes::View;
+use shm_core::event::EventCount;
 use shm_core::participants::Watch;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a call has no answer. Each but [`TimedOut`](CallError::TimedOut) is its end, and stays so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -264,6 +266,49 @@ impl<T: OneMapping> Drop for Call<T> {
                 }
             }
         }
+    }
+}
+
+/// Ready once it has ended: [`poll`](Call::poll) tells how.
+///
+/// ```
+/// # use shm_core::{mapping::Mapping, participants::Table};
+/// # use shm_mq::rpc::{Rpc, RpcConfig};
+/// use shm_mq::waitset::WaitSet;
+/// # let config = RpcConfig::new(1, 2, 100, 100);
+/// # let at = Table::bytes_for(2).next_multiple_of(64);
+/// # let mapping = Mapping::heap((at + Rpc::bytes_for(&config)) as usize);
+/// # // SAFETY: nobody else has the mapping.
+/// # let table = unsafe { Table::create(&mapping, 0, 2) }?;
+/// # // SAFETY: as above, and the table ends before.
+/// # let rpc = unsafe { Rpc::create(&mapping, at, &config) }?;
+/// # let me = table.join()?;
+/// # let (mut server, client) = (rpc.server(&me)?, rpc.client(&me)?);
+///
+/// let [mut first, mut second] =
+///     [b"peel", b"boil"].map(|dish| client.try_ask(dish).unwrap().expect("there is room"));
+/// server.try_take()?.expect("there is one").answer(b"peeled")?;
+/// let mut set = WaitSet::new();
+/// let ended = set.wait(&mut [("peel", &mut first), ("boil", &mut second)], None)?;
+/// assert_eq!(ended, ["peel"]);
+/// assert_eq!(*first.poll()?.expect("it has ended"), *b"peeled");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+impl<T: OneMapping> Source for Call<T> {
+    fn is_ready(&mut self) -> bool {
+        self.has_ended()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.lane.shared().bell)
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.awaited.iter().map(|watch| &**watch));
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        left_until(self.due)
     }
 }
 

@@ -4,8 +4,10 @@ use super::shared::{Kind, SERVERS_MAX, Slot, State, Turn, leave_seat, take_seat}
 use super::{is_past, left_until};
 use crate::lent::{self, Lent};
 use crate::stream::OneMapping;
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
 use shm_core::bytes::View;
+use shm_core::event::EventCount;
 use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
@@ -324,6 +326,18 @@ impl Found {
             (false, true) => false,
             _ => self.state.turn().is_before(other.state.turn()),
         }
+    }
+}
+
+/// Ready where a call is to be taken, that [`try_take`](Server::try_take) gives unless another
+/// server is faster.
+impl<T: OneMapping> Source for Server<T> {
+    fn is_ready(&mut self) -> bool {
+        self.member.check_fork().is_err() || self.oldest().is_some()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.rpc.shared.arrived)
     }
 }
 
