@@ -1,18 +1,12 @@
 //! What joins the two sides: own words, the other's words, the bell.
-use super::super::level::{Level, Link};
-use super::super::peer::Missing;
 use super::shared::{DETACHED, Half};
+use crate::wait::{Missing, Waiter};
 use shm_core::mapping::Mapped;
 use shm_core::sealed::{Doorbell, Heard};
 use shm_core::sync::{Ordering, fence};
-use shm_core::trust::Hostile;
 use std::time::Instant;
 
-impl Level for Hostile {
-    type Link = Wire;
-}
-
-/// What one side has of a hostile stream, apart from the ring.
+/// What one side has of a hostile queue, apart from the ring.
 #[derive(Debug)]
 pub struct Wire {
     /// Written by us, never read back.
@@ -39,26 +33,59 @@ impl Wire {
         Wire { own, theirs, bell, message_bytes_max, sleeps: 0, rung: 0, gone: None }
     }
 
+    /// The longest message that the receiver takes.
     #[inline]
-    fn their_position(&self) -> u64 {
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// How far the other side says it is, and what it did before.
+    #[inline]
+    pub(crate) fn position(&self) -> u64 {
         let position = self.theirs.position.load(Ordering::Relaxed);
         // Pairs with the Release in the peer's `tell`: what it did before.
         fence(Ordering::Acquire);
         position
     }
 
+    /// Says how far we are.
     #[inline]
-    fn tell(&self, position: u64) {
-        // Pairs with the fence in the peer's `their_position`: what we did before.
+    pub(crate) fn tell(&self, position: u64) {
+        // Pairs with the fence in the peer's `position`: what we did before.
         self.own.position.store(position, Ordering::Release);
     }
 
+    /// Wakes the other side if it sleeps.
     #[inline]
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         let number = self.theirs.asleep.announced();
         if number != 0 && number != self.rung && self.bell.ring() {
             self.rung = number;
         }
+    }
+
+    /// Says that our handle is gone.
+    pub(crate) fn leave(&mut self) {
+        // Pairs with the fence in the peer's `look`: our last position.
+        self.own.state.store(DETACHED, Ordering::Release);
+        self.wake();
+    }
+
+    /// What is known without asking who is alive: one load.
+    #[inline]
+    pub(crate) fn known_gone(&mut self) -> Option<Missing> {
+        if self.theirs.state.load(Ordering::Relaxed) == DETACHED {
+            self.gone.get_or_insert(Missing::Detached);
+        }
+        self.gone
+    }
+
+    /// Whether the peer has left or died, and how. What it published before can be read after this.
+    pub(crate) fn gone(&mut self) -> Option<Missing> {
+        if self.gone.is_none() {
+            self.gone = self.look();
+        }
+        self.gone
     }
 
     fn look(&self) -> Option<Missing> {
@@ -74,64 +101,8 @@ impl Wire {
     }
 }
 
-impl Link for Wire {
+impl Waiter for Wire {
     type Ticket = ();
-
-    #[inline]
-    fn message_bytes_max(&self) -> usize {
-        self.message_bytes_max
-    }
-
-    #[inline]
-    fn written(&self) -> u64 {
-        self.their_position()
-    }
-
-    #[inline]
-    fn tell_written(&self, position: u64) {
-        self.tell(position);
-    }
-
-    #[inline]
-    fn read(&self) -> u64 {
-        self.their_position()
-    }
-
-    #[inline]
-    fn tell_read(&self, position: u64) {
-        self.tell(position);
-    }
-
-    #[inline]
-    fn wake_receiver(&mut self) {
-        self.wake();
-    }
-
-    #[inline]
-    fn wake_sender(&mut self) {
-        self.wake();
-    }
-
-    fn leave(&mut self) {
-        // Pairs with the fence in the peer's `look`: our last position.
-        self.own.state.store(DETACHED, Ordering::Release);
-        self.wake();
-    }
-
-    #[inline]
-    fn known_gone(&mut self) -> Option<Missing> {
-        if self.theirs.state.load(Ordering::Relaxed) == DETACHED {
-            self.gone.get_or_insert(Missing::Detached);
-        }
-        self.gone
-    }
-
-    fn gone(&mut self) -> Option<Missing> {
-        if self.gone.is_none() {
-            self.gone = self.look();
-        }
-        self.gone
-    }
 
     fn prepare(&mut self) {
         self.sleeps += 1;
