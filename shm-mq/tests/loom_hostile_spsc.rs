@@ -9,6 +9,7 @@ use shm_core::bytes::Word;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::sync::{AtomicU64, Ordering, fence, yield_now};
 use shm_core::trust::Hostile;
+use shm_mq::fan_in::{Strange, Strangers, StrangersError, Why};
 use shm_mq::spsc::model::{Ends, hostile};
 use shm_mq::spsc::{Receiver, RecvError, SendError};
 use shm_testkit::model::{self, Life};
@@ -107,6 +108,54 @@ fn nothing_rests_on_the_shadow() {
     });
 }
 
+/// Two strangers send a record each to one receiver, and leave; either may die.
+fn two_strangers([first, second]: [Life; 2]) {
+    let mut strangers = Strangers::new();
+    let sending = [first, second].map(|life| {
+        let ends = hostile(2).unwrap();
+        strangers.admit(strangers.len(), ends.receiver);
+        let (mut sender, held) = (ends.sender, ends.sender_held);
+        model::thread::spawn(move || {
+            let sent = life.run(move || {
+                sender.send(b"1").unwrap();
+                // It leaves.
+            });
+            if sent.is_none() {
+                held.ends();
+            }
+            sent.is_some()
+        })
+    });
+    let (mut records, mut ends) = ([0; 2], [None; 2]);
+    loop {
+        match strangers.recv() {
+            Ok(Strange::Record(from, record)) => {
+                assert_eq!(*record, *b"1", "torn");
+                records[*from] += 1;
+            }
+            Ok(Strange::End { from, why, received }) => {
+                assert!(ends[from].replace(why).is_none(), "an end is told twice");
+                assert_eq!(received, records[from]);
+            }
+            Err(end) => break assert_eq!(end, StrangersError::Nobody),
+        }
+    }
+    for (number, sending) in sending.into_iter().enumerate() {
+        match (sending.join().unwrap(), records[number], ends[number]) {
+            (true, 1, Some(Why::Left)) | (false, 1, Some(Why::Left)) => {}
+            (false, 0 | 1, Some(Why::Died)) => {}
+            other => panic!("sender {number} lives, is received, ended: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn each_of_two_strangers_is_received_and_has_its_end() {
+    let bound = model::preemption_bound() - 1;
+    let tried = model::every_death_of(bound, two_strangers);
+    println!("two strangers, each dies: {tried:?}");
+}
+
 /// That of `released`, on both sides, keeps the receiver's last look before the sender's next
 /// store: a load that sees a later store is not in loom. `loom_hostile` has the same orderings of
 /// `position`. And the wake-up's fence is between a sender's last record and its end.
@@ -131,6 +180,8 @@ enum Bug {
     NoFence,
     /// The length is loaded once more after it was checked, from memory that a liar writes.
     LoadedTwice,
+    /// That the sender has left is believed without a fence, and then no record is found.
+    LeftWithoutFence,
 }
 
 const WORD: u64 = 0x5eed;
@@ -141,16 +192,40 @@ const LONGEST: u64 = 8;
 struct Small {
     header: AtomicU64,
     word: Word,
+    left: AtomicU64,
 }
-// SAFETY: a modelled word and an atomic.
+// SAFETY: a modelled word and atomics.
 unsafe impl shm_core::ShmSync for Small {}
+
+fn small_memory() -> Mapped<Small> {
+    let [header, left] = [0, 0].map(AtomicU64::new);
+    let value = Small { header, word: Word::new(), left };
+    // SAFETY: nobody else has the mapping.
+    unsafe { Mapped::place(&Mapping::heap(4096), 0, value) }.unwrap()
+}
+
+/// A sender publishes a record and leaves; the receiver sees that, and looks once more.
+fn small_end(bug: Bug) {
+    let shared = small_memory();
+    let theirs = shared.clone();
+    let sending = model::thread::spawn(move || {
+        theirs.header.store(LONGEST, Ordering::Release);
+        theirs.left.store(1, Ordering::Release);
+    });
+    while shared.left.load(Ordering::Relaxed) == 0 {
+        yield_now();
+    }
+    if bug != Bug::LeftWithoutFence {
+        fence(Ordering::Acquire);
+    }
+    assert_eq!(shared.header.load(Ordering::Relaxed), LONGEST, "a record is lost");
+    sending.join().unwrap();
+}
 
 /// What a receiver needs of a record, and nothing around it. The sender lies about the length as
 /// soon as the record is there.
 fn small(bug: Bug) {
-    let value = Small { header: AtomicU64::new(0), word: Word::new() };
-    // SAFETY: nobody else has the mapping.
-    let shared = unsafe { Mapped::place(&Mapping::heap(4096), 0, value) }.unwrap();
+    let shared = small_memory();
     let theirs = shared.clone();
     let sending = model::thread::spawn(move || {
         theirs.word.store(WORD);
@@ -182,6 +257,10 @@ fn small(bug: Bug) {
 #[test]
 fn planted_bugs_are_found() {
     model::check(|| small(Bug::None));
+    model::check(|| small_end(Bug::None));
+    model::finds("a record is lost", || {
+        model::check(|| small_end(Bug::LeftWithoutFence));
+    });
     for (bug, reason) in [
         (Bug::PublishedRelaxed, "torn"),
         (Bug::NoFence, "torn"),

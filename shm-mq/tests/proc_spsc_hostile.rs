@@ -13,6 +13,7 @@ use liar::{HEAD_WORDS, Liar};
 use peer::*;
 use shm_core::sync::Ordering;
 use shm_core::trust::Hostile;
+use shm_mq::fan_in::{Strange, Strangers, Why};
 use shm_mq::spsc::{Limits, Receiver, RecvError, SendError, Sender};
 use shm_testkit::child::{parent_says, tell_parent};
 use shm_testkit::watchdog::within;
@@ -255,6 +256,52 @@ fn a_process_that_lies_is_found_out_or_dies() {
     }
     println!("{received} records, found out {corrupt} times, dead {died} times");
     assert!(received > 0 && corrupt > 0);
+}
+
+#[test]
+fn each_of_many_strangers_is_received_and_has_its_end() {
+    const LIAR: usize = 3;
+    let mut seed = u64::from(std::process::id()) | 1 << 46;
+    println!("seed {seed}");
+    for _ in 0..4 {
+        let lies_seed = next(&mut seed) >> 1;
+        let mut peers = [("sends", 1024), ("sends", 128), ("sends", 8192), ("lies", lies_seed)]
+            .map(|(function, number)| spawn(function, number));
+        let mut strangers = Strangers::new();
+        let longest = [0, 1, 2, LIAR].map(|key| {
+            let receiver = receive_from(&mut peers[key]);
+            let longest = receiver.record_bytes_max();
+            strangers.admit(key, receiver);
+            longest
+        });
+        peers[LIAR].child.say("lie");
+        let kill_at = [0, 1, 2].map(|_| next(&mut seed) % 300);
+        let (mut received, mut ends) = ([0; 4], 0);
+        within(LIMIT, || {
+            while let Ok(event) = strangers.recv() {
+                match event {
+                    Strange::Record(&LIAR, _) => received[LIAR] += 1,
+                    Strange::Record(&from, got) => {
+                        assert_eq!(*got, *record(received[from], longest[from]));
+                        received[from] += 1;
+                        if received[from] > kill_at[from] {
+                            peers[from].child.kill();
+                        }
+                    }
+                    Strange::End { from, why, received: count } => {
+                        assert_eq!(count, received[from]);
+                        assert!(count >= peers[from].count().load(Ordering::Relaxed), "lost");
+                        assert!(why == Why::Died || (from == LIAR && why == Why::Corrupt));
+                        ends += 1;
+                        if ends == 3 {
+                            peers[LIAR].child.kill();
+                        }
+                    }
+                }
+            }
+        });
+        assert_eq!(ends, 4);
+    }
 }
 
 #[test]

@@ -71,10 +71,17 @@ impl Wire {
         self.wake();
     }
 
-    /// What is known without asking who is alive: one load.
+    /// Whether the peer says that it has left: one load. What it did before may not be seen yet.
+    #[inline]
+    pub(crate) fn says_that_it_left(&self) -> bool {
+        self.theirs.state.load(Ordering::Relaxed) == DETACHED
+    }
+
+    /// What is known without asking who is alive: one load, for a sender, to which it does not
+    /// matter what the peer did before.
     #[inline]
     pub(crate) fn known_gone(&mut self) -> Option<Missing> {
-        if self.theirs.state.load(Ordering::Relaxed) == DETACHED {
+        if self.says_that_it_left() {
             self.gone.get_or_insert(Missing::Detached);
         }
         self.gone
@@ -86,6 +93,16 @@ impl Wire {
             self.gone = self.look();
         }
         self.gone
+    }
+
+    /// For who sleeps on many bells.
+    pub(crate) fn bell(&self) -> &Doorbell {
+        &self.bell
+    }
+
+    /// After a sleep that was announced.
+    pub(crate) fn withdraw(&self) {
+        self.own.asleep.withdraw();
     }
 
     fn look(&self) -> Option<Missing> {
@@ -111,7 +128,7 @@ impl Waiter for Wire {
 
     fn sleep(&mut self, (): (), deadline: Option<Instant>) -> bool {
         let heard = self.bell.wait(deadline);
-        self.own.asleep.withdraw();
+        self.withdraw();
         heard != Heard::TimedOut && deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }

@@ -175,6 +175,13 @@ impl Receiver<Hostile> {
     }
 }
 
+impl Receiver<Hostile> {
+    /// Its sender, and the words between the two.
+    pub(crate) fn wire(&mut self) -> &mut Wire {
+        &mut self.cursor.link
+    }
+}
+
 /// What models need.
 #[cfg(shm_loom)]
 pub(super) mod modelled {

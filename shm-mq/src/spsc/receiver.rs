@@ -237,7 +237,7 @@ impl<T: Level> Receiver<T> {
     /// Looks at the sender, and then once more for a record: it may have published one before its
     /// end.
     #[cold]
-    fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
+    pub(crate) fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
         self.cursor.wake();
         let gone = self.cursor.link.gone();
         match (self.find()?, gone) {
