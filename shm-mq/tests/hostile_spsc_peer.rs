@@ -107,6 +107,15 @@ fn the_two_ends_of_a_stream_and_of_a_queue_do_not_meet() {
 }
 
 #[test]
+fn two_that_have_other_records_in_mind_do_not_meet() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let peer = std::thread::spawn(|| Receiver::<Hostile>::connect(theirs, LIMITS, 5, None).err());
+    let end = Sender::<Hostile>::connect(ours, 128, 6, None).err();
+    assert_eq!(end, Some(ConnectError::OtherRecords { found: 5 }));
+    assert_eq!(peer.join().unwrap(), Some(ConnectError::OtherRecords { found: 6 }));
+}
+
+#[test]
 fn a_ring_has_two_lines_and_whole_ones() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let small = Sender::<Hostile>::connect(ours.try_clone().unwrap(), 127, 0, None).err();
