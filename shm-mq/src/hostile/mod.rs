@@ -54,6 +54,8 @@
 //! What is not promised: that the peer's bytes are true, that it takes what we send, and what a
 //! machine does that has no memory left.
 
+#[cfg(shm_explore)]
+pub(crate) mod explored;
 #[cfg(shm_loom)]
 pub(crate) mod modelled;
 mod shared;

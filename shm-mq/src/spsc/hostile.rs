@@ -206,3 +206,41 @@ pub(super) mod modelled {
         })
     }
 }
+
+/// What explorations need.
+#[cfg(shm_explore)]
+pub(super) mod explored {
+    use super::*;
+    use crate::hostile::explored::Met;
+    use shm_core::BadPtr;
+
+    /// A queue whose two sides have met, each of which takes its end.
+    #[derive(Debug)]
+    pub struct Hostiles {
+        met: Met,
+        lines: Lines<Hostile>,
+    }
+
+    impl Hostiles {
+        /// With a ring of so many lines.
+        ///
+        /// # Errors
+        /// [`BadPtr`] where `lines` is no size.
+        pub fn new(lines: u64) -> Result<Hostiles, BadPtr> {
+            let met = Met::new(&RECORDS, Lines::<Hostile>::mapped_bytes(lines))?;
+            // SAFETY: our own memory, which nobody has yet.
+            let lines = unsafe { Lines::create(&met.memory, HALF_BYTES, lines) }?;
+            Ok(Hostiles { met, lines })
+        }
+
+        /// The sender; the receiver is process `peer`.
+        pub fn sender(&self, peer: u32) -> Sender<Hostile> {
+            Sender::new(self.lines.clone(), self.met.wire(0, peer))
+        }
+
+        /// The receiver; the sender is process `peer`.
+        pub fn receiver(&self, peer: u32) -> Receiver<Hostile> {
+            Receiver::new(self.lines.clone(), self.met.wire(1, peer), Told::default())
+        }
+    }
+}

@@ -82,6 +82,12 @@ pub mod model {
     pub use crate::hostile::modelled::Ends;
 }
 
+/// What explorations need besides.
+#[cfg(shm_explore)]
+pub mod explored {
+    pub use super::hostile::explored::Hostiles;
+}
+
 /// Why a queue could not be created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
