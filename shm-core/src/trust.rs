@@ -11,6 +11,7 @@
 //! that lies in shared memory between `Crashing` and `Buggy`, so that a careful receiver can serve
 //! a sender that knows nothing of it. `docs/crash-model.md` says what each level is promised.
 use crate::bytes::{self, View, Word, relaxed};
+use crate::sync::{AtomicU64, Ordering, fence};
 use std::fmt::Debug;
 
 mod private {
@@ -25,11 +26,29 @@ pub trait Trust: private::Sealed + Copy + Debug + Send + Sync + 'static {
     /// Whether received bytes may be looked at where they lie, as a `&[u8]`.
     const IN_PLACE: bool;
 
+    /// Whether what a peer writes is mapped read-only here: no loads but `Relaxed` ones are sure to
+    /// work then.
+    const READ_ONLY: bool;
+
     /// Reads a word, once.
     ///
     /// # Safety
     /// A peer that keeps the protocol does not write it meanwhile.
     unsafe fn get(word: &Word) -> u64;
+
+    /// Reads a word with which a peer publishes what it did before: all of that is seen.
+    #[inline(always)]
+    #[track_caller]
+    fn load_published(word: &AtomicU64) -> u64 {
+        if !Self::READ_ONLY {
+            // Pairs with the Release that the caller names.
+            return word.load(Ordering::Acquire);
+        }
+        let value = word.load(Ordering::Relaxed);
+        // Pairs with the same.
+        fence(Ordering::Acquire);
+        value
+    }
 
     /// Writes a word.
     ///
@@ -74,6 +93,7 @@ impl private::Sealed for Hostile {}
 
 impl Trust for Crashing {
     const IN_PLACE: bool = true;
+    const READ_ONLY: bool = false;
 
     #[inline]
     unsafe fn get(word: &Word) -> u64 {
@@ -102,9 +122,10 @@ impl Trust for Crashing {
 
 /// The two levels that believe nobody move bytes in the same way.
 macro_rules! moves_relaxed_words {
-    ($level:ty) => {
+    ($level:ty, $read_only:literal) => {
         impl Trust for $level {
             const IN_PLACE: bool = false;
+            const READ_ONLY: bool = $read_only;
 
             #[inline]
             unsafe fn get(word: &Word) -> u64 {
@@ -130,5 +151,5 @@ macro_rules! moves_relaxed_words {
         }
     };
 }
-moves_relaxed_words!(Buggy);
-moves_relaxed_words!(Hostile);
+moves_relaxed_words!(Buggy, false);
+moves_relaxed_words!(Hostile, true);

@@ -17,6 +17,12 @@
 // `WaitSet`: sleeping on many queues, peers, timers and file descriptors at once.
 pub mod waitset;
 
+// Waiting for another process, in steps.
+mod wait;
+
+// Two sides that do not trust each other: one writer a mapping, and a socket.
+mod hostile;
+
 // `stream`: byte messages of any size, one sender to one receiver.
 pub mod stream;
 

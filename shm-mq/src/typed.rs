@@ -45,7 +45,7 @@
 //!
 //! # If a process dies here
 //! As in the calls of [`spsc`].
-use crate::spsc::{self, AttachError, Queue, RecvError, SendError};
+use crate::spsc::{self, AttachError, ConnectError, Level, Limits, Queue, RecvError, SendError};
 use crate::stream::OneMapping;
 use crate::waitset::Source;
 use bytemuck::checked::{CheckedCastError, try_pod_read_unaligned};
@@ -53,9 +53,10 @@ use bytemuck::{CheckedBitPattern, NoUninit, PodCastError};
 use shm_core::event::EventCount;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Watch};
-use shm_core::trust::Crashing;
+use shm_core::trust::{Crashing, Hostile};
 use std::fmt;
 use std::marker::PhantomData;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,7 @@ impl<E> From<E> for TypedError<E> {
 }
 
 /// Sends values: the sending end of a [`Queue`].
-pub struct TypedSender<M, C = Plain, T: OneMapping = Crashing> {
+pub struct TypedSender<M, C = Plain, T: Level = Crashing> {
     sender: spsc::Sender<T>,
     values: PhantomData<fn(&M, C)>,
 }
@@ -196,7 +197,41 @@ impl<M: Message, C: Code<M>> TypedSender<M, C> {
     }
 }
 
-impl<M, C: Code<M>, T: OneMapping> TypedSender<M, C, T> {
+impl<M: Message, C: Code<M>> TypedSender<M, C, Hostile> {
+    /// Meets the receiver of these values at the other end of `socket`, which it does not trust:
+    /// see [`spsc::Sender::connect`].
+    ///
+    /// ```
+    /// use shm_core::trust::Hostile;
+    /// use shm_mq::spsc::{ConnectError, Limits};
+    /// use shm_mq::typed::{Text, TypedReceiver, TypedSender};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// let (ours, theirs) = UnixStream::pair()?;
+    /// let peer = std::thread::spawn(move || {
+    ///     let limits = Limits::default();
+    ///     let mut receiver = TypedReceiver::<String, Text, _>::connect(theirs, limits, None)?;
+    ///     Ok::<_, ConnectError>(receiver.recv())
+    /// });
+    /// let mut sender = TypedSender::<String, Text, Hostile>::connect(ours, 4096, None)?;
+    /// sender.send(&"checked when it arrives".to_owned())?;
+    /// assert_eq!(peer.join().expect("no panic")??, "checked when it arrives");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(
+        socket: UnixStream,
+        ring_bytes: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ConnectError> {
+        spsc::Sender::<Hostile>::connect(socket, ring_bytes, M::FINGERPRINT, deadline)
+            .map(TypedSender::new)
+    }
+}
+
+impl<M, C: Code<M>, T: Level> TypedSender<M, C, T> {
     /// Sends values by `sender`, whose queue is known to be one of them.
     pub fn new(sender: spsc::Sender<T>) -> Self {
         TypedSender { sender, values: PhantomData }
@@ -239,14 +274,14 @@ impl<M, C: Code<M>, T: OneMapping> TypedSender<M, C, T> {
     }
 }
 
-impl<M, C, T: OneMapping> fmt::Debug for TypedSender<M, C, T> {
+impl<M, C, T: Level> fmt::Debug for TypedSender<M, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TypedSender").field(&self.sender).finish()
     }
 }
 
 /// Receives values: the receiving end of a [`Queue`].
-pub struct TypedReceiver<M, C = Plain, T: OneMapping = Crashing> {
+pub struct TypedReceiver<M, C = Plain, T: Level = Crashing> {
     receiver: spsc::Receiver<T>,
     values: PhantomData<fn(C) -> M>,
 }
@@ -261,7 +296,23 @@ impl<M: Message, C: Code<M>> TypedReceiver<M, C> {
     }
 }
 
-impl<M, C: Code<M>, T: OneMapping> TypedReceiver<M, C, T> {
+impl<M: Message, C: Code<M>> TypedReceiver<M, C, Hostile> {
+    /// Meets the sender of these values at the other end of `socket`, which it does not trust: see
+    /// [`spsc::Receiver::connect`]. What comes is copied, and the copy is checked.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(
+        socket: UnixStream,
+        limits: Limits,
+        deadline: Option<Instant>,
+    ) -> Result<Self, ConnectError> {
+        spsc::Receiver::<Hostile>::connect(socket, limits, M::FINGERPRINT, deadline)
+            .map(TypedReceiver::new)
+    }
+}
+
+impl<M, C: Code<M>, T: Level> TypedReceiver<M, C, T> {
     /// Receives values by `receiver`, whose queue is known to be one of them.
     pub fn new(receiver: spsc::Receiver<T>) -> Self {
         TypedReceiver { receiver, values: PhantomData }
@@ -317,7 +368,7 @@ impl<M, C, T: OneMapping> Source for TypedReceiver<M, C, T> {
     }
 }
 
-impl<M, C, T: OneMapping> fmt::Debug for TypedReceiver<M, C, T> {
+impl<M, C, T: Level> fmt::Debug for TypedReceiver<M, C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TypedReceiver").field(&self.receiver).finish()
     }

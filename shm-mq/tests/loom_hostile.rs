@@ -146,7 +146,7 @@ fn nothing_rests_on_the_shadow() {
 
 #[test]
 fn every_ordering_matters() {
-    let found = model::every_ordering_matters(&["shm-mq/src/stream/hostile/"], || {
+    let found = model::every_ordering_matters(&["shm-mq/src/hostile/"], || {
         model::check(|| goes_through(8, &[b"1"], both_live()));
         model::check(comes_and_goes);
     });

@@ -6,27 +6,22 @@ mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "another test's")]
 mod liar;
+#[path = "proc_common/peer.rs"]
+mod peer;
 mod proc_common;
 use common::{LIMIT, next};
-use dsm::backend::{self, Backend, Object, Place};
+use peer::*;
 use proc_common::*;
-use shm_core::mapping::Mapped;
 use shm_core::sealed::ExchangeError;
-use shm_core::sync::{AtomicU32, AtomicU64};
+use shm_core::sync::AtomicU32;
 use shm_core::trust::Hostile;
 use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
-use shm_testkit::child::{Child, Setup, parent_says, tell_parent};
+use shm_testkit::child::{parent_says, tell_parent};
 use shm_testkit::fault::become_root_of_a_namespace;
 use shm_testkit::watchdog::within;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-/// A child's descriptor number `index` among those it was given.
-fn given(args: &[String], index: usize) -> OwnedFd {
-    // SAFETY: it was inherited for this, and is taken once.
-    unsafe { OwnedFd::from_raw_fd(args[index].parse().unwrap()) }
-}
 
 fn sender(args: &[String]) -> Sender<Hostile> {
     let ring_bytes = args[2].parse().unwrap();
@@ -35,12 +30,6 @@ fn sender(args: &[String]) -> Sender<Hostile> {
 
 fn receiver(args: &[String]) -> Receiver<Hostile> {
     Receiver::<Hostile>::connect(given(args, 0).into(), Limits::default(), None).unwrap()
-}
-
-/// Where a child counts what was acknowledged: a matter between the two halves of this test.
-fn count(args: &[String]) -> Mapped<AtomicU64> {
-    let object = backend::memfd::open_fd(given(args, 1)).unwrap();
-    Mapped::new(object.mapping(), 0).unwrap()
 }
 
 fn sends(args: &[String]) {
@@ -146,31 +135,13 @@ shm_testkit::children! {
     connects, lies, receives_in_a_namespace,
 }
 
-/// A child with one end of a socket, and the other end.
-struct Peer {
-    child: Child,
-    socket: Option<UnixStream>,
-    counter: Object,
+/// Its half of a stream.
+trait Ends {
+    fn receiver(&mut self) -> Receiver<Hostile>;
+    fn sender(&mut self, ring_bytes: u64) -> Sender<Hostile>;
 }
 
-fn spawn(function: &str, ring_bytes: u64) -> Peer {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    Peer { socket: Some(ours), ..spawn_at(function, &theirs, ring_bytes) }
-}
-
-/// A child with this end of a socket.
-fn spawn_at(function: &str, theirs: &UnixStream, ring_bytes: u64) -> Peer {
-    let counter = backend::create(&Place::new(Backend::Memfd), "count", 4096).unwrap();
-    let fds = [theirs.as_fd(), counter.fd().unwrap()];
-    let numbers = fds.map(|fd| fd.as_raw_fd().to_string());
-    let ring = ring_bytes.to_string();
-    let args = [numbers[0].as_str(), &numbers[1], &ring];
-    let setup = Setup { args: &args, fds: &fds, ..Setup::default() };
-    let child = Child::spawn_with(function, setup);
-    Peer { child, socket: None, counter }
-}
-
-impl Peer {
+impl Ends for Peer {
     fn receiver(&mut self) -> Receiver<Hostile> {
         let socket = self.socket.take().unwrap();
         within(LIMIT, || Receiver::<Hostile>::connect(socket, Limits::default(), None)).unwrap()
@@ -179,10 +150,6 @@ impl Peer {
     fn sender(&mut self, ring_bytes: u64) -> Sender<Hostile> {
         let socket = self.socket.take().unwrap();
         within(LIMIT, || Sender::<Hostile>::connect(socket, ring_bytes, None)).unwrap()
-    }
-
-    fn count(&self) -> Mapped<AtomicU64> {
-        Mapped::new(self.counter.mapping(), 0).unwrap()
     }
 }
 

@@ -3,14 +3,13 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod spsc_common;
 use proptest::prelude::*;
-use shm_core::participants::Member;
-use shm_core::trust::{Buggy, Crashing};
-use shm_mq::spsc::{LINE_BYTES, Queue, Receiver, SendError, Sender};
+use shm_core::trust::{Buggy, Crashing, Hostile};
+use shm_mq::spsc::{LINE_BYTES, Level, Limits, Receiver, SendError, Sender};
 use shm_mq::stream::OneMapping;
 use shm_testkit::depth::cases;
 use spsc_common::{queue, text};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
 
 /// Lengths are in percent of the longest record.
 #[derive(Clone, Debug)]
@@ -41,11 +40,11 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// The two ends and what they should do.
-struct Pair<S: OneMapping, R: OneMapping> {
-    queue: Queue,
-    me: Arc<Member>,
+struct Pair<S: Level, R: Level> {
     sender: Option<Sender<S>>,
     receiver: Option<Receiver<R>>,
+    /// To hand them on, where that can be.
+    next: Option<Next<S, R>>,
     lines: u64,
     sent: u64,
     received: u64,
@@ -53,17 +52,43 @@ struct Pair<S: OneMapping, R: OneMapping> {
     model: VecDeque<(Vec<u8>, bool)>,
 }
 
+/// How somebody takes a role that was left.
+struct Next<S: Level, R: Level> {
+    sender: Box<dyn Fn() -> Sender<S>>,
+    receiver: Box<dyn Fn() -> Receiver<R>>,
+}
+
 fn lines_for(len: usize) -> u64 {
     (len as u64 + 8).div_ceil(LINE_BYTES)
 }
 
 impl<S: OneMapping, R: OneMapping> Pair<S, R> {
-    fn new(lines: u64) -> Self {
+    fn in_one_mapping(lines: u64) -> Self {
         let (queue, me) = queue(lines * LINE_BYTES);
-        let sender = queue.clone().with_peers::<S>().sender(&me).unwrap();
-        let receiver = queue.clone().with_peers::<R>().receiver(&me).unwrap();
-        let (sender, receiver) = (Some(sender), Some(receiver));
-        Pair { queue, me, sender, receiver, lines, sent: 0, received: 0, model: VecDeque::new() }
+        let (other, him) = (queue.clone(), me.clone());
+        let sender = move || queue.clone().with_peers::<S>().sender(&me).unwrap();
+        let receiver = move || other.clone().with_peers::<R>().receiver(&him).unwrap();
+        let (first, second) = (sender(), receiver());
+        let next = Next { sender: Box::new(sender), receiver: Box::new(receiver) };
+        Pair { next: Some(next), ..Pair::new(first, second, lines) }
+    }
+}
+
+impl Pair<Hostile, Hostile> {
+    fn apart(lines: u64) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let limits = Limits { ring_bytes_max: lines * LINE_BYTES, ..Limits::default() };
+        let receiving =
+            std::thread::spawn(move || Receiver::<Hostile>::connect(theirs, limits, 0, None));
+        let sender = Sender::<Hostile>::connect(ours, lines * LINE_BYTES, 0, None).unwrap();
+        Pair::new(sender, receiving.join().unwrap().unwrap(), lines)
+    }
+}
+
+impl<S: Level, R: Level> Pair<S, R> {
+    fn new(sender: Sender<S>, receiver: Receiver<R>, lines: u64) -> Self {
+        let (sender, receiver, model) = (Some(sender), Some(receiver), VecDeque::new());
+        Pair { sender, receiver, next: None, lines, sent: 0, received: 0, model }
     }
 
     fn sender(&mut self) -> &mut Sender<S> {
@@ -110,16 +135,19 @@ impl<S: OneMapping, R: OneMapping> Pair<S, R> {
                 }
             }
             Op::NextSender => {
-                self.sender = None;
-                self.all_published();
-                let sender = self.queue.clone().with_peers().sender(&self.me).unwrap();
-                self.sender = Some(sender);
+                if let Some(next) = &self.next {
+                    self.sender = None;
+                    self.sender = Some((next.sender)());
+                    self.all_published();
+                }
             }
             Op::NextReceiver => {
-                self.receiver = None;
-                assert_eq!(self.sender().try_send(b""), Err(SendError::Detached));
-                let receiver = self.queue.clone().with_peers().receiver(&self.me).unwrap();
-                self.receiver = Some(receiver);
+                if let Some(next) = &self.next {
+                    self.receiver = None;
+                    let end = self.sender.as_mut().map(|sender| sender.try_send(b""));
+                    assert_eq!(end, Some(Err(SendError::Detached)));
+                    self.receiver = Some((next.receiver)());
+                }
             }
         }
         assert_eq!(self.sender().sent(), self.sent);
@@ -183,7 +211,10 @@ impl<S: OneMapping, R: OneMapping> Pair<S, R> {
 }
 
 fn agrees<S: OneMapping, R: OneMapping>(lines: u64, ops: &[Op]) {
-    let mut pair = Pair::<S, R>::new(lines);
+    agrees_with(Pair::<S, R>::in_one_mapping(lines), ops);
+}
+
+fn agrees_with<S: Level, R: Level>(mut pair: Pair<S, R>, ops: &[Op]) {
     ops.iter().for_each(|op| pair.apply(op));
     pair.sender().flush().unwrap();
     pair.all_published();
@@ -200,13 +231,14 @@ proptest! {
     fn agrees_with_a_plain_queue(
         lines in 2..40_u64,
         ops in prop::collection::vec(op(), 1..200),
-        careful in 0..4,
+        careful in 0..5,
     ) {
         match careful {
             0 => agrees::<Crashing, Crashing>(lines, &ops),
             1 => agrees::<Crashing, Buggy>(lines, &ops),
             2 => agrees::<Buggy, Crashing>(lines, &ops),
-            _ => agrees::<Buggy, Buggy>(lines, &ops),
+            3 => agrees::<Buggy, Buggy>(lines, &ops),
+            _ => agrees_with(Pair::apart(lines), &ops),
         }
     }
 }

@@ -98,19 +98,61 @@ impl Doorbell {
 
     /// Whether bytes have come, and whether the peer is gone.
     fn poll(&self, timeout: Option<Duration>) -> Result<(bool, bool), Errno> {
-        // A wait longer than the clock can express is one without a limit.
-        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let of_socket = PollFlags::IN | PollFlags::RDHUP;
-        let socket = PollFd::new(&self.socket, of_socket);
-        let Some(peer) = &self.peer else {
-            let mut events = [socket];
-            poll(&mut events, timeout.as_ref())?;
-            return Ok(seen(&events));
-        };
-        let mut events = [socket, PollFd::new(peer, PollFlags::IN)];
-        poll(&mut events, timeout.as_ref())?;
-        Ok(seen(&events))
+        match self.entries() {
+            (socket, None) => {
+                let mut events = [socket];
+                ask(&mut events, timeout)?;
+                Ok(seen(&events))
+            }
+            (socket, Some(peer)) => {
+                let mut events = [socket, peer];
+                ask(&mut events, timeout)?;
+                Ok(seen(&events))
+            }
+        }
     }
+
+    /// What to poll: the socket, and the peer's process if it is known.
+    fn entries(&self) -> (PollFd<'_>, Option<PollFd<'_>>) {
+        let socket = PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP);
+        (socket, self.peer.as_ref().map(|peer| PollFd::new(peer, PollFlags::IN)))
+    }
+
+    /// Sleeps until one of these is rung, or its peer is gone, or `deadline`: what each heard, if
+    /// anything. Where it ended for no reason, nobody heard anything.
+    ///
+    /// As [`wait`](Doorbell::wait) of each, and one system call.
+    pub fn wait_any(bells: &[&Doorbell], deadline: Option<Instant>) -> Vec<Option<Heard>> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let mut events = Vec::with_capacity(2 * bells.len());
+        for (socket, peer) in bells.iter().map(|bell| bell.entries()) {
+            events.push(socket);
+            events.extend(peer);
+        }
+        if ask(&mut events, left).is_err() {
+            return vec![None; bells.len()];
+        }
+        let mut events = events.as_slice();
+        let heard = |bell: &&Doorbell| {
+            let (own, rest) = events.split_at(1 + usize::from(bell.peer.is_some()));
+            events = rest;
+            match seen(own) {
+                (_, true) => Some(Heard::Gone),
+                (true, false) => {
+                    bell.drain();
+                    Some(Heard::Bell)
+                }
+                (false, false) => None,
+            }
+        };
+        bells.iter().map(heard).collect()
+    }
+}
+
+fn ask(events: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), Errno> {
+    // A wait longer than the clock can express is one without a limit.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    poll(events, timeout.as_ref()).map(drop)
 }
 
 fn seen(events: &[PollFd<'_>]) -> (bool, bool) {

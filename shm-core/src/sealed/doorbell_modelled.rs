@@ -105,6 +105,25 @@ impl Doorbell {
         }
     }
 
+    /// As the system's.
+    pub fn wait_any(bells: &[&Doorbell], deadline: Option<Instant>) -> Vec<Option<Heard>> {
+        let ears = bells.iter().map(|bell| bell.held.mine());
+        let words: Vec<_> = ears.flat_map(|ear| [(&ear.rung, 0), (&ear.ended, 0)]).collect();
+        Futex::wait_any(&words, deadline);
+        let heard = |bell: &&Doorbell| {
+            let Ear { rung, ended } = bell.held.mine();
+            if ended.word().kernel_look() != 0 {
+                return Some(Heard::Gone);
+            }
+            if rung.word().kernel_look() == 0 {
+                return None;
+            }
+            bell.drain();
+            Some(Heard::Bell)
+        };
+        bells.iter().map(heard).collect()
+    }
+
     /// Throws away what has come.
     pub(super) fn drain(&self) {
         self.held.mine().rung.word().fetch_and(0, Ordering::Relaxed);

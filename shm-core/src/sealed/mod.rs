@@ -57,11 +57,14 @@
 //! included, works.
 
 #[cfg_attr(shm_loom, path = "doorbell_modelled.rs")]
+#[cfg_attr(shm_explore, path = "doorbell_explored.rs")]
 mod doorbell;
 mod hello;
 mod memory;
 mod message;
 
+#[cfg(shm_explore)]
+pub use doorbell::Ears;
 #[cfg(shm_loom)]
 pub use doorbell::Held;
 pub use doorbell::{Doorbell, Heard};

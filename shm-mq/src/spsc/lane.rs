@@ -1,10 +1,11 @@
 //! A queue as one of many that lead to one receiver: `fan_in`'s lanes.
 use super::bell::Bell;
 use super::lines::{Header, Lines, Place, ring_at, words_for};
-use super::role::{Missing, Peer};
+use super::role::Peer;
 use super::shared::{Shared, Told};
 use super::{Queue, Receiver, Sender};
 use crate::stream::OneMapping;
+use crate::wait::Missing;
 use shm_core::BadPtr;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
@@ -61,7 +62,7 @@ impl<T: OneMapping> Queue<T> {
         let (told, peer) = (self.shared.released.last(), Peer::of_lane(&self.shared, me.clone()));
         let is_corrupt = told.is_none();
         let told = told.unwrap_or_default();
-        let mut receiver = Receiver::go_on(&self.shared, self.lines.clone(), peer, told);
+        let mut receiver = Receiver::go_on(self.lines.clone(), peer, told);
         receiver.cursor.is_corrupt = is_corrupt;
         receiver
     }
@@ -102,18 +103,18 @@ impl<T: OneMapping> Receiver<T> {
 
     /// Whether the sender has left or died. What it did before is seen after this.
     pub(crate) fn gone(&mut self) -> Option<Missing> {
-        self.cursor.peer.gone()
+        self.cursor.link.gone()
     }
 
     /// Whether the sender has left: one load.
     #[inline]
     pub(crate) fn has_left(&self) -> bool {
-        self.cursor.peer.has_left()
+        self.cursor.link.has_left()
     }
 
     /// To learn of the sender's death, after [`gone`](Receiver::gone) said that it lives.
     pub(crate) fn watch(&self) -> Option<&Watch> {
-        self.cursor.peer.watch()
+        self.cursor.link.watch()
     }
 
     /// Prepares the lane for its next sender: by who knows that the last one has gone, and before

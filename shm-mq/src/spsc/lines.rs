@@ -107,13 +107,17 @@ impl<T: Trust> Lines<T> {
     }
 
     pub(super) fn attach(m: &Arc<Mapping>, at: u64, lines: u64) -> Result<Self, BadPtr> {
-        let words = MappedSlice::new(m, at, lines * LINE_WORDS as u64)?;
-        Ok(Lines { words, level: PhantomData })
+        Ok(Lines::of(MappedSlice::new(m, at, lines * LINE_WORDS as u64)?))
+    }
+
+    /// A ring of these words, in whole lines.
+    pub(super) fn of(words: MappedSlice<Word>) -> Self {
+        Lines { words, level: PhantomData }
     }
 
     /// The same ring at another level.
     pub(super) fn at_level<U: Trust>(self) -> Lines<U> {
-        Lines { words: self.words, level: PhantomData }
+        Lines::of(self.words)
     }
 
     /// Words of the ring.
@@ -137,7 +141,7 @@ impl<T: Trust> Lines<T> {
     #[inline(always)]
     pub(super) fn look(&self, at: Place) -> Header {
         // Pairs with the Release in `publish`: the record, and the end behind it.
-        Header::from_bits(self.header(at).load(Ordering::Acquire))
+        Header::from_bits(T::load_published(self.header(at)))
     }
 
     /// Says that nothing is at `at` yet. Nobody looks there before the next record is published.

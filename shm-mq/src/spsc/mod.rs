@@ -33,14 +33,17 @@
 //!
 //! **Trust.** As in [`stream`](crate::stream): foreign positions and headers are checked, and
 //! nonsense is a lasting `Corrupt`. Among peers that only crash, records are written and read where
-//! they lie; against buggy ones they move as relaxed words, from and to private memory.
+//! they lie; against buggy ones they move as relaxed words, from and to private memory; against
+//! hostile ones each side has a mapping that it alone can write: see `Sender::<Hostile>::connect`.
 //!
 //! A ring whose messages carry their own "there" is FastForward's (Giacomoni and others,
 //! 2008), and Aeron's `ManyToOneRingBuffer` zeroes ahead.
 // What a call takes and gives is inlined: a result that is written to memory word by word and read
 // in pairs costs the processor as much as the transfer of a line.
 mod bell;
+mod hostile;
 mod lane;
+mod level;
 mod lines;
 mod receiver;
 mod role;
@@ -50,9 +53,12 @@ mod shared;
 pub(crate) use bell::Bell;
 pub(crate) use lane::Hub;
 // For the other structures that have roles.
-pub(crate) use role::{Missing, Pause, Sleeper, gone, leave_seat, take};
+pub(crate) use crate::wait::{Missing, Pause, Sleeper};
+pub(crate) use role::{gone, leave_seat, take};
 pub(crate) use shared::Seat;
 
+pub use crate::hostile::{ConnectError, Limits};
+pub use level::Level;
 pub use lines::LINE_BYTES;
 pub use receiver::{Receiver, Record, RecvError};
 pub use sender::{Reserved, SendError, Sender, Space};
@@ -68,6 +74,19 @@ use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::sync::Arc;
+
+/// What models need besides.
+#[cfg(shm_loom)]
+pub mod model {
+    pub use super::hostile::modelled::hostile;
+    pub use crate::hostile::modelled::Ends;
+}
+
+/// What explorations need besides.
+#[cfg(shm_explore)]
+pub mod explored {
+    pub use super::hostile::explored::Hostiles;
+}
 
 /// Why a queue could not be created.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

@@ -1,9 +1,11 @@
 //! The receiver's half.
+use super::level::{Level, Link};
 use super::lines::{Header, Lines, Place, words_for};
-use super::role::{Missing, Pause, Peer, Side, take};
+use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
+use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::event::EventCount;
@@ -28,7 +30,8 @@ pub enum RecvError {
     /// The sender has left, nobody has come in its place, and all that was sent has been received.
     #[error("the sender has detached")]
     Detached,
-    /// The sender's process has died, and all it sent has been received. Its successor goes on.
+    /// The sender's process has died, and all it sent has been received. Its successor goes on. Or
+    /// a hostile one has died or hung up, and has none.
     #[error("the sender's process has died")]
     PeerDied,
     /// The sender wrote nonsense into shared memory. The handle is of no further use.
@@ -61,17 +64,16 @@ impl From<Missing> for RecvError {
 /// # If a process dies here
 /// What it has not released stays in the queue: who takes the role next receives it, that which it
 /// was about to release included. [`received`](Receiver::received) says how many it had released.
-pub struct Receiver<T: OneMapping = Crashing> {
+pub struct Receiver<T: Level = Crashing> {
     pub(super) lines: Lines<T>,
     /// A record, where it is not lent where it lies.
-    copy: Vec<u8>,
-    pub(super) cursor: Cursor,
+    pub(super) copy: Vec<u8>,
+    pub(super) cursor: Cursor<T>,
 }
 
 /// How far the receiver is. Apart from the bytes, which a [`Record`] borrows beside it.
-pub(super) struct Cursor {
-    pub(super) shared: Mapped<Shared>,
-    pub(super) peer: Peer,
+pub(super) struct Cursor<T: Level> {
+    pub(super) link: T::Link,
     fork: ForkGuard,
     /// Words of the ring.
     count: u64,
@@ -119,24 +121,33 @@ impl<T: OneMapping> Receiver<T> {
             peer.leave();
             return Err(AttachError::Corrupt);
         };
-        Ok(Receiver::go_on(shared, lines, peer, told))
+        Ok(Receiver::go_on(lines, peer, told))
     }
 
     /// For who has the role by now.
-    pub(super) fn go_on(
-        shared: &Mapped<Shared>,
-        lines: Lines<T>,
-        peer: Peer,
-        told: Told,
-    ) -> Receiver<T> {
+    pub(super) fn go_on(lines: Lines<T>, peer: Peer, told: Told) -> Receiver<T> {
         peer.wake();
+        Receiver::new(lines, peer, told)
+    }
+
+    /// Waits until a sender has attached.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`], [`RecvError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
+        Ok(self.cursor.link.wait_until_open(deadline)?)
+    }
+}
+
+impl<T: Level> Receiver<T> {
+    /// A receiver that goes on behind what was `told`.
+    pub(super) fn new(lines: Lines<T>, link: T::Link, told: Told) -> Receiver<T> {
         let count = lines.count();
         let cursor = Cursor {
-            shared: shared.clone(),
-            peer,
+            record_bytes_max: lines.record_bytes_max().min(link.message_bytes_max()),
+            link,
             fork: ForkGuard::new(),
             count,
-            record_bytes_max: lines.record_bytes_max(),
             place: Place::at(told.position, count),
             records: told.records,
             told,
@@ -145,6 +156,11 @@ impl<T: OneMapping> Receiver<T> {
             not_sync: PhantomData,
         };
         Receiver { lines, copy: Vec::new(), cursor }
+    }
+
+    /// The longest record, in bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        self.cursor.record_bytes_max
     }
 
     /// Records that receivers of this queue ever released. Of a receiver that takes over from a
@@ -195,14 +211,6 @@ impl<T: OneMapping> Receiver<T> {
         self.recv_until(Some(deadline))
     }
 
-    /// Waits until a sender has attached.
-    ///
-    /// # Errors
-    /// [`RecvError::TimedOut`], [`RecvError::PeerDied`].
-    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
-        Ok(self.cursor.peer.wait_until_open(deadline)?)
-    }
-
     #[inline(always)]
     fn recv_until(&mut self, deadline: Option<Instant>) -> Result<Record<'_, T>, RecvError> {
         let len = match self.find()? {
@@ -222,16 +230,16 @@ impl<T: OneMapping> Receiver<T> {
             if is_over {
                 return Err(RecvError::TimedOut);
             }
-            is_over = !pause.step(&self.cursor.peer);
+            is_over = !pause.step_of(&mut self.cursor.link);
         }
     }
 
     /// Looks at the sender, and then once more for a record: it may have published one before its
     /// end.
     #[cold]
-    fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
+    pub(crate) fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
         self.cursor.wake();
-        let gone = self.cursor.peer.gone();
+        let gone = self.cursor.link.gone();
         match (self.find()?, gone) {
             (None, Some(gone)) => Err(gone.into()),
             (found, _) => Ok(found),
@@ -286,7 +294,7 @@ impl<T: OneMapping> Receiver<T> {
             unsafe { self.lines.append(place, len, &mut self.copy) };
             View::from(self.copy.as_slice())
         };
-        Record { bytes, held: Held { cursor: &mut self.cursor, len }, level: PhantomData }
+        Record { bytes, held: Held { cursor: &mut self.cursor, len } }
     }
 }
 
@@ -301,19 +309,19 @@ impl<T: OneMapping> Source for Receiver<T> {
     }
 
     fn bed(&self) -> Option<&EventCount> {
-        Some(self.cursor.peer.my_bed())
+        Some(self.cursor.link.my_bed())
     }
 
     fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.cursor.peer.living());
+        to.extend(self.cursor.link.living());
     }
 
     fn sleep_max(&self) -> Option<Duration> {
-        self.cursor.peer.sleep_max()
+        self.cursor.link.sleep_max()
     }
 }
 
-impl Cursor {
+impl<T: Level> Cursor<T> {
     #[inline(always)]
     fn usable(&self) -> Result<(), RecvError> {
         if self.fork.check().is_err() {
@@ -328,29 +336,12 @@ impl Cursor {
         self.place = self.place.plus(words_for(len), self.count);
         self.records = self.records.wrapping_add(1);
         let (position, records) = (self.place.position, self.records);
-        self.shared.released.tell(&mut self.told, position, records);
+        self.link.tell_released(&mut self.told, position, records);
         if position.wrapping_sub(self.woken) > self.count / 4 {
             self.wake();
         } else {
-            // Without a fence: it may miss a sender that falls asleep now, which looks again soon.
-            self.peer.wake_seen();
+            self.link.wake_seen();
         }
-    }
-
-    /// The sender is no more, and nobody comes before this is done: the next one begins with record
-    /// 0, where nothing is.
-    pub(super) fn begin<T: OneMapping>(&mut self, lines: &Lines<T>) {
-        // A round on: no mark has this position, but a liar's. Far from where positions begin anew,
-        // for a liar may have brought it there.
-        let position = self.place.position.wrapping_add(self.count) & (u64::MAX >> 1);
-        let place = Place::at(position, self.count);
-        lines.end_at(place);
-        self.shared.sent.begin(place.position);
-        self.shared.released.tell(&mut self.told, place.position, 0);
-        // And nothing is left of what a liar wrote to the other mark.
-        self.shared.released.begin(place.position);
-        (self.place, self.records, self.woken) = (place, 0, place.position);
-        self.is_corrupt = false;
     }
 
     /// Wakes the sender, if it sleeps and something was released since the last time.
@@ -358,24 +349,43 @@ impl Cursor {
     pub(super) fn wake(&mut self) {
         if self.woken != self.told.position {
             self.woken = self.told.position;
-            self.peer.wake();
+            self.link.wake();
         }
     }
 }
 
-impl Drop for Cursor {
+impl<T: OneMapping> Cursor<T> {
+    /// The sender is no more, and nobody comes before this is done: the next one begins with record
+    /// 0, where nothing is.
+    pub(super) fn begin(&mut self, lines: &Lines<T>) {
+        // A round on: no mark has this position, but a liar's. Far from where positions begin anew,
+        // for a liar may have brought it there.
+        let position = self.place.position.wrapping_add(self.count) & (u64::MAX >> 1);
+        let place = Place::at(position, self.count);
+        lines.end_at(place);
+        let shared = self.link.shared();
+        shared.sent.begin(place.position);
+        shared.released.tell(&mut self.told, place.position, 0);
+        // And nothing is left of what a liar wrote to the other mark.
+        shared.released.begin(place.position);
+        (self.place, self.records, self.woken) = (place, 0, place.position);
+        self.is_corrupt = false;
+    }
+}
+
+impl<T: Level> Drop for Cursor<T> {
     /// Gives the role back.
     ///
     /// # If a process dies here
     /// As if it had died before.
     fn drop(&mut self) {
         if self.fork.check().is_ok() {
-            self.peer.leave();
+            self.link.leave();
         }
     }
 }
 
-impl<T: OneMapping> fmt::Debug for Receiver<T> {
+impl<T: Level> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, position) = (self.cursor.records, self.cursor.place.position);
         f.debug_struct("Receiver").field("received", &records).field("position", &position).finish()
@@ -385,14 +395,13 @@ impl<T: OneMapping> fmt::Debug for Receiver<T> {
 /// A received record: its bytes, in the ring or in the receiver's private buffer.
 ///
 /// Dropping it releases it.
-pub struct Record<'r, T: OneMapping = Crashing> {
+pub struct Record<'r, T: Level = Crashing> {
     bytes: View<'r>,
     /// Dropped after the bytes.
-    held: Held<'r>,
-    level: PhantomData<T>,
+    held: Held<'r, T>,
 }
 
-impl<T: OneMapping> Record<'_, T> {
+impl<T: Level> Record<'_, T> {
     /// How many records were before it.
     pub fn number(&self) -> u64 {
         self.held.cursor.records
@@ -405,7 +414,7 @@ impl<T: OneMapping> Record<'_, T> {
     }
 }
 
-impl<T: OneMapping> Deref for Record<'_, T> {
+impl<T: Level> Deref for Record<'_, T> {
     type Target = [u8];
 
     #[inline(always)]
@@ -414,19 +423,19 @@ impl<T: OneMapping> Deref for Record<'_, T> {
     }
 }
 
-impl<T: OneMapping> fmt::Debug for Record<'_, T> {
+impl<T: Level> fmt::Debug for Record<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Record").field(&&self.bytes[..]).finish()
     }
 }
 
 /// Releases the record at its end.
-struct Held<'r> {
-    cursor: &'r mut Cursor,
+struct Held<'r, T: Level> {
+    cursor: &'r mut Cursor<T>,
     len: usize,
 }
 
-impl Drop for Held<'_> {
+impl<T: Level> Drop for Held<'_, T> {
     /// # If a process dies here
     /// The record is released, or the successor's.
     #[inline(always)]

@@ -2,8 +2,9 @@
 use super::AttachError;
 use super::bell::Bell;
 use super::lane::Hub;
-use super::shared::{Seat, Shared};
-use shm_core::backoff::Backoff;
+use super::level::Link;
+use super::shared::{Seat, Shared, Told};
+use crate::wait::{Missing, Pause, Waiter};
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::Mapped;
 use shm_core::participants::{self, Member, ParticipantId, Watch};
@@ -24,14 +25,6 @@ const ROUNDS_MAX: u32 = 1000;
 pub(super) enum Side {
     Sender,
     Receiver,
-}
-
-/// Why the other side does nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Missing {
-    TimedOut,
-    Detached,
-    Died,
 }
 
 impl Side {
@@ -143,7 +136,8 @@ pub(crate) fn gone(word: &AtomicU64, me: &Member, watch: &mut Option<Watch>) -> 
 
 /// What one side knows of the other.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub struct Peer {
+    shared: Mapped<Shared>,
     /// Its role's word, and where it sleeps.
     theirs: Mapped<AtomicU64>,
     their_bed: Mapped<EventCount>,
@@ -163,6 +157,7 @@ impl Peer {
         let role = |side: Side| shared.part(move |shared| shared.role(side));
         let bed = |side: Side| shared.part(move |shared| shared.bed(side));
         Peer {
+            shared: shared.clone(),
             theirs: role(me.other()),
             their_bed: bed(me.other()),
             ours: Some(role(me)),
@@ -183,6 +178,10 @@ impl Peer {
     /// The sender of a lane, for the receiver, whose role is elsewhere.
     pub(super) fn of_lane(shared: &Mapped<Shared>, member: Arc<Member>) -> Peer {
         Peer { ours: None, ..Peer::new(shared, Side::Receiver, member) }
+    }
+
+    pub(super) fn shared(&self) -> &Mapped<Shared> {
+        &self.shared
     }
 
     /// Whether it said that it left, and nobody came after it: one load.
@@ -223,7 +222,7 @@ impl Peer {
                 None | Some(Missing::Detached) => {}
                 Some(gone) => return Err(gone),
             }
-            if !pause.step(self) {
+            if !pause.step_of(self) {
                 return Err(Missing::TimedOut);
             }
         }
@@ -236,12 +235,6 @@ impl Peer {
             None => self.their_bed.notify(),
             Some(bell) => bell.ring(&self.their_bed),
         }
-    }
-
-    /// Wakes it, if it is known to sleep: it may have fallen asleep just now.
-    #[inline]
-    pub(super) fn wake_seen(&self) {
-        self.their_bed.notify_seen();
     }
 
     /// Says that we have our role no more.
@@ -268,21 +261,65 @@ impl Peer {
     }
 }
 
-/// Who waits, in the steps of a [`Pause`].
-pub(crate) trait Sleeper {
-    /// Where it sleeps.
-    fn bed(&self) -> &EventCount;
-
-    /// Sleeps until it is woken, or somebody dies: `false` once the deadline has passed.
-    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool;
-}
-
-impl Sleeper for Peer {
-    fn bed(&self) -> &EventCount {
-        self.my_bed()
+impl Link for Peer {
+    #[inline]
+    fn message_bytes_max(&self) -> usize {
+        usize::MAX
     }
 
-    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
+    #[inline]
+    fn released(&self) -> u64 {
+        // Pairs with the Release in `Progress::tell`: the receiver's last look at the words before.
+        self.shared.released.position.load(Ordering::Acquire)
+    }
+
+    fn tell_sent(&self, told: &mut Told, position: u64, records: u64) {
+        self.shared.sent.tell(told, position, records);
+    }
+
+    #[inline(always)]
+    fn tell_released(&self, told: &mut Told, position: u64, records: u64) {
+        self.shared.released.tell(told, position, records);
+    }
+
+    #[inline(always)]
+    fn known_gone(&mut self) -> Option<Missing> {
+        self.has_left().then_some(Missing::Detached)
+    }
+
+    #[inline(always)]
+    fn has_dropped_us(&self) -> bool {
+        self.has_dropped_us()
+    }
+
+    fn gone(&mut self) -> Option<Missing> {
+        self.gone()
+    }
+
+    #[inline(always)]
+    fn wake(&mut self) {
+        Peer::wake(self);
+    }
+
+    #[inline(always)]
+    fn wake_seen(&mut self) {
+        // It may have fallen asleep just now: then it looks again soon.
+        self.their_bed.notify_seen();
+    }
+
+    fn leave(&mut self) {
+        Peer::leave(self);
+    }
+}
+
+impl Waiter for Peer {
+    type Ticket = Ticket;
+
+    fn prepare(&mut self) -> Ticket {
+        self.my_bed().prepare()
+    }
+
+    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
         let watch = self.living();
         let until = match (&watch, self.side) {
             // It wakes us, or dies.
@@ -292,32 +329,7 @@ impl Sleeper for Peer {
                 Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
             }
         };
-        participants::wait(self.bed(), ticket, watch.as_slice(), until);
+        participants::wait(self.my_bed(), ticket, watch.as_slice(), until);
         deadline.is_none_or(|deadline| Instant::now() < deadline)
-    }
-}
-
-/// One wait, in steps between which the caller looks: spin, announce, sleep.
-pub(crate) struct Pause {
-    deadline: Option<Instant>,
-    backoff: Backoff,
-    ticket: Option<Ticket>,
-}
-
-impl Pause {
-    pub(crate) fn new(deadline: Option<Instant>) -> Pause {
-        Pause { deadline, backoff: Backoff::new(), ticket: None }
-    }
-
-    /// One step, after the caller looked in vain: `false` once the deadline has passed.
-    pub(crate) fn step(&mut self, sleeper: &impl Sleeper) -> bool {
-        if let Some(ticket) = self.ticket.take() {
-            self.backoff.reset();
-            return sleeper.sleep(ticket, self.deadline);
-        }
-        if !self.backoff.snooze() {
-            self.ticket = Some(sleeper.bed().prepare());
-        }
-        true
     }
 }

@@ -1,17 +1,18 @@
 //! The sender's half.
+use super::level::{Level, Link};
 use super::lines::{Header, Lines, Place, words_for};
-use super::role::{Missing, Pause, Peer, Side, take};
+use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
+use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
 use shm_core::bytes::Draft;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Watch};
 use shm_core::process::ForkGuard;
-use shm_core::sync::Ordering;
-use shm_core::trust::{Crashing, Trust};
+use shm_core::trust::Crashing;
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -30,7 +31,7 @@ pub enum SendError {
     #[error("the receiver has detached")]
     Detached,
     /// The queue is full and the receiver's process has died. Its successor will receive what is
-    /// in the queue.
+    /// in the queue. Or a hostile one has died or hung up, and has none.
     #[error("the queue is full, and the receiver's process has died")]
     PeerDied,
     /// The receiver wrote nonsense into shared memory; or, of many lanes, it found nonsense in ours
@@ -72,15 +73,14 @@ impl From<Missing> for SendError {
 /// # If a process dies here
 /// What was published stays in the queue, and is received. Who takes the role next goes on behind
 /// it; [`sent`](Sender::sent) says how many records there were.
-pub struct Sender<T: OneMapping = Crashing> {
+pub struct Sender<T: Level = Crashing> {
     lines: Lines<T>,
-    cursor: Cursor,
+    cursor: Cursor<T>,
 }
 
 /// How far the sender is. Apart from the lines, of which a [`Reserved`] borrows some beside it.
-struct Cursor {
-    shared: Mapped<Shared>,
-    peer: Peer,
+struct Cursor<T: Level> {
+    link: T::Link,
     fork: ForkGuard,
     /// Words of the ring.
     count: u64,
@@ -151,29 +151,40 @@ impl<T: OneMapping> Sender<T> {
     /// For who has the role by now. `None` where its predecessor left nonsense: it has the role no
     /// more.
     pub(super) fn go_on(shared: &Mapped<Shared>, lines: Lines<T>, peer: Peer) -> Option<Sender<T>> {
-        let count = lines.count();
-        let mut cursor = Cursor {
-            shared: shared.clone(),
-            peer,
-            fork: ForkGuard::new(),
-            count,
-            record_bytes_max: lines.record_bytes_max(),
-            place: Place::default(),
-            records: 0,
-            released: 0,
-            ended: 0,
-            told: Told::default(),
-            pending: None,
-            is_corrupt: false,
-            not_sync: PhantomData,
-        };
-        if cursor.go_on(&lines).is_none() {
+        let mut cursor = Cursor::new(&lines, peer);
+        if shared.sent.last().and_then(|told| cursor.go_on(&lines, told)).is_none() {
             // Nobody is to wait for who has no handle.
-            cursor.peer.leave();
+            cursor.link.leave();
             return None;
         }
-        cursor.peer.wake();
+        cursor.link.wake();
         Some(Sender { lines, cursor })
+    }
+
+    /// Waits until a receiver has attached.
+    ///
+    /// # Errors
+    /// [`SendError::TimedOut`], [`SendError::PeerDied`].
+    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
+        Ok(self.cursor.link.wait_until_open(deadline)?)
+    }
+
+    /// Room for a record of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self, len: usize) -> Space<'_, T> {
+        Space { sender: self, len }
+    }
+
+    /// Why the receiver does nothing any more, if so.
+    pub(crate) fn end(&mut self) -> Option<SendError> {
+        self.cursor.link.gone().map(SendError::from)
+    }
+}
+
+impl<T: Level> Sender<T> {
+    /// The first sender of a ring that nobody has used.
+    pub(super) fn new(lines: Lines<T>, link: T::Link) -> Sender<T> {
+        let cursor = Cursor::new(&lines, link);
+        Sender { lines, cursor }
     }
 
     /// Records that were ever published by senders of this queue, or pushed by this one. Of a
@@ -190,8 +201,8 @@ impl<T: OneMapping> Sender<T> {
     /// Sends a record if there is room for it now; `false` where there is not.
     ///
     /// # Errors
-    /// [`SendError`], but not [`TimedOut`](SendError::TimedOut) and
-    /// [`PeerDied`](SendError::PeerDied).
+    /// [`SendError`], but not [`TimedOut`](SendError::TimedOut), and
+    /// [`PeerDied`](SendError::PeerDied) only where it is known of a hostile one.
     ///
     /// # If a process dies here
     /// The record is in the queue as a whole, or not at all.
@@ -303,24 +314,6 @@ impl<T: OneMapping> Sender<T> {
         };
         Ok(Some(Reserved { bytes, room, len, lines: &self.lines, cursor: &mut self.cursor }))
     }
-
-    /// Room for a record of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
-    pub fn space(&mut self, len: usize) -> Space<'_, T> {
-        Space { sender: self, len }
-    }
-
-    /// Why the receiver does nothing any more, if so.
-    pub(crate) fn end(&mut self) -> Option<SendError> {
-        self.cursor.peer.gone().map(SendError::from)
-    }
-
-    /// Waits until a receiver has attached.
-    ///
-    /// # Errors
-    /// [`SendError::TimedOut`], [`SendError::PeerDied`].
-    pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
-        Ok(self.cursor.peer.wait_until_open(deadline)?)
-    }
 }
 
 /// Ready where [`try_send`](Sender::try_send) takes a record of so many bytes, or where waiting for
@@ -342,25 +335,41 @@ impl<T: OneMapping> Source for Space<'_, T> {
     }
 
     fn bed(&self) -> Option<&EventCount> {
-        Some(self.sender.cursor.peer.my_bed())
+        Some(self.sender.cursor.link.my_bed())
     }
 
     fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.sender.cursor.peer.living());
+        to.extend(self.sender.cursor.link.living());
     }
 
     fn sleep_max(&self) -> Option<Duration> {
-        self.sender.cursor.peer.sleep_max()
+        self.sender.cursor.link.sleep_max()
     }
 }
 
-impl Cursor {
+impl<T: Level> Cursor<T> {
+    fn new(lines: &Lines<T>, link: T::Link) -> Cursor<T> {
+        Cursor {
+            record_bytes_max: lines.record_bytes_max().min(link.message_bytes_max()),
+            link,
+            fork: ForkGuard::new(),
+            count: lines.count(),
+            place: Place::default(),
+            records: 0,
+            released: 0,
+            ended: 0,
+            told: Told::default(),
+            pending: None,
+            is_corrupt: false,
+            not_sync: PhantomData,
+        }
+    }
+
     /// Finds out how far the last sender was: from its last word on, to the end.
     ///
     /// The words behind its last one are as it left them: it had not seen more of them released
     /// than it had then.
-    fn go_on<T: Trust>(&mut self, lines: &Lines<T>) -> Option<()> {
-        let told = self.shared.sent.last()?;
+    fn go_on(&mut self, lines: &Lines<T>, told: Told) -> Option<()> {
         let (mut place, mut records) = (Place::at(told.position, self.count), told.records);
         // Each step is a word at least.
         for _ in 0..=self.count {
@@ -368,6 +377,8 @@ impl Cursor {
             let distance = match lines.look(place) {
                 Header::Nothing => {
                     (self.place, self.records, self.told) = (place, records, told);
+                    // A ring behind us, at most.
+                    self.released = place.position.wrapping_sub(self.count);
                     return self.refresh().ok();
                 }
                 Header::NextLine { number } if number == records as u32 => place.to_next_line(),
@@ -399,17 +410,17 @@ impl Cursor {
         if self.fork.check().is_err() {
             return Err(SendError::Forked);
         }
-        if self.is_corrupt || self.peer.has_dropped_us() {
+        if self.is_corrupt || self.link.has_dropped_us() {
             self.is_corrupt = true;
             return Err(SendError::Corrupt);
         }
         if len > self.record_bytes_max {
             return Err(SendError::TooLong { len, largest: self.record_bytes_max });
         }
-        if self.peer.has_left() {
-            return Err(SendError::Detached);
+        match self.link.known_gone() {
+            Some(gone) => Err(gone.into()),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// As [`room`](Cursor::room), as far as we know.
@@ -432,12 +443,14 @@ impl Cursor {
         (end.position.wrapping_sub(self.released) < self.count).then_some(room)
     }
 
-    /// Looks how much has been released: a claim, at most a ring behind us. And says how far we
-    /// are, before any of it is written anew.
+    /// Looks how much has been released: a claim, between what was last and what is published. And
+    /// says how far we are, before any of it is written anew.
+    // Once a ring: its registers are not to be the common path's.
+    #[inline(never)]
     fn refresh(&mut self) -> Result<(), SendError> {
-        // Pairs with the Release in `Progress::tell`: the receiver's last look at the words before.
-        let released = self.shared.released.position.load(Ordering::Acquire);
-        if self.place.position.wrapping_sub(released) > self.count {
+        let released = self.link.released();
+        let published = self.pending.map_or(self.place, |pending| pending.at).position;
+        if published.wrapping_sub(released) > published.wrapping_sub(self.released) {
             self.is_corrupt = true;
             return Err(SendError::Corrupt);
         }
@@ -447,7 +460,7 @@ impl Cursor {
     }
 
     #[cold]
-    fn wait_for_room<T: Trust>(
+    fn wait_for_room(
         &mut self,
         lines: &Lines<T>,
         len: usize,
@@ -456,7 +469,7 @@ impl Cursor {
         self.publish(lines);
         let (mut pause, mut is_over) = (Pause::new(deadline), false);
         loop {
-            let gone = self.peer.gone();
+            let gone = self.link.gone();
             if let Some(room) = self.room(len)? {
                 return Ok(room);
             }
@@ -466,13 +479,13 @@ impl Cursor {
             if is_over {
                 return Err(SendError::TimedOut);
             }
-            is_over = !pause.step(&self.peer);
+            is_over = !pause.step_of(&mut self.link);
         }
     }
 
     /// The bytes of a record have been written: it is the next one.
     #[inline(always)]
-    fn step<T: Trust>(&mut self, lines: &Lines<T>, room: Room, len: usize) {
+    fn step(&mut self, lines: &Lines<T>, room: Room, len: usize) {
         if room.end.position != self.ended {
             lines.end_at(room.end);
         }
@@ -494,10 +507,10 @@ impl Cursor {
     }
 
     #[inline(always)]
-    fn publish<T: Trust>(&mut self, lines: &Lines<T>) {
+    fn publish(&mut self, lines: &Lines<T>) {
         if let Some(pending) = self.pending.take() {
             lines.publish(pending.at, pending.header);
-            self.peer.wake();
+            self.link.wake();
             self.end_ahead(lines);
         }
     }
@@ -505,7 +518,7 @@ impl Cursor {
     /// Puts the end at the beginning of the next line, if that is free: a record that fills its
     /// line is published then by stores to that line alone.
     #[inline(always)]
-    fn end_ahead<T: Trust>(&mut self, lines: &Lines<T>) {
+    fn end_ahead(&mut self, lines: &Lines<T>) {
         let next = self.place.plus(self.place.to_next_line(), self.count);
         if next.position.wrapping_sub(self.released) < self.count && next.position != self.ended {
             lines.end_at(next);
@@ -520,12 +533,12 @@ impl Cursor {
             None => (self.place, self.records),
         };
         if self.told.position != place.position {
-            self.shared.sent.tell(&mut self.told, place.position, records);
+            self.link.tell_sent(&mut self.told, place.position, records);
         }
     }
 }
 
-impl<T: OneMapping> Drop for Sender<T> {
+impl<T: Level> Drop for Sender<T> {
     /// Publishes what was pushed, and gives the role back.
     ///
     /// # If a process dies here
@@ -536,12 +549,12 @@ impl<T: OneMapping> Drop for Sender<T> {
             if !self.cursor.is_corrupt {
                 self.cursor.tell();
             }
-            self.cursor.peer.leave();
+            self.cursor.link.leave();
         }
     }
 }
 
-impl<T: OneMapping> fmt::Debug for Sender<T> {
+impl<T: Level> fmt::Debug for Sender<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (records, position) = (self.cursor.records, self.cursor.place.position);
         f.debug_struct("Sender").field("sent", &records).field("position", &position).finish()
@@ -550,12 +563,12 @@ impl<T: OneMapping> fmt::Debug for Sender<T> {
 
 /// The place of a record that is not sent yet. Dropped, it is not sent.
 #[must_use = "it is sent by `commit`"]
-pub struct Reserved<'s, T: OneMapping = Crashing> {
+pub struct Reserved<'s, T: Level = Crashing> {
     bytes: Bytes<'s>,
     room: Room,
     len: usize,
     lines: &'s Lines<T>,
-    cursor: &'s mut Cursor,
+    cursor: &'s mut Cursor<T>,
 }
 
 enum Bytes<'s> {
@@ -564,7 +577,7 @@ enum Bytes<'s> {
     Private(Vec<u8>),
 }
 
-impl<T: OneMapping> Reserved<'_, T> {
+impl<T: Level> Reserved<'_, T> {
     /// Sends the record. In a forked child, which has the place of its parent, it does nothing.
     ///
     /// # If a process dies here
@@ -584,7 +597,7 @@ impl<T: OneMapping> Reserved<'_, T> {
     }
 }
 
-impl<T: OneMapping> Deref for Reserved<'_, T> {
+impl<T: Level> Deref for Reserved<'_, T> {
     type Target = [u8];
 
     #[inline(always)]
@@ -596,7 +609,7 @@ impl<T: OneMapping> Deref for Reserved<'_, T> {
     }
 }
 
-impl<T: OneMapping> DerefMut for Reserved<'_, T> {
+impl<T: Level> DerefMut for Reserved<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.bytes {
@@ -606,7 +619,7 @@ impl<T: OneMapping> DerefMut for Reserved<'_, T> {
     }
 }
 
-impl<T: OneMapping> fmt::Debug for Reserved<'_, T> {
+impl<T: Level> fmt::Debug for Reserved<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reserved").field("len", &self.len).finish_non_exhaustive()
     }

@@ -58,7 +58,7 @@ struct Mark {
 
 /// What a [`Progress`] says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Told {
+pub struct Told {
     pub(super) position: u64,
     pub(super) records: u64,
     /// The mark that says so.

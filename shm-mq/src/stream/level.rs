@@ -1,8 +1,8 @@
 //! What a stream is at each level of trust: how its bytes move, and what joins its two sides.
-use super::peer::{Missing, Peer};
+use super::peer::Peer;
+use crate::wait::{Missing, Waiter};
 use shm_core::trust::{Buggy, Crashing, Trust};
 use std::fmt;
-use std::time::Instant;
 
 /// A level of trust that a stream has ends for.
 pub trait Level: Trust {
@@ -24,10 +24,7 @@ impl OneMapping for Crashing {}
 impl OneMapping for Buggy {}
 
 /// The other side, and the words between the two. What comes from it is a claim.
-pub trait Link: fmt::Debug {
-    /// What sleeping needs, from before the last look at the condition.
-    type Ticket;
-
+pub trait Link: Waiter + fmt::Debug {
     /// The longest message that the receiver takes.
     fn message_bytes_max(&self) -> usize;
 
@@ -51,9 +48,4 @@ pub trait Link: fmt::Debug {
     fn known_gone(&mut self) -> Option<Missing>;
     /// Whether the peer has left or died, and how. What it published before can be read after this.
     fn gone(&mut self) -> Option<Missing>;
-
-    /// Announces that this side is about to sleep. Look at the condition once more after this.
-    fn prepare(&mut self) -> Self::Ticket;
-    /// Sleeps until the peer does something or dies: `false` once the deadline has passed.
-    fn sleep(&mut self, ticket: Self::Ticket, deadline: Option<Instant>) -> bool;
 }

@@ -60,11 +60,12 @@ mod tests;
 /// What models need besides.
 #[cfg(shm_loom)]
 pub mod model {
-    pub use super::hostile::modelled::{Ends, hostile};
+    pub use super::hostile::modelled::hostile;
+    pub use crate::hostile::modelled::Ends;
 }
 
+pub use crate::hostile::{ConnectError, Limits};
 pub use frame::{MESSAGE_BYTES_MAX, frame_bytes};
-pub use hostile::{ConnectError, Limits};
 pub use level::{Level, OneMapping};
 pub use receiver::{Message, Receiver, RecvError};
 pub use sender::{SendError, Sender, Sending, Space};

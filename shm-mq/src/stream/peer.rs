@@ -3,7 +3,7 @@ use super::frame::MESSAGE_BYTES_MAX;
 use super::level::Link;
 use super::shared::{CLOSED, DETACHED, OPEN, Role, Shared};
 use super::{AttachError, RoleTaken};
-use shm_core::backoff::Backoff;
+use crate::wait::{Missing, Pause, Waiter};
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::Mapped;
 use shm_core::participants::{self, Member, ParticipantId, Watch};
@@ -83,14 +83,6 @@ impl Side {
     }
 }
 
-/// Why the other side does nothing any more, or not yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Missing {
-    TimedOut,
-    Detached,
-    Died,
-}
-
 /// What one side knows of the other, with which it shares a mapping and a table of participants.
 #[derive(Debug)]
 pub struct Peer {
@@ -166,7 +158,7 @@ impl Peer {
             if self.shared.role(self.side).state.load(Ordering::Relaxed) == OPEN {
                 return Ok(());
             }
-            if !pause.step(self) {
+            if !pause.step_of(self) {
                 return Err(Missing::TimedOut);
             }
         }
@@ -188,8 +180,6 @@ impl Peer {
 }
 
 impl Link for Peer {
-    type Ticket = Ticket;
-
     #[inline]
     fn message_bytes_max(&self) -> usize {
         MESSAGE_BYTES_MAX
@@ -248,6 +238,10 @@ impl Link for Peer {
         }
         self.gone
     }
+}
+
+impl Waiter for Peer {
+    type Ticket = Ticket;
 
     fn prepare(&mut self) -> Ticket {
         self.my_bed().prepare()
@@ -262,31 +256,6 @@ impl Link for Peer {
             participants::wait(self.my_bed(), ticket, &[], Some(until));
         }
         deadline.is_none_or(|deadline| Instant::now() < deadline)
-    }
-}
-
-/// One wait, in steps between which the caller looks: spin, announce, sleep.
-pub(super) struct Pause<L: Link> {
-    deadline: Option<Instant>,
-    backoff: Backoff,
-    ticket: Option<L::Ticket>,
-}
-
-impl<L: Link> Pause<L> {
-    pub(super) fn new(deadline: Option<Instant>) -> Pause<L> {
-        Pause { deadline, backoff: Backoff::new(), ticket: None }
-    }
-
-    /// One step, after the caller looked in vain: `false` once the deadline has passed.
-    pub(super) fn step(&mut self, link: &mut L) -> bool {
-        if let Some(ticket) = self.ticket.take() {
-            self.backoff.reset();
-            return link.sleep(ticket, self.deadline);
-        }
-        if !self.backoff.snooze() {
-            self.ticket = Some(link.prepare());
-        }
-        true
     }
 }
 

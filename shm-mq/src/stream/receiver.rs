@@ -1,10 +1,11 @@
 //! The receiver's half.
 use super::frame::{Header, frame_bytes, payload_distance};
 use super::level::{Level, Link, OneMapping};
-use super::peer::{Missing, Pause, Peer, Side};
+use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
+use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::event::EventCount;
@@ -273,7 +274,7 @@ impl<T: Level> Receiver<T> {
                 Err(RecvError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step(&mut self.cursor.link) {
+            if !pause.step_of(&mut self.cursor.link) {
                 return Err(RecvError::TimedOut);
             }
         }

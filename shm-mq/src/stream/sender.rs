@@ -1,10 +1,11 @@
 //! The sender's half.
 use super::frame::{Header, fragment_bytes_max, frame_bytes, payload_distance};
 use super::level::{Level, Link, OneMapping};
-use super::peer::{Missing, Pause, Peer, Side};
+use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
+use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
@@ -360,7 +361,7 @@ impl<T: Level> Sender<T> {
                 Err(SendError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step(&mut self.link) {
+            if !pause.step_of(&mut self.link) {
                 return Err(SendError::TimedOut);
             }
         }

@@ -28,11 +28,11 @@ pub(super) const TIMED_OUT: u64 = 1;
 
 /// What a process sleeps on.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(super) enum Bed {
-    /// Words, by address.
-    Words(Vec<usize>),
+pub(super) struct Bed {
+    /// By address.
+    words: Vec<usize>,
     /// Until this process is dead.
-    Death(u32),
+    death: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -64,7 +64,7 @@ impl Kernel {
 
     /// Who sleeps on the word at `address`.
     pub(super) fn on(&self, address: usize) -> Vec<u32> {
-        let here = |s: &&Sleeper| matches!(&s.bed, Bed::Words(words) if words.contains(&address));
+        let here = |s: &&Sleeper| s.bed.words.contains(&address);
         self.sleepers.iter().filter(here).map(|sleeper| sleeper.pid).collect()
     }
 
@@ -77,7 +77,7 @@ impl Kernel {
         self.living.retain(|other| *other != pid);
         self.held.retain(|(holder, _)| *holder != pid);
         self.wake(pid);
-        let waited = |s: &&Sleeper| s.bed == Bed::Death(pid);
+        let waited = |s: &&Sleeper| s.bed.death == Some(pid);
         let woken: Vec<u32> = self.sleepers.iter().filter(waited).map(|s| s.pid).collect();
         woken.iter().for_each(|pid| self.wake(*pid));
         woken
@@ -184,9 +184,16 @@ pub fn let_go(word: &AtomicU32) {
 /// Outside of an exploration, where it would sleep: nobody would wake it.
 #[track_caller]
 pub fn sleep(words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
-    let beds = words.iter().map(|(word, _)| std::ptr::from_ref(*word).addr()).collect();
-    let as_expected = || words.iter().all(|(word, expected)| word.peek() == *expected);
-    go_to_bed(Bed::Words(beds), timed, Location::caller(), as_expected)
+    sleep_on(words, None, timed)
+}
+
+/// As [`sleep`], and until `pid` is dead.
+///
+/// # Panics
+/// As [`sleep`].
+#[track_caller]
+pub fn sleep_beside(pid: u32, words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
+    sleep_on(words, Some(pid), timed)
 }
 
 /// Sleeps until `pid` is dead, or for some time if `timed`.
@@ -195,8 +202,15 @@ pub fn sleep(words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
 /// As [`sleep`].
 #[track_caller]
 pub fn sleep_until_dead(pid: u32, timed: bool) -> Slept {
-    let lives = || with(|current| !current.is_dead(pid));
-    go_to_bed(Bed::Death(pid), timed, Location::caller(), lives)
+    sleep_on(&[], Some(pid), timed)
+}
+
+#[track_caller]
+fn sleep_on(words: &[(&AtomicU32, u32)], death: Option<u32>, timed: bool) -> Slept {
+    let beds = words.iter().map(|(word, _)| std::ptr::from_ref(*word).addr()).collect();
+    let lives = || death.is_none_or(|pid| with(|current| !current.is_dead(pid)));
+    let as_expected = || words.iter().all(|(word, expected)| word.peek() == *expected) && lives();
+    go_to_bed(Bed { words: beds, death }, timed, Location::caller(), as_expected)
 }
 
 fn go_to_bed(
