@@ -11,15 +11,17 @@ use benches::two;
 use shm_core::futex::Futex;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_core::sync::Ordering;
+use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::Queue;
 use shm_mq::stream::{Receiver, RecvError, Sender, Stream};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
-const WAKES: u32 = 20_000;
+const WAKES: u32 = 5000;
+/// Long enough for a receiver to fall asleep.
+const PAUSE: Duration = Duration::from_micros(100);
 const OPENED: u64 = 1000;
 
 /// A mapping with a table, and so many bytes behind it.
@@ -85,62 +87,61 @@ fn bare_copy(len: usize) -> f64 {
     (rounds * ring.len()) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-/// Microseconds one way until who sleeps in a futex is woken.
-fn bare_wake() -> f64 {
-    let words = [Futex::new(0), Futex::new(0)];
-    let give = |futex: &Futex, number| {
-        futex.word().store(number, Ordering::Release);
-        futex.wake_all();
-    };
-    let take = |futex: &Futex, number| {
-        while futex.word().load(Ordering::Acquire) != number {
-            futex.wait(number - 1, None);
-        }
-    };
-    let seconds = two(
+/// Microseconds from a call of `give` until `take`, which has fallen asleep by then, returns: the
+/// median of all.
+fn asleep(mut give: impl FnMut(u32) + Send, mut take: impl FnMut(u32) + Send) -> f64 {
+    let (start, given) = (Instant::now(), AtomicU64::new(0));
+    let mut late = Vec::with_capacity(WAKES as usize);
+    two(
         || {
             for number in 1..=WAKES {
-                give(&words[0], number);
-                take(&words[1], number);
+                let pause = Instant::now();
+                while pause.elapsed() < PAUSE {
+                    std::hint::spin_loop();
+                }
+                given.store(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+                give(number);
             }
         },
         || {
             for number in 1..=WAKES {
-                take(&words[0], number);
-                give(&words[1], number);
+                take(number);
+                // Ordered by what was taken.
+                let given = given.load(Ordering::Relaxed);
+                late.push((start.elapsed().as_nanos() as u64).saturating_sub(given));
             }
         },
     );
-    seconds * 1e6 / f64::from(2 * WAKES)
+    late.sort_unstable();
+    late[late.len() / 2] as f64 / 1e3
 }
 
-/// The same through two `spsc`, by calls that wait.
+fn bare_wake() -> f64 {
+    let futex = Futex::new(0);
+    asleep(
+        |number| {
+            futex.word().store(number, Ordering::Release);
+            futex.wake_all();
+        },
+        |number| {
+            while futex.word().load(Ordering::Acquire) < number {
+                futex.wait(number - 1, None);
+            }
+        },
+    )
+}
+
+/// The same through a `spsc`, by a call that waits.
 fn wake() -> f64 {
-    let bytes = Queue::bytes_for(4096).next_multiple_of(128);
-    let (mapping, me, at) = mapping(2 * bytes);
-    let queue = |nth: u64| {
-        // SAFETY: nobody else has the mapping, and what is before ends before.
-        unsafe { Queue::create(&mapping, at + nth * bytes, 4096, 0) }.expect("a queue")
-    };
-    let queues = [queue(0), queue(1)];
-    let ends =
-        |queue: &Queue| (queue.sender(&me).expect("free"), queue.receiver(&me).expect("free"));
-    let [(mut there, mut theirs), (mut back, mut ours)] = [ends(&queues[0]), ends(&queues[1])];
-    let seconds = two(
-        || {
-            for _ in 0..WAKES {
-                there.send(b"8 bytes.").expect("it lives");
-                black_box(ours.recv().expect("it lives").len());
-            }
-        },
-        || {
-            for _ in 0..WAKES {
-                black_box(theirs.recv().expect("it lives").len());
-                back.send(b"8 bytes.").expect("it lives");
-            }
-        },
-    );
-    seconds * 1e6 / f64::from(2 * WAKES)
+    let (mapping, me, at) = mapping(Queue::bytes_for(4096));
+    // SAFETY: nobody else has the mapping, and the table ends before.
+    let queue = unsafe { Queue::create(&mapping, at, 4096, 0) }.expect("a queue");
+    let mut sender = queue.sender(&me).expect("free");
+    let mut receiver = queue.receiver(&me).expect("free");
+    asleep(
+        |_| sender.send(b"8 bytes.").expect("it lives"),
+        |_| drop(black_box(receiver.recv().expect("it lives"))),
+    )
 }
 
 /// Microseconds to open a queue that exists, both ends, and to leave it.
