@@ -69,7 +69,7 @@
 //! **Trust.** As in `spsc`; what one sender wrote into its own lane's ring or counters is found out
 //! as nonsense there, and a bit makes the receiver look in vain. Not so a lie in the head, or in a
 //! lane's word: it can name another receiver or sender, and a lane may stay taken. Senders that are
-//! hostile have a queue and a mapping of their own each: [`Strangers`](crate::fan_in::Strangers).
+//! hostile have a queue and a mapping of their own each: [`Strangers`].
 //!
 //! **Limits.** Of more than 127 senders a sleeping receiver asks every 100 ms who lives, and so may
 //! learn of a death that much later.
