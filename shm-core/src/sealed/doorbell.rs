@@ -3,6 +3,7 @@ use super::message::{let_go, receive};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
+use std::mem::ManuallyDrop;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -31,7 +32,8 @@ pub enum Heard {
 /// One end of a connection with a peer that need not be trusted.
 #[derive(Debug)]
 pub struct Doorbell {
-    socket: UnixStream,
+    /// Taken in `drop`.
+    socket: ManuallyDrop<UnixStream>,
     /// A pidfd of the peer, where its pid is known.
     peer: Option<OwnedFd>,
     /// Who made it. A forked child has the same socket, and leaves it alone.
@@ -40,7 +42,7 @@ pub struct Doorbell {
 
 impl Doorbell {
     pub(super) fn new(socket: UnixStream, peer: Option<OwnedFd>) -> Doorbell {
-        Doorbell { socket, peer, process: std::process::id() }
+        Doorbell { socket: ManuallyDrop::new(socket), peer, process: std::process::id() }
     }
 
     /// Wakes the peer; whether it will hear it. Never blocks: one system call.
@@ -49,7 +51,7 @@ impl Doorbell {
     pub fn ring(&self) -> bool {
         // NOSIGNAL: a peer that left is no SIGPIPE.
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        matches!(send(&self.socket, b"!", flags), Ok(_) | Err(Errno::AGAIN))
+        matches!(send(&*self.socket, b"!", flags), Ok(_) | Err(Errno::AGAIN))
     }
 
     /// Whether the peer's process has ended, or no process holds the other end any more: the
@@ -114,7 +116,7 @@ impl Doorbell {
 
     /// What to poll: the socket, and the peer's process if it is known.
     fn entries(&self) -> (PollFd<'_>, Option<PollFd<'_>>) {
-        let socket = PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP);
+        let socket = PollFd::new(&*self.socket, PollFlags::IN | PollFlags::RDHUP);
         (socket, self.peer.as_ref().map(|peer| PollFd::new(peer, PollFlags::IN)))
     }
 
@@ -163,8 +165,10 @@ fn seen(events: &[PollFd<'_>]) -> (bool, bool) {
 
 impl Drop for Doorbell {
     fn drop(&mut self) {
+        // SAFETY: nobody looks at it after this.
+        let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
         if self.process == std::process::id() {
-            let_go(&self.socket);
+            let_go(socket);
         }
     }
 }

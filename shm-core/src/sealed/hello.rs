@@ -97,7 +97,7 @@ pub fn exchange(
     match greet(&socket, own, wanted, deadline) {
         Ok((memory, peer)) => Ok((memory, Doorbell::new(socket, peer))),
         Err(error) => {
-            let_go(&socket);
+            let_go(socket);
             Err(error)
         }
     }

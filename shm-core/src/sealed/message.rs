@@ -57,22 +57,20 @@ fn bury(files: impl Send + 'static) {
     let _ = std::thread::Builder::new().name("closes".into()).spawn(move || drop(files));
 }
 
-/// To be called before the last of a socket is closed: descriptors that nobody took from it would
-/// be closed with it.
-pub(super) fn let_go(socket: &UnixStream) {
+/// Closes a socket. Descriptors that nobody took from it are closed with the last of it, which is
+/// then not ours to close: not a copy is buried, but the socket itself.
+pub(super) fn let_go(socket: UnixStream) {
     // From here on the peer cannot put anything into it.
     let _ = socket.shutdown(Shutdown::Read);
     let mut bytes = [0; 512];
     for _ in 0..LEFT_MAX {
-        match receive(socket, &mut bytes) {
+        match receive(&socket, &mut bytes) {
             Ok(left) if left.count > 0 => {}
             Err(Errno::INTR) => {}
             Ok(_) | Err(_) => return,
         }
     }
-    if let Ok(copy) = socket.try_clone() {
-        bury(copy);
-    }
+    bury(socket);
 }
 
 /// Room for all that can come: the sender's credentials, descriptors, its pidfd, and a few bytes
