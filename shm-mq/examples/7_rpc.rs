@@ -30,8 +30,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let numbers = ["4", "nothing", "81", "-1", "2"];
     let calls: Result<Vec<(&str, Call)>, Box<dyn Error>> = numbers.iter().map(ask).collect();
     for (number, mut call) in calls? {
-        match call.wait(None) {
-            Ok(root) => println!("the root of {number} is {}", String::from_utf8_lossy(&root)),
+        let root = call.wait(None).map(|root| String::from_utf8_lossy(&root).into_owned());
+        match root {
+            Ok(root) => println!("the root of {number} is {root}"),
             Err(CallError::Refused { code }) => {
                 let why = call.refusal().map(|why| String::from_utf8_lossy(&why).into_owned());
                 println!("no root of {number}: error {code}, {}", why.unwrap_or_default());

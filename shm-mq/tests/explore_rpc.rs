@@ -388,9 +388,8 @@ fn lies_to<T: OneMapping>(level: &str) {
         for call in calls.into_iter().flatten().flatten() {
             let mut call = call;
             for _ in 0..2 {
-                match call.poll() {
-                    Ok(Some(answer)) => assert!(answer.len() <= 8, "longer than its slot"),
-                    Ok(None) | Err(_) => {}
+                if let Ok(Some(answer)) = call.poll() {
+                    assert!(answer.len() <= 8, "longer than its slot");
                 }
             }
             let _ = call.refusal().map(|bytes| bytes.len());
@@ -402,7 +401,10 @@ fn lies_to<T: OneMapping>(level: &str) {
             if let Ok(Some(request)) = server.try_take() {
                 assert!(request.len() <= 8, "longer than its slot");
                 let _ = match (request.is_cancelled(), round) {
-                    (true, _) => Ok(drop(request)),
+                    (true, _) => {
+                        drop(request);
+                        Ok(())
+                    }
                     (false, 0) => request.answer(&[1; 8]),
                     _ => request.refuse(7, &[]),
                 };
