@@ -211,11 +211,12 @@ impl<M: Message, C: Code<M>> TypedSender<M, C, Hostile> {
     /// let peer = std::thread::spawn(move || {
     ///     let limits = Limits::default();
     ///     let mut receiver = TypedReceiver::<String, Text, _>::connect(theirs, limits, None)?;
-    ///     Ok::<_, ConnectError>(receiver.recv())
+    ///     Ok::<_, ConnectError>((receiver.recv(), receiver))
     /// });
     /// let mut sender = TypedSender::<String, Text, Hostile>::connect(ours, 4096, None)?;
     /// sender.send(&"checked when it arrives".to_owned())?;
-    /// assert_eq!(peer.join().expect("no panic")??, "checked when it arrives");
+    /// let (text, _receiver) = peer.join().expect("no panic")?;
+    /// assert_eq!(text?, "checked when it arrives");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

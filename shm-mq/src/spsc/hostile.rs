@@ -114,11 +114,14 @@ impl Sender<Hostile> {
     /// let (ours, theirs) = UnixStream::pair()?;
     /// let peer = std::thread::spawn(move || {
     ///     let mut receiver = Receiver::<Hostile>::connect(theirs, Limits::default(), 0, None)?;
-    ///     Ok::<_, ConnectError>(receiver.recv().map(|record| record.to_vec()))
+    ///     let record = receiver.recv().map(|record| record.to_vec());
+    ///     // It stays until the sender knows.
+    ///     Ok::<_, ConnectError>((record, receiver))
     /// });
     /// let mut sender = Sender::<Hostile>::connect(ours, 4096, 0, None)?;
     /// sender.send(b"no offence")?;
-    /// assert_eq!(peer.join().expect("no panic")??, b"no offence");
+    /// let (record, _receiver) = peer.join().expect("no panic")?;
+    /// assert_eq!(record?, b"no offence");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///

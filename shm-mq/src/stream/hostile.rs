@@ -110,11 +110,14 @@ impl Sender<Hostile> {
     /// let (ours, theirs) = UnixStream::pair()?;
     /// let peer = std::thread::spawn(move || {
     ///     let mut receiver = Receiver::<Hostile>::connect(theirs, Limits::default(), None)?;
-    ///     Ok::<_, shm_mq::stream::ConnectError>(receiver.recv().map(|message| message.to_vec()))
+    ///     let message = receiver.recv().map(|message| message.to_vec());
+    ///     // It stays until the sender knows: where the receiver has left nothing is sent.
+    ///     Ok::<_, shm_mq::stream::ConnectError>((message, receiver))
     /// });
     /// let mut sender = Sender::<Hostile>::connect(ours, 4096, None)?;
     /// sender.send(b"no offence")?;
-    /// assert_eq!(peer.join().expect("no panic")??, b"no offence");
+    /// let (message, _receiver) = peer.join().expect("no panic")?;
+    /// assert_eq!(message?, b"no offence");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
