@@ -3,8 +3,9 @@ use super::cells::{Cells, Place};
 use super::rows::{free_dead, look_at_rows, stride};
 use super::shared::{Mark, Row, Shared};
 use super::{AttachError, Broadcast, LOOKED_EVERY, sleep};
-use crate::spsc::{Pause, Seat, Sleeper, leave_seat, take};
+use crate::spsc::{Seat, leave_seat, take};
 use crate::stream::OneMapping;
+use crate::wait::{Pause, Waiter};
 use crate::waitset::Source;
 use shm_core::bytes::Draft as InPlace;
 use shm_core::event::{EventCount, Ticket};
@@ -246,7 +247,7 @@ impl<T: OneMapping> Source for Space<'_, T> {
     }
 
     fn bed(&self) -> Option<&EventCount> {
-        Some(Sleeper::bed(&self.publisher.cursor))
+        Some(&self.publisher.cursor.shared.left)
     }
 
     fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
@@ -353,12 +354,14 @@ impl Cursor {
 }
 
 /// A subscriber that reads wakes us without a fence, and may miss us: we look again soon.
-impl Sleeper for Cursor {
-    fn bed(&self) -> &EventCount {
-        &self.shared.left
+impl Waiter for Cursor {
+    type Ticket = Ticket;
+
+    fn prepare(&mut self) -> Ticket {
+        self.shared.left.prepare()
     }
 
-    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
+    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
         sleep(&self.shared.left, ticket, self.living(), Some(LOOKED_EVERY), deadline)
     }
 }

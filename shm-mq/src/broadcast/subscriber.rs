@@ -3,8 +3,9 @@ use super::cells::{Cells, Place};
 use super::rows::{is_open, leave_row, strike_row, take_row};
 use super::shared::{Mark, NUMBER_MAX, Row};
 use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription, sleep};
-use crate::spsc::{Missing, Pause, Seat, Sleeper, gone};
+use crate::spsc::{Seat, gone};
 use crate::stream::OneMapping;
+use crate::wait::{Missing, Pause, Waiter};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::event::{EventCount, Ticket};
@@ -198,7 +199,7 @@ impl<T: OneMapping> Subscriber<T> {
             if is_over {
                 return Err(RecvError::TimedOut);
             }
-            is_over = !pause.step(&self.cursor);
+            is_over = !pause.step(&mut self.cursor);
         }
     }
 
@@ -212,7 +213,7 @@ impl<T: OneMapping> Subscriber<T> {
             if is_over {
                 return Err(RecvError::TimedOut);
             }
-            is_over = !pause.step(&self.cursor);
+            is_over = !pause.step(&mut self.cursor);
         }
     }
 
@@ -310,7 +311,7 @@ impl<T: OneMapping> Source for Subscriber<T> {
     }
 
     fn bed(&self) -> Option<&EventCount> {
-        Some(Sleeper::bed(&self.cursor))
+        Some(&self.cursor.broadcast.shared.arrived)
     }
 
     fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
@@ -418,13 +419,15 @@ impl<T: OneMapping> Cursor<T> {
     }
 }
 
-impl<T: OneMapping> Sleeper for Cursor<T> {
-    fn bed(&self) -> &EventCount {
-        &self.broadcast.shared.arrived
+impl<T: OneMapping> Waiter for Cursor<T> {
+    type Ticket = Ticket;
+
+    fn prepare(&mut self) -> Ticket {
+        self.broadcast.shared.arrived.prepare()
     }
 
-    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        sleep(self.bed(), ticket, self.living(), self.sleep_max(), deadline)
+    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
+        sleep(&self.broadcast.shared.arrived, ticket, self.living(), self.sleep_max(), deadline)
     }
 }
 

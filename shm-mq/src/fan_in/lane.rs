@@ -1,7 +1,8 @@
 //! A lane, as the receiver has it.
 use super::receiver::Why;
-use crate::spsc::{self, Bell, Missing, Queue, RecvError, Seat};
+use crate::spsc::{self, Bell, Queue, RecvError, Seat};
 use crate::stream::OneMapping;
+use crate::wait::Missing;
 use shm_core::mapping::Mapped;
 use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::sync::{AtomicU64, Ordering};

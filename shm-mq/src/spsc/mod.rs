@@ -53,7 +53,6 @@ mod shared;
 pub(crate) use bell::Bell;
 pub(crate) use lane::Hub;
 // For the other structures that have roles.
-pub(crate) use crate::wait::{Missing, Pause, Sleeper};
 pub(crate) use role::{gone, leave_seat, take};
 pub(crate) use shared::Seat;
 

@@ -230,7 +230,7 @@ impl<T: Level> Receiver<T> {
             if is_over {
                 return Err(RecvError::TimedOut);
             }
-            is_over = !pause.step_of(&mut self.cursor.link);
+            is_over = !pause.step(&mut self.cursor.link);
         }
     }
 

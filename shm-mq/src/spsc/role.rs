@@ -222,7 +222,7 @@ impl Peer {
                 None | Some(Missing::Detached) => {}
                 Some(gone) => return Err(gone),
             }
-            if !pause.step_of(self) {
+            if !pause.step(self) {
                 return Err(Missing::TimedOut);
             }
         }

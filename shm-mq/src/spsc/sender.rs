@@ -479,7 +479,7 @@ impl<T: Level> Cursor<T> {
             if is_over {
                 return Err(SendError::TimedOut);
             }
-            is_over = !pause.step_of(&mut self.link);
+            is_over = !pause.step(&mut self.link);
         }
     }
 

@@ -158,7 +158,7 @@ impl Peer {
             if self.shared.role(self.side).state.load(Ordering::Relaxed) == OPEN {
                 return Ok(());
             }
-            if !pause.step_of(self) {
+            if !pause.step(self) {
                 return Err(Missing::TimedOut);
             }
         }

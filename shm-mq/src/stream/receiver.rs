@@ -274,7 +274,7 @@ impl<T: Level> Receiver<T> {
                 Err(RecvError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step_of(&mut self.cursor.link) {
+            if !pause.step(&mut self.cursor.link) {
                 return Err(RecvError::TimedOut);
             }
         }

@@ -361,7 +361,7 @@ impl<T: Level> Sender<T> {
                 Err(SendError::WouldBlock) => {}
                 end => return end,
             }
-            if !pause.step_of(&mut self.link) {
+            if !pause.step(&mut self.link) {
                 return Err(SendError::TimedOut);
             }
         }
