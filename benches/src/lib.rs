@@ -1,7 +1,19 @@
 //! What the measurements share: two processors, and medians of rounds.
-use std::sync::LazyLock;
+use shm_core::mapping::Mapping;
+use shm_core::participants::{Member, Table};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
+
+/// A mapping with a table, a seat in it, and where the `bytes` behind it begin, which nobody has.
+pub fn memory(bytes: u64) -> (Arc<Mapping>, Arc<Member>, u64) {
+    let at = Table::bytes_for(4).next_multiple_of(128);
+    let mapping = Mapping::heap((at + bytes) as usize);
+    // SAFETY: nobody else has the mapping.
+    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
+    let me = table.join().expect("a seat");
+    (mapping, me, at)
+}
 
 /// A cache line of its own, and the next, which is fetched with it.
 #[derive(Debug)]

@@ -8,10 +8,9 @@
 //! Two threads (of `work` also three), each on a processor of its own; payloads are written by the
 //! sender and read by the receiver. Round by round in turn, medians over the rounds. Whether the
 //! two processors share a core, the first line tells: some 40 ns one way then, some 170 otherwise.
-use benches::{Line, line, many, two};
+use benches::{Line, line, many, memory, two};
 use crossbeam_queue::ArrayQueue;
-use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
+use shm_core::participants::Member;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::fan_in::{Event, FanIn, FanInConfig};
 use shm_mq::spsc::{Queue, Receiver, Sender};
@@ -60,16 +59,13 @@ fn bare_ping(lines: usize) -> f64 {
 
 /// A table, and so many queues behind it.
 fn queues(count: u64, ring_bytes: u64) -> (Arc<Member>, Vec<Queue>) {
-    let first = Table::bytes_for(4).next_multiple_of(128);
     let each = Queue::bytes_for(ring_bytes).next_multiple_of(128);
-    let mapping = Mapping::heap((first + count * each) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
+    let (mapping, me, first) = memory(count * each);
     let queue = |index| {
-        // SAFETY: as above; the queues do not overlap.
+        // SAFETY: nobody else has the bytes; the queues do not overlap.
         unsafe { Queue::create(&mapping, first + index * each, ring_bytes, 0) }.expect("a queue")
     };
-    (table.join().expect("a seat"), (0..count).map(queue).collect())
+    (me, (0..count).map(queue).collect())
 }
 
 fn ends(me: &Arc<Member>, queue: &Queue) -> (Sender, Receiver) {
@@ -202,13 +198,9 @@ fn stream_of_rtrb() -> f64 {
 /// Millions of jobs of so many words in a second, by so many producers and one worker.
 fn jobs<const WORDS: usize>(producers: u64) -> f64 {
     let config = WorkConfig::new(256, 8 * WORDS as u64);
-    let at = Table::bytes_for(4).next_multiple_of(128);
-    let mapping = Mapping::heap((at + WorkQueue::bytes_for(&config)) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
-    // SAFETY: as above, and the table ends before.
+    let (mapping, me, at) = memory(WorkQueue::bytes_for(&config));
+    // SAFETY: nobody else has the bytes.
     let queue = unsafe { WorkQueue::create(&mapping, at, &config) }.expect("a queue");
-    let me = table.join().expect("a seat");
     many(
         producers,
         JOBS,
@@ -239,13 +231,9 @@ fn jobs<const WORDS: usize>(producers: u64) -> f64 {
 /// The same through a lane each.
 fn lanes<const WORDS: usize>(senders: u64) -> f64 {
     let config = FanInConfig::new(4, 1 << 14);
-    let at = Table::bytes_for(4).next_multiple_of(128);
-    let mapping = Mapping::heap((at + FanIn::bytes_for(&config)) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
-    // SAFETY: as above, and the table ends before.
+    let (mapping, me, at) = memory(FanIn::bytes_for(&config));
+    // SAFETY: nobody else has the bytes.
     let fan_in = unsafe { FanIn::create(&mapping, at, &config) }.expect("a fan-in");
-    let me = table.join().expect("a seat");
     many(
         senders,
         JOBS,

@@ -7,15 +7,12 @@
 //!
 //! Two threads, each on a processor of its own; the receiver touches the first and the last byte.
 //! Round by round in turn, medians over the rounds.
-use benches::two;
+use benches::{memory, two};
 use shm_core::futex::Futex;
-use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::Queue;
 use shm_mq::stream::{Receiver, RecvError, Sender, Stream};
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -24,19 +21,9 @@ const WAKES: u32 = 5000;
 const PAUSE: Duration = Duration::from_micros(100);
 const OPENED: u64 = 1000;
 
-/// A mapping with a table, and so many bytes behind it.
-fn mapping(bytes: u64) -> (Arc<Mapping>, Arc<Member>, u64) {
-    let at = Table::bytes_for(4).next_multiple_of(128);
-    let mapping = Mapping::heap((at + bytes) as usize);
-    // SAFETY: nobody else has the mapping.
-    let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
-    let me = table.join().expect("a seat");
-    (mapping, me, at)
-}
-
 fn stream(ring_bytes: u64) -> (Sender, Receiver) {
-    let (mapping, me, at) = mapping(Stream::bytes_for(ring_bytes));
-    // SAFETY: nobody else has the mapping, and the table ends before.
+    let (mapping, me, at) = memory(Stream::bytes_for(ring_bytes));
+    // SAFETY: nobody else has the bytes.
     let stream = unsafe { Stream::create(&mapping, at, ring_bytes) }.expect("a stream");
     (stream.sender(&me).expect("free"), stream.receiver(&me).expect("free"))
 }
@@ -133,8 +120,8 @@ fn bare_wake() -> f64 {
 
 /// The same through a `spsc`, by a call that waits.
 fn wake() -> f64 {
-    let (mapping, me, at) = mapping(Queue::bytes_for(4096));
-    // SAFETY: nobody else has the mapping, and the table ends before.
+    let (mapping, me, at) = memory(Queue::bytes_for(4096));
+    // SAFETY: nobody else has the bytes.
     let queue = unsafe { Queue::create(&mapping, at, 4096, 0) }.expect("a queue");
     let mut sender = queue.sender(&me).expect("free");
     let mut receiver = queue.receiver(&me).expect("free");
@@ -146,8 +133,8 @@ fn wake() -> f64 {
 
 /// Microseconds to open a queue that exists, both ends, and to leave it.
 fn open() -> f64 {
-    let (mapping, me, at) = mapping(Queue::bytes_for(MIB));
-    // SAFETY: nobody else has the mapping, and the table ends before.
+    let (mapping, me, at) = memory(Queue::bytes_for(MIB));
+    // SAFETY: nobody else has the bytes.
     unsafe { Queue::create(&mapping, at, MIB, 0) }.expect("a queue");
     let start = Instant::now();
     for _ in 0..OPENED {
