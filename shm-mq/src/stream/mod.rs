@@ -16,9 +16,9 @@
 //!
 //! **Messages and fragments.** The sender writes frames, each one fragment of a message, and a
 //! frame becomes visible whole, by one store of `written`. A message that fits the free part of
-//! the ring is one frame. A longer one goes in several, each as long as the room at that moment,
-//! and at least half a ring: so messages may be far larger than the ring, and the receiver can be
-//! at work meanwhile. The smallest ring has one word; a frame of one word carries 4 bytes.
+//! the ring is one frame. A longer one goes in several, of a quarter of the ring or so: thus
+//! messages may be far larger than the ring, and the receiver copies one frame while the next is
+//! written. The smallest ring has one word; a frame of one word carries 4 bytes.
 //!
 //! **Giving up half-way.** A sender that runs into its deadline, or drops a `Sending`, just goes
 //! on with its next message: a fragment marked as a message's first makes the receiver discard the

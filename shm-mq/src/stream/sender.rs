@@ -109,7 +109,8 @@ impl<'m> Outgoing<'m> {
 /// The sending end of a [`Stream`]: one thread at a time.
 ///
 /// A message that fits the ring as a whole costs one copy, and a system call only when the receiver
-/// sleeps. A longer one goes in fragments of at least half a ring.
+/// sleeps. A longer one goes in fragments of about a quarter of the ring, so that the receiver
+/// takes one while the next is written.
 ///
 /// It can move to another thread, but not be shared:
 ///
@@ -289,7 +290,7 @@ impl<T: Level> Sender<T> {
         if !self.has_room(want)? {
             return Err(self.would_block());
         }
-        self.write_frame(&mut outgoing);
+        self.write_frame(&mut outgoing, want);
         self.finish()
     }
 
@@ -342,7 +343,7 @@ impl<T: Level> Sender<T> {
     fn put(&mut self, mut message: Outgoing<'_>, end: Option<Instant>) -> Result<(), SendError> {
         self.usable()?;
         if frame_bytes(message.left) <= self.free() {
-            self.write_frame(&mut message);
+            self.write_frame(&mut message, self.free());
             return Ok(());
         }
         self.put_slowly(message, end)
@@ -367,7 +368,7 @@ impl<T: Level> Sender<T> {
         }
     }
 
-    /// Writes and publishes what there is room for: at least the whole rest, or half the ring.
+    /// Writes and publishes what there is room for, a [piece](Sender::piece) at a time.
     ///
     /// The deadline counts between fragments, lest a quick receiver keep a long message going.
     pub(super) fn advance(
@@ -380,14 +381,23 @@ impl<T: Level> Sender<T> {
             if message.begun && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return Err(SendError::TimedOut);
             }
-            let half = (self.ring.bytes() / 2).next_multiple_of(WORD);
-            if !self.has_room(frame_bytes(message.left).min(half))? {
+            let piece = self.piece(message.left);
+            if !self.has_room(piece)? {
                 return Err(self.would_block());
             }
-            self.write_frame(message);
+            self.write_frame(message, piece);
             self.publish();
         }
         self.attached()
+    }
+
+    /// Bytes of ring that the next frame takes, of a message that has `left` bytes to go and does
+    /// not fit what is free: all of it, or a bit more than a quarter of the ring, which the
+    /// receiver gives back as soon as it has it.
+    fn piece(&self, left: usize) -> u64 {
+        let (ring, whole) = (self.ring.bytes(), frame_bytes(left));
+        let half = (ring / 2).next_multiple_of(WORD);
+        if whole <= half { whole } else { half.min((ring / 4).next_multiple_of(WORD) + WORD) }
     }
 
     /// Why there is no room. Everything pending is published first, so that the receiver makes
@@ -397,11 +407,12 @@ impl<T: Level> Sender<T> {
         self.link.gone().map_or(SendError::WouldBlock, SendError::from)
     }
 
-    /// Writes one frame with as much of `message` as there is room for.
+    /// Writes one frame of at most `room` bytes, which are free, with as much of `message` as goes
+    /// into it.
     #[inline]
-    fn write_frame(&mut self, message: &mut Outgoing<'_>) {
+    fn write_frame(&mut self, message: &mut Outgoing<'_>, room: u64) {
         let ring = self.ring.bytes();
-        let len = message.left.min(fragment_bytes_max(self.free()));
+        let len = message.left.min(fragment_bytes_max(room));
         let header = Header::new(len, !message.begun, len == message.left);
         message.begun = true;
         self.ring.owned().take(self.place.position, frame_bytes(len));
@@ -532,7 +543,7 @@ impl<T: OneMapping> Source for Space<'_, T> {
         let sender = &mut *self.sender;
         let ring = sender.ring.bytes();
         let whole = frame_bytes(self.len);
-        let want = if whole > ring { (ring / 2).next_multiple_of(WORD) } else { whole };
+        let want = if whole > ring { sender.piece(self.len) } else { whole };
         match sender.usable().and_then(|()| sender.has_room(want)) {
             Ok(false) => sender.would_block() != SendError::WouldBlock,
             _ => true,
