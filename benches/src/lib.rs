@@ -73,12 +73,20 @@ pub fn many(
 }
 
 /// Measures all, round by round in turn (as many rounds as the first argument says, or 5), and
-/// prints the medians.
+/// prints the medians. A second argument is a part of the name that begins a group: only that is
+/// measured.
 pub fn print(all: &[(&str, &dyn Fn() -> f64)]) {
     let rounds = std::env::args().nth(1).map_or(5, |arg| arg.parse().expect("a number"));
+    let group = std::env::args().nth(2).unwrap_or_default();
+    let mut is_in = false;
+    let wanted = |(name, _): &&(&str, _)| {
+        is_in = if name.starts_with(' ') { is_in } else { name.contains(&group) };
+        is_in
+    };
+    let all: Vec<_> = all.iter().filter(wanted).collect();
     let mut figures = vec![Vec::new(); all.len()];
     for _ in 0..rounds {
-        for (figures, (_, measure)) in figures.iter_mut().zip(all) {
+        for (figures, (_, measure)) in figures.iter_mut().zip(&all) {
             figures.push(measure());
         }
     }

@@ -20,6 +20,9 @@ pub mod waitset;
 // Waiting for another process, in steps.
 mod wait;
 
+// How a receiver gives back the lines of a long record.
+mod hand_back;
+
 // Two sides that do not trust each other: one writer a mapping, and a socket.
 mod hostile;
 

@@ -110,6 +110,9 @@ impl Records {
 /// The first one takes three words, of which two are left before the end; the next one goes to the
 /// next line, and has to wait.
 const AROUND: &Records = &Records { lines: 4, before: 3, lengths: &[9, 2] };
+/// Once the first one is given back, the last is written where its bytes were: which the receiver
+/// writes before.
+const HANDED_BACK: &Records = &Records { lines: 4, before: 0, lengths: &[9, 1, 1, 2] };
 /// Each fills the ring.
 const SHORT: &Records = &Records { lines: 2, before: 0, lengths: &[1, 1] };
 
@@ -225,6 +228,11 @@ fn receivers_may_die_anywhere() {
     successors(AROUND, (1, 2), 0);
     successors(SHORT, (1, 2), 1);
     successors(SHORT, (1, 3), 0);
+}
+
+#[test]
+fn what_is_given_back_is_the_senders() {
+    successors(HANDED_BACK, (1, 1), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! one run: how long a record is under way, and how many there are in a second.
 //!
 //! ```sh
-//! cargo build --release -p benches && target/release/queue_ratio [ROUNDS]
+//! cargo build --release -p benches && target/release/queue_ratio [ROUNDS [GROUP]]
 //! ```
 //!
 //! Two threads (of `work` also three), each on a processor of its own; payloads are written by the
@@ -21,6 +21,9 @@ use std::sync::Arc;
 const PINGS: u64 = 200_000;
 const RECORDS: u64 = 2_000_000;
 const JOBS: u64 = 500_000;
+/// Of long records: the ring, and what goes through it.
+const LONG_RING: usize = 1 << 18;
+const LONG_BYTES: u64 = 1 << 30;
 
 /// Nanoseconds one way, of so many lines that go to and fro: the first word of the first one says
 /// that all are there.
@@ -195,6 +198,76 @@ fn stream_of_rtrb() -> f64 {
     RECORDS as f64 / seconds / 1e6
 }
 
+/// Gigabytes in a second of records of `len` bytes, in a ring of 256 KiB: each byte written, each
+/// read, and nothing else done but to say so.
+fn bare_bytes(len: usize) -> f64 {
+    let slots = LONG_RING / len;
+    let words: Vec<AtomicU64> = (0..LONG_RING / 8).map(|_| AtomicU64::new(0)).collect();
+    let slot = |number: u64| {
+        let first = number as usize % slots * len / 8;
+        words[first..first + len / 8].as_ptr().cast::<u8>().cast_mut()
+    };
+    let (written, read, from) = (line(), line(), vec![1_u8; len]);
+    let count = LONG_BYTES / len as u64;
+    let seconds = two(
+        || {
+            for number in 0..count {
+                while number - read.0[0].load(Ordering::Acquire) == slots as u64 {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: the slot is the writer's until `written` says otherwise.
+                unsafe { slot(number).copy_from_nonoverlapping(black_box(from.as_ptr()), len) };
+                written.0[0].store(number + 1, Ordering::Release);
+            }
+        },
+        || {
+            for number in 0..count {
+                while written.0[0].load(Ordering::Acquire) == number {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: the slot is the reader's until `read` says otherwise.
+                black_box(all_of(unsafe { std::slice::from_raw_parts(slot(number), len) }));
+                read.0[0].store(number + 1, Ordering::Release);
+            }
+        },
+    );
+    LONG_BYTES as f64 / seconds / 1e9
+}
+
+/// Reads each byte.
+fn all_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |all, byte| all ^ byte).into()
+}
+
+/// The same through `spsc`.
+fn long_records(len: usize) -> f64 {
+    let (me, queues) = queues(1, LONG_RING as u64);
+    let (mut sender, mut receiver) = ends(&me, &queues[0]);
+    // With its header, as long as a slot.
+    let (record, count) = (vec![1; len - 8], LONG_BYTES / len as u64);
+    let seconds = two(
+        || {
+            for _ in 0..count {
+                while !sender.try_send(black_box(&record)).expect("sound") {
+                    std::hint::spin_loop();
+                }
+            }
+        },
+        || {
+            for _ in 0..count {
+                let record = loop {
+                    match receiver.try_recv().expect("sound") {
+                        Some(record) => break record,
+                        None => std::hint::spin_loop(),
+                    }
+                };
+                black_box(all_of(&record));
+            }
+        },
+    );
+    LONG_BYTES as f64 / seconds / 1e9
+}
+
 /// Millions of jobs of so many words in a second, by so many producers and one worker.
 fn jobs<const WORDS: usize>(producers: u64) -> f64 {
     let config = WorkConfig::new(256, 8 * WORDS as u64);
@@ -302,6 +375,10 @@ fn main() {
         ("64 B, M/s: a bare ring", &bare_ring),
         ("  spsc", &stream_of_records),
         ("  rtrb", &stream_of_rtrb),
+        ("64 KiB, GB/s: a bare ring", &|| bare_bytes(1 << 16)),
+        ("  spsc", &|| long_records(1 << 16)),
+        ("1 KiB, GB/s: a bare ring", &|| bare_bytes(1 << 10)),
+        ("  spsc", &|| long_records(1 << 10)),
         ("24 B, one to one, M/s: ArrayQueue", &|| array_queue::<3>(1)),
         ("  work", &|| jobs::<3>(1)),
         ("  fan_in", &|| lanes::<3>(1)),

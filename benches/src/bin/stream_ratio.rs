@@ -2,7 +2,7 @@
 //! many messages there are in a second, and how long it takes until who sleeps has one.
 //!
 //! ```sh
-//! cargo build --release -p benches && target/release/stream_ratio [ROUNDS]
+//! cargo build --release -p benches && target/release/stream_ratio [ROUNDS [GROUP]]
 //! ```
 //!
 //! Two threads, each on a processor of its own; the receiver touches the first and the last byte.

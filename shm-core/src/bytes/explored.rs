@@ -38,6 +38,15 @@ impl Word {
         self.word.store(value, Ordering::Relaxed);
     }
 
+    /// Writes the word with what is in it.
+    ///
+    /// # Safety
+    /// None here.
+    #[track_caller]
+    pub unsafe fn rewrite(&self) {
+        self.store(self.load());
+    }
+
     /// Reads the word, whoever writes it meanwhile: `Relaxed`.
     #[track_caller]
     pub fn load(&self) -> u64 {

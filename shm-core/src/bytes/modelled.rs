@@ -49,6 +49,15 @@ impl Word {
         }
     }
 
+    /// Writes the word with what is in it.
+    ///
+    /// # Safety
+    /// None here: a model fails instead.
+    pub unsafe fn rewrite(&self) {
+        // SAFETY: as above.
+        unsafe { self.set(self.get()) };
+    }
+
     /// Reads the word, whoever writes it meanwhile: `Relaxed`.
     #[track_caller]
     pub fn load(&self) -> u64 {

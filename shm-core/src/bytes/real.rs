@@ -43,6 +43,16 @@ impl Word {
         unsafe { self.cell.get().write(value) }
     }
 
+    /// Writes the word with what is in it: its line is this processor's own then.
+    ///
+    /// # Safety
+    /// Nobody else writes it meanwhile, or what he writes may be undone.
+    #[inline(always)]
+    pub unsafe fn rewrite(&self) {
+        // Relaxed accesses, for plain ones would be left out.
+        self.store(self.load());
+    }
+
     /// Reads the word, whoever writes it meanwhile: `Relaxed`.
     #[inline]
     pub fn load(&self) -> u64 {

@@ -1,5 +1,6 @@
 //! The lines of a queue, and a place in them.
 use super::shared::Shared;
+use crate::hand_back::HandBack;
 use shm_core::BadPtr;
 use shm_core::bytes::{Draft, View, WORD_BYTES, Word};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -14,6 +15,9 @@ const LINE_WORDS: usize = 8;
 /// Few, in models.
 #[cfg(any(shm_loom, shm_explore))]
 const LINE_WORDS: usize = 2;
+
+/// So many lines are made ready for the next record, at most.
+const READY_LINES_MAX: u64 = 8;
 
 /// Bytes of ring in a line.
 pub const LINE_BYTES: u64 = (LINE_WORDS * WORD_BYTES) as u64;
@@ -120,6 +124,11 @@ impl<T: Trust> Lines<T> {
         Lines::of(self.words)
     }
 
+    /// What gives its words back.
+    pub(super) fn hand_back(&self) -> HandBack<T> {
+        HandBack::new(&self.words)
+    }
+
     /// Words of the ring.
     #[inline(always)]
     pub(super) fn count(&self) -> u64 {
@@ -156,6 +165,22 @@ impl<T: Trust> Lines<T> {
     pub(super) fn put(&self, at: Place, header: Header) {
         // Ordered by the Release in `publish`.
         self.header(at).store(header.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Writes a word of each line behind the first of the `words` from `at` on, for this processor
+    /// to have these lines once a record comes there: where they are few.
+    ///
+    /// # Safety
+    /// As [`write`](Lines::write), for words that do not go beyond the end of the ring.
+    #[inline(always)]
+    pub(super) unsafe fn get_ready(&self, at: Place, words: u64) {
+        let (first, end) = (at.word + at.to_next_line(), at.word + words);
+        if end - at.word <= READY_LINES_MAX * LINE_WORDS as u64 {
+            for word in (first..end).step_by(LINE_WORDS) {
+                // SAFETY: the caller's promise.
+                unsafe { T::set(&self.words[word as usize], 0) };
+            }
+        }
     }
 
     /// Lets the receiver see what is at `at`, and what was put behind it.
@@ -232,6 +257,12 @@ impl Place {
         let word = self.word + distance;
         let position = self.position.wrapping_add(distance);
         Place { position, word: if word >= count { 0 } else { word } }
+    }
+
+    /// The word behind the header, if the ring does not end there.
+    #[inline(always)]
+    pub(super) fn first_word(self) -> usize {
+        self.word as usize + 1
     }
 
     /// Words from here to the end of a ring.

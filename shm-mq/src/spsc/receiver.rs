@@ -4,6 +4,7 @@ use super::lines::{Header, Lines, Place, words_for};
 use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
+use crate::hand_back::HandBack;
 use crate::stream::OneMapping;
 use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
@@ -85,6 +86,7 @@ pub(super) struct Cursor<T: Level> {
     /// The position when the sender was woken last, if it slept.
     woken: u64,
     pub(super) is_corrupt: bool,
+    hand_back: HandBack<T>,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -153,6 +155,7 @@ impl<T: Level> Receiver<T> {
             told,
             woken: told.position,
             is_corrupt: false,
+            hand_back: lines.hand_back(),
             not_sync: PhantomData,
         };
         Receiver { lines, copy: Vec::new(), cursor }
@@ -333,6 +336,8 @@ impl<T: Level> Cursor<T> {
     /// Gives the words of the record at `place` back.
     #[inline(always)]
     fn release(&mut self, len: usize) {
+        // SAFETY: the record is ours, and nobody looks at it any more.
+        unsafe { self.hand_back.before(self.place.first_word(), len) };
         self.place = self.place.plus(words_for(len), self.count);
         self.records = self.records.wrapping_add(1);
         let (position, records) = (self.place.position, self.records);

@@ -511,16 +511,24 @@ impl<T: Level> Cursor<T> {
         if let Some(pending) = self.pending.take() {
             lines.publish(pending.at, pending.header);
             self.link.wake();
-            self.end_ahead(lines);
+            self.prepare(lines, pending);
         }
     }
 
-    /// Puts the end at the beginning of the next line, if that is free: a record that fills its
-    /// line is published then by stores to that line alone.
+    /// Puts the end to where it will be once a record has come that is as long as the last one, if
+    /// that is free, or at the beginning of the next line: such a record is published then by
+    /// stores to its own lines alone. And gets these.
     #[inline(always)]
-    fn end_ahead(&mut self, lines: &Lines<T>) {
-        let next = self.place.plus(self.place.to_next_line(), self.count);
+    fn prepare(&mut self, lines: &Lines<T>, last: Pending) {
+        let line = self.place.to_next_line();
+        let words = self.place.position.wrapping_sub(last.at.position);
+        let is_long = words > line && words <= self.place.to_end(self.count);
+        let next = self.place.plus(if is_long { words } else { line }, self.count);
         if next.position.wrapping_sub(self.released) < self.count && next.position != self.ended {
+            if is_long {
+                // SAFETY: up to `next`, all has been released, or never used.
+                unsafe { lines.get_ready(self.place, words) };
+            }
             lines.end_at(next);
             self.ended = next.position;
         }

@@ -5,6 +5,7 @@ use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
+use crate::hand_back::HandBack;
 use crate::wait::{Missing, Pause};
 use crate::waitset::Source;
 use shm_core::bytes::View;
@@ -90,6 +91,7 @@ struct Cursor<T: Level> {
     ring_bytes: u64,
     /// Of no size but under a sanitizer.
     owned: poison::Ring,
+    hand_back: HandBack<T>,
     link: T::Link,
     fork: ForkGuard,
     /// The next frame. The truth; `given_back` is what the sender has been told.
@@ -165,6 +167,7 @@ impl<T: Level> Receiver<T> {
         let cursor = Cursor {
             ring_bytes: ring.bytes(),
             owned: ring.owned(),
+            hand_back: ring.hand_back(),
             link,
             fork: ForkGuard::new(),
             place: Place::default(),
@@ -407,6 +410,8 @@ impl<T: Level> Cursor<T> {
     /// consumed.
     #[inline]
     fn consume(&mut self, len: usize) {
+        // SAFETY: the frame is ours, and nobody looks at it any more.
+        unsafe { self.hand_back.before(self.payload(len).word(), len) };
         self.place = self.place.plus(frame_bytes(len), self.ring_bytes);
         if self.place.position.wrapping_sub(self.given_back) > self.ring_bytes / 4 {
             self.give_back();

@@ -1,4 +1,5 @@
 //! The bytes of the ring, and a place in them.
+use crate::hand_back::HandBack;
 use shm_core::BadPtr;
 use shm_core::bytes::{View, WORD_BYTES, Word};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -56,6 +57,11 @@ impl<T: Trust> Ring<T> {
     #[inline]
     pub(super) fn owned(&self) -> poison::Ring {
         poison::Ring::of(&self.words)
+    }
+
+    /// What gives its words back.
+    pub(super) fn hand_back(&self) -> HandBack<T> {
+        HandBack::new(&self.words)
     }
 
     #[inline]
@@ -142,6 +148,12 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// The word it is in.
+    #[inline]
+    pub(super) fn word(self) -> usize {
+        self.offset as usize / WORD_BYTES
+    }
+
     /// The place `distance` bytes on: at most the ring's size, `ring`.
     #[inline]
     pub(super) fn plus(self, distance: u64, ring: u64) -> Place {
