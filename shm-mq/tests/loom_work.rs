@@ -335,8 +335,12 @@ fn no_job_hides() {
 
 #[test]
 fn every_ordering_matters() {
-    // In loom no load sees what is stored later in its run.
-    let not_needed = ["is_still: slot.state.compare_exchange"];
+    // In loom no load sees what is stored later in its run; and what is given up was not written
+    // yet, for a model writes a draft when it is sent.
+    let not_needed = [
+        "is_still: slot.state.compare_exchange",
+        "free: let is_free = slot.state.compare_exchange",
+    ];
     let found = model::every_ordering_matters_but(&["shm-mq/src/work/"], &not_needed, || {
         let all = || [(); 3].map(|()| LIVING());
         model::check_bounded(Some(1), move || one_of_each(1, all()));
@@ -348,7 +352,7 @@ fn every_ordering_matters() {
         model::check(|| just_come(0, comes_to_send));
         model::check_bounded(Some(1), || a_lease_ends([LIVING()]));
     });
-    assert_eq!(found, 11);
+    assert_eq!(found, 13);
 }
 
 /// Planted bug, in short: a producer that comes late to a place says nothing to `head`.

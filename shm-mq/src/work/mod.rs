@@ -515,7 +515,26 @@ impl<T: OneMapping> WorkQueue<T> {
         is_free
     }
 
+    /// Frees the slot of a job in `state` that its worker has done. Without leases a producer that
+    /// falls asleep at this moment may be missed: it looks again soon, and so does the worker that
+    /// finds no job.
+    #[inline(always)]
+    fn done(&self, slot: &Slot, state: State) -> bool {
+        if self.lease_ms != 0 {
+            return self.free(slot, state);
+        }
+        // Nobody else moves it while we live, but a liar.
+        let is_ours = slot.state.load(Ordering::Relaxed) == state.bits();
+        if is_ours {
+            // Pairs with the Acquire of who takes it next: our last look at the bytes.
+            slot.state.store(state.freed().bits(), Ordering::Release);
+            self.shared.left.notify_seen();
+        }
+        is_ours
+    }
+
     /// Makes the job of a slot that somebody was doing ready again, or dead.
+    #[cold]
     fn bring_back(&self, slot: &Slot, state: State) -> bool {
         let is_last = state.attempts() + 1 >= self.attempts_max;
         let next = if is_last { state.dead() } else { state.again() };

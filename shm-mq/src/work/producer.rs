@@ -131,7 +131,8 @@ impl<T: OneMapping> Producer<T> {
             if slot.state.compare_exchange(state.bits(), writing.bits(), ok, err).is_err() {
                 continue;
             }
-            slot.at.store(at, Ordering::Relaxed);
+            // Pairs with the Acquire in `Worker::has_come`: that the slot is being written.
+            slot.at.store(at, Ordering::Release);
             // Pairs with the Acquire in `Worker::look`: that the slot is being written.
             let next = queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Release);
             if next > at {

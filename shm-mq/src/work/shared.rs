@@ -46,7 +46,7 @@ pub(super) struct Shared {
 /// | `state` | see [`State`]: by one compare-and-swap, or by the owner it names | all | Release / Acquire on itself: the job's bytes and the other words |
 /// | `len` | the producer that owns it | who owns it later | `state` |
 /// | `due` | the producer that owns it; who gives it back; of a lease, whoever finds none | who looks for a job, reapers | itself: see [`Due`] |
-/// | `at` | the producer that owns it | who looks for a job | `state`: the position at which it was taken |
+/// | `at` | the producer that owns it | who looks for a job | `state`: the position at which it was taken; or itself: that it is being written |
 #[derive(Debug)]
 #[repr(C, align(32))]
 pub(super) struct Slot {
@@ -113,7 +113,8 @@ impl Slot {
             state: AtomicU64::new(State::FREE.bits()),
             len: AtomicU64::new(0),
             due: AtomicU64::new(0),
-            at: AtomicU64::new(0),
+            // No position yet.
+            at: AtomicU64::new(u64::MAX),
         }
     }
 }

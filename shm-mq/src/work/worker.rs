@@ -4,7 +4,7 @@ use super::{AHEAD, NextReady, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use crate::waitset::Source;
 use shm_core::backoff::Backoff;
-use shm_core::bytes::{View, relaxed};
+use shm_core::bytes::{View, Word, relaxed};
 use shm_core::event::EventCount;
 use shm_core::futex::now_ms;
 use shm_core::participants::Member;
@@ -49,10 +49,14 @@ pub struct Worker<T: OneMapping = Crashing> {
     member: Arc<Member>,
     /// As it was when we looked at it last.
     tail: u64,
+    /// What it was when we took a job last, and how far we have passed what it will pass.
+    seen: Front,
     /// The slot at which the next look for dead jobs begins.
     next_dead: usize,
     /// A job, where it is not lent where it lies.
     copy: Vec<u8>,
+    /// What its job is, while there is one.
+    claimed: Claimed,
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -65,6 +69,7 @@ enum Found {
 }
 
 /// A job that is ours, and was looked at.
+#[derive(Clone, Copy)]
 pub(super) struct Claimed {
     number: usize,
     state: State,
@@ -77,7 +82,7 @@ pub(super) struct Claimed {
 const LOOKS_MAX: u32 = 64;
 
 /// So many slots are passed at most before `head` says so.
-const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
+const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 8 };
 
 /// So often a look passes each slot at most. Producers that find no free slot pass places that are
 /// freed at that moment, so the tail may well be more than one lap ahead of who is not late.
@@ -85,8 +90,9 @@ const LAPS: u64 = if cfg!(shm_loom) { 1 } else { 2 };
 
 impl<T: OneMapping> Worker<T> {
     pub(super) fn new(queue: WorkQueue<T>, member: Arc<Member>) -> Worker<T> {
-        let (tail, next_dead, copy) = (0, 0, Vec::new());
-        Worker { queue, member, tail, next_dead, copy, not_sync: PhantomData }
+        let (tail, seen, next_dead, copy) = (0, Front::from_bits(0), 0, Vec::new());
+        let claimed = Claimed { number: 0, state: State::FREE, due: Due::from_bits(0), len: 0 };
+        Worker { queue, member, tail, seen, next_dead, copy, claimed, not_sync: PhantomData }
     }
 
     /// The queue it works for.
@@ -209,7 +215,11 @@ impl<T: OneMapping> Worker<T> {
         // A lease that ends at once is another one's job.
         for _ in 0..LOOKS_MAX {
             match self.find() {
-                Found::Nothing(due) => return Ok(Err(due)),
+                Found::Nothing(due) => {
+                    // Who fell asleep just when a job was done, and was not seen.
+                    self.queue.shared.left.notify();
+                    return Ok(Err(due));
+                }
                 Found::Job(number, state) => {
                     if let Some(claimed) = self.fetch(number, state)? {
                         return Ok(Ok(claimed));
@@ -224,7 +234,10 @@ impl<T: OneMapping> Worker<T> {
     fn find(&mut self) -> Found {
         // What lies before the tail that we saw last is as good as any, and costs less.
         let front = self.front();
-        if front.position() < self.tail
+        if self.first(front) == self.tail && self.has_come(self.tail) {
+            self.tail += 1;
+        }
+        if self.first(front) < self.tail
             && let Some(Found::Job(number, state)) = self.look_until(self.tail, front, true)
         {
             return Found::Job(number, state);
@@ -249,7 +262,7 @@ impl<T: OneMapping> Worker<T> {
     /// Looks for a job from `head` on, and takes it; `None` where `head` has come back meanwhile,
     /// so that the job would be out of its turn.
     #[inline(always)]
-    fn look_until(&self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
+    fn look_until(&mut self, tail: u64, front: Front, is_in_turn: bool) -> Option<Found> {
         let count = u64::from(self.queue.slots());
         let lap = tail.saturating_sub(LAPS * count);
         if front.position() < lap {
@@ -259,7 +272,8 @@ impl<T: OneMapping> Worker<T> {
             self.pass(front, lap);
         }
         // One that is behind the tail is a liar's, or the tail is older than it.
-        let first = if front.position() > tail { lap } else { front.position().max(lap) };
+        let first =
+            if front.position() > tail { lap } else { self.first(front).min(tail).max(lap) };
         let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
         for (at, number) in (first..tail).zip(self.queue.numbers_from(first)) {
             let slot = self.queue.slot(number);
@@ -283,6 +297,7 @@ impl<T: OneMapping> Worker<T> {
                         if passed >= front.position() + PASSED {
                             self.pass(front, passed);
                         }
+                        self.seen = front.at(passed);
                         return Some(Found::Job(number, doing));
                     }
                 }
@@ -295,6 +310,24 @@ impl<T: OneMapping> Worker<T> {
             self.pass(front, passed);
         }
         Some(Found::Nothing(due_next))
+    }
+
+    /// Whether somebody has taken the slot of this position. Then the tail is behind it, or will
+    /// be, and is left to the producers, who write it all the time.
+    #[inline(always)]
+    fn has_come(&self, at: u64) -> bool {
+        let slot = self.queue.slot((at % u64::from(self.queue.slots())) as usize);
+        // Pairs with the Release in `Producer::reserve`: that the slot is being written.
+        slot.at.load(Ordering::Acquire) == at
+    }
+
+    /// Where a look begins: what this worker has passed itself, and `head` does not say yet, it
+    /// does not look at again, unless somebody has brought a job back since.
+    #[inline(always)]
+    fn first(&self, front: Front) -> u64 {
+        let is_since = self.seen.times_back() == front.times_back();
+        let ahead = self.seen.position().wrapping_sub(front.position());
+        front.position() + if is_since && ahead <= PASSED { ahead } else { 0 }
     }
 
     /// Whether the job of a slot is to be taken at this position. One that was sent since we looked
@@ -347,16 +380,20 @@ impl<T: OneMapping> Worker<T> {
 
     #[inline(always)]
     pub(super) fn job(&mut self, claimed: Claimed) -> Job<'_, T> {
-        let Claimed { number, state, due, len } = claimed;
-        let Worker { queue, member, copy, .. } = self;
-        let held = Held { queue, slot: queue.slot(number), state, due, member };
-        let bytes = if queue.moves_in_place() {
+        let Claimed { number, len, .. } = claimed;
+        self.claimed = claimed;
+        let bytes = if self.queue.moves_in_place() {
+            let words: *const [Word] = self.queue.words_of(number);
+            // SAFETY: they lie in the mapping, which the worker keeps, and not in it.
+            let words = unsafe { &*words };
             // SAFETY: the slot is ours until `Held` gives it back, after the view.
-            unsafe { View::new(queue.words_of(number), 0, len) }
+            unsafe { View::new(words, 0, len) }
         } else {
-            View::from(copy.as_slice())
+            let copy: *const [u8] = self.copy.as_slice();
+            // SAFETY: nobody touches the copy before the next job.
+            View::from(unsafe { &*copy })
         };
-        Job { bytes, held }
+        Job { bytes, held: Held { worker: self } }
     }
 }
 
@@ -406,12 +443,9 @@ pub struct Job<'w, T: OneMapping = Crashing> {
     held: Held<'w, T>,
 }
 
+/// One word, for it is moved about.
 struct Held<'w, T: OneMapping> {
-    queue: &'w WorkQueue<T>,
-    slot: &'w Slot,
-    state: State,
-    due: Due,
-    member: &'w Member,
+    worker: &'w mut Worker<T>,
 }
 
 impl<'w, T: OneMapping> Job<'w, T> {
@@ -423,7 +457,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
 
     /// How many workers had it before, and did not say that it is done.
     pub fn attempts(&self) -> u32 {
-        self.held.state.attempts() as u32
+        self.held.worker.claimed.state.attempts() as u32
     }
 
     /// It is done, and goes away.
@@ -436,7 +470,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
     #[inline(always)]
     pub fn ack(self) -> Result<(), Lost> {
         let held = self.into_held();
-        let is_done = held.is_ours() && held.queue.free(held.slot, held.state);
+        let is_done = held.is_ours() && held.queue().done(held.slot(), held.state());
         std::mem::forget(held);
         if is_done { Ok(()) } else { Err(Lost) }
     }
@@ -450,14 +484,14 @@ impl<'w, T: OneMapping> Job<'w, T> {
     /// The job comes back.
     pub fn extend(&mut self, by: Duration) -> Result<(), Lost> {
         let held = &mut self.held;
-        if held.queue.lease_ms == 0 {
+        if held.queue().lease_ms == 0 {
             return if held.is_ours() { Ok(()) } else { Err(Lost) };
         }
         let end = due_in(by);
         let is_extended = held.is_ours()
-            && held.due.of(held.state).is_some_and(|end| end > now_ms())
-            && held.sets_due(Due::new(held.state, end))
-            && held.queue.is_still(held.slot, held.state);
+            && held.worker.claimed.due.of(held.state()).is_some_and(|end| end > now_ms())
+            && held.sets_due(Due::new(held.state(), end))
+            && held.queue().is_still(held.slot(), held.state());
         if is_extended { Ok(()) } else { Err(Lost) }
     }
 
@@ -474,8 +508,8 @@ impl<'w, T: OneMapping> Job<'w, T> {
         let due = due_in(delay);
         let is_back = held.is_ours() && {
             // Where somebody else has changed it, the state says whether the job is ours still.
-            held.sets_due(Due::new(held.state.again(), due));
-            held.queue.bring_back(held.slot, held.state)
+            held.sets_due(Due::new(held.state().again(), due));
+            held.queue().bring_back(held.slot(), held.state())
         };
         std::mem::forget(held);
         if is_back { Ok(()) } else { Err(Lost) }
@@ -490,7 +524,7 @@ impl<'w, T: OneMapping> Job<'w, T> {
     /// It is ready, or what it was.
     pub fn retry(self) -> Result<(), Lost> {
         let held = self.into_held();
-        let is_back = held.is_ours() && held.queue.set_ready(held.slot, held.state);
+        let is_back = held.is_ours() && held.queue().set_ready(held.slot(), held.state());
         std::mem::forget(held);
         if is_back { Ok(()) } else { Err(Lost) }
     }
@@ -499,15 +533,31 @@ impl<'w, T: OneMapping> Job<'w, T> {
 impl<T: OneMapping> Held<'_, T> {
     #[inline(always)]
     fn is_ours(&self) -> bool {
-        self.member.check_fork().is_ok()
+        self.worker.member.check_fork().is_ok()
+    }
+
+    #[inline(always)]
+    fn queue(&self) -> &WorkQueue<T> {
+        &self.worker.queue
+    }
+
+    #[inline(always)]
+    fn slot(&self) -> &Slot {
+        self.queue().slot(self.worker.claimed.number)
+    }
+
+    #[inline(always)]
+    fn state(&self) -> State {
+        self.worker.claimed.state
     }
 
     /// Changes the slot's time, unless somebody else has: who loses his lease at this moment
     /// changes no time of the next one's.
     fn sets_due(&mut self, due: Due) -> bool {
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-        let is_set = self.slot.due.compare_exchange(self.due.bits(), due.bits(), ok, err).is_ok();
-        self.due = if is_set { due } else { self.due };
+        let seen = self.worker.claimed.due;
+        let is_set = self.slot().due.compare_exchange(seen.bits(), due.bits(), ok, err).is_ok();
+        self.worker.claimed.due = if is_set { due } else { seen };
         is_set
     }
 }
@@ -515,9 +565,11 @@ impl<T: OneMapping> Held<'_, T> {
 impl<T: OneMapping> Drop for Held<'_, T> {
     /// # If a process dies here
     /// It comes back when its owner is reaped.
+    // Inlined, lest the job be kept in memory for it.
+    #[inline(always)]
     fn drop(&mut self) {
         if self.is_ours() {
-            self.queue.bring_back(self.slot, self.state);
+            self.queue().bring_back(self.slot(), self.state());
         }
     }
 }
@@ -525,6 +577,7 @@ impl<T: OneMapping> Drop for Held<'_, T> {
 impl<T: OneMapping> Deref for Job<'_, T> {
     type Target = [u8];
 
+    #[inline(always)]
     fn deref(&self) -> &[u8] {
         &self.bytes
     }
