@@ -7,7 +7,7 @@
 //! | [`fan_in`] | many, who come and go | one | each sender's records in their order, and then how it ended |
 //! | [`work`] | many | one of many | jobs, each done by somebody who says so |
 //! | [`broadcast`] | one | all subscribers | every record, or those that a slow one did not miss |
-//! | [`rpc`] | many | one of many, and back | answers |
+//! | [`rpc`] | many | one of many, and back | answers, [among strangers](rpc::strangers) too |
 //!
 //! [`waitset`] waits for several of them at once, `futures` without a thread; [`typed`] makes
 //! values of records.
@@ -44,7 +44,8 @@ pub mod fan_in;
 // `broadcast`: records from one publisher to subscribers that come and go.
 pub mod broadcast;
 
-// `rpc`: calls from many clients to many servers, pipelined; each ends.
+// `rpc`: calls from many clients to many servers, pipelined; each ends. `rpc::strangers`: among
+// those that do not trust each other.
 pub mod rpc;
 
 // `typed`: values as records, checked when they arrive.

@@ -93,9 +93,24 @@ impl Doorbell {
         }
     }
 
-    /// Of one at a time: no exploration has more.
+    /// Of those that have one peer: no exploration has others.
     pub fn wait_any(bells: &[&Doorbell], deadline: Option<Instant>) -> Vec<Option<Heard>> {
-        bells.iter().map(|bell| Some(bell.wait(deadline))).collect()
+        let Some(first) = bells.first() else { return Vec::new() };
+        assert!(bells.iter().all(|bell| bell.peer == first.peer), "two peers");
+        let ears = bells.iter().flat_map(|bell| {
+            [&bell.ears.rung, &bell.ears.hung_up].map(|ears| (ears[bell.me].word(), 0))
+        });
+        let words: Vec<_> = ears.collect();
+        let slept = kernel::sleep_beside(first.peer, &words, deadline.is_some());
+        let heard = |bell: &&Doorbell| match slept {
+            _ if bell.is_gone() => Heard::Gone,
+            Slept::TimedOut => Heard::TimedOut,
+            Slept::Woken => {
+                bell.drain();
+                Heard::Bell
+            }
+        };
+        bells.iter().map(|bell| Some(heard(bell))).collect()
     }
 
     /// Throws away what has come.

@@ -92,11 +92,13 @@
 //! The limit is one that writes into what others own: a state that names another, another's bytes,
 //! seats and lanes. That can end any call with any value, keep slots until their client leaves, and
 //! have a call taken twice; it cannot make a call panic, run without end, or leave the table. A
-//! client that is to be kept out of others' calls gets a table of its own.
+//! client that is to be kept out of others' calls gets a table of its own; among those that trust
+//! nobody, [`strangers`] call through two hostile queues each.
 mod call;
 mod client;
 mod server;
 mod shared;
+pub mod strangers;
 
 pub use call::{Answer, Call, CallError};
 pub use client::{AskError, Client, ClientError, Draft};

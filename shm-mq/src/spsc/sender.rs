@@ -187,6 +187,11 @@ impl<T: Level> Sender<T> {
         Sender { lines, cursor }
     }
 
+    /// Its receiver, and the words between the two.
+    pub(crate) fn link(&mut self) -> &mut T::Link {
+        &mut self.cursor.link
+    }
+
     /// Records that were ever published by senders of this queue, or pushed by this one. Of a
     /// sender that takes over from a dead one: up to here its predecessor's have been accepted.
     pub fn sent(&self) -> u64 {
