@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::process::Forked;
+use shm_testkit::child::in_a_fork;
 use shm_testkit::depth::cases;
 use std::sync::{Arc, LazyLock};
 
@@ -172,16 +173,6 @@ fn a_forked_child_claims_and_commits_nothing() {
     // SAFETY: nobody else has the mapping.
     let cursor = unsafe { WorkCursor::create(&mapping, 0, 1) }.unwrap();
     let member = member(0);
-    // SAFETY: the child makes two calls, which take no lock, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let refused =
-            cursor.claim(member) == Err(Forked) && cursor.commit(0, member) == Err(Forked);
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(i32::from(!refused)) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a status of ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0);
+    let claims = || cursor.claim(member) == Err(Forked);
+    assert!(in_a_fork(|| claims() && cursor.commit(0, member) == Err(Forked)));
 }

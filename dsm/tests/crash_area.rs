@@ -10,6 +10,7 @@ use dsm::area::{AllocError, Area, AreaConfig, AreaError, AreaPtr, FreeError, Hea
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -119,9 +120,7 @@ impl World {
 
 /// A process that has a heap and blocks, one of them named nowhere yet, and died.
 fn die(world: &World) {
-    // SAFETY: the child needs the allocator only, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let member = world.me.table().join().unwrap();
         let heap = world.area().heap(&member).unwrap();
         for (at, size) in [(16, SMALL), (17, SMALL), (18, LARGE)] {
@@ -131,13 +130,8 @@ fn die(world: &World) {
         // SAFETY: a process that ends in the middle of an allocation.
         let end = |_| unsafe { libc::_exit(0) };
         let _ = heap.alloc_to(&world.words[19], SMALL, end);
-        // SAFETY: it did not.
-        unsafe { libc::_exit(1) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        false
+    }));
 }
 
 /// What the process has that is killed: two members, each with a heap.

@@ -12,6 +12,7 @@ use dsm::area::{AllocError, AllocOptions, Area, AreaConfig, AreaPtr, Heap};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -97,21 +98,14 @@ impl World {
 
 /// A process that died when it had just grown the area, with a block that is named nowhere yet.
 fn die(world: &World) {
-    // SAFETY: the child needs the allocator only, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let member = world.me.table().join().unwrap();
         let heap = world.area(&member).0.heap(&member).unwrap();
         // SAFETY: a process that ends in the middle of an allocation.
         let end = |_| unsafe { libc::_exit(0) };
         let _ = heap.alloc_to(&world.words[7], SMALL, end);
-        // SAFETY: it did not.
-        unsafe { libc::_exit(1) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        false
+    }));
 }
 
 /// What the process has that is killed.

@@ -8,6 +8,7 @@ use crash_common::{ALL, BYTES, Case, DONE, NAMED, World, come_in, in_own_table, 
 use dsm::Domain;
 use dsm::backend::Backend::{Memfd, Mmap, Posix, Sysv};
 use dsm::backend::{self, Backend};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{Heap, Run};
 
 #[global_allocator]
@@ -102,19 +103,13 @@ fn reap(backend: Backend) -> Case {
 
 /// A process comes in, creates a segment, and ends as if it were killed.
 fn die_attached(world: &World) {
-    // SAFETY: the child opens the domain for itself, and ends by `_exit`.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let domain = Domain::open(world.config.clone()).unwrap();
         let segment = domain.create_segment(BYTES).unwrap();
-        let code = i32::from(segment.is_empty());
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(code) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        let is_there = !segment.is_empty();
+        std::mem::forget((segment, domain));
+        is_there
+    }));
 }
 
 #[test]

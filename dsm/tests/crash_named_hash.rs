@@ -8,6 +8,7 @@ use dsm::area::{Area, AreaConfig, AreaError};
 use dsm::backend::Backend;
 use dsm::hash::Size;
 use dsm::{AreaSpec, Domain, DomainConfig, HashSpec, SharedHash};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario};
 use shm_testkit::unique::{TempDir, Unique};
 
@@ -121,22 +122,18 @@ impl World {
 
 /// A process has the hash, a thread's handle and an entry that it was just changing, and ends.
 fn die(world: &World) {
-    // SAFETY: the child opens the domain for itself, and ends by `_exit`.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let domain = Domain::open(world.config.clone()).unwrap();
         let shared = domain.named_hash("common", &hash_spec()).unwrap();
         let mut hash = shared.join().unwrap();
         hash.upsert(&[1; 8], &[9; 8]).unwrap();
         let found = hash.find(&[1; 8]).unwrap();
-        let code = i32::from(found.is_none());
-        // SAFETY: ends the child, which has announced what it found.
-        unsafe { libc::_exit(code) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        // It has announced what it found.
+        let is_found = found.is_some();
+        std::mem::forget(found);
+        std::mem::forget((hash, shared, domain));
+        is_found
+    }));
 }
 
 struct Names {

@@ -14,6 +14,7 @@ use registry_common::{Asked, SEATS, World, handle};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use shm_testkit::unique::{TempDir, Unique};
 use std::convert::Infallible;
@@ -43,21 +44,14 @@ impl Rows {
 
 /// A process that is about to make "b", has pinned its segment, and dies.
 fn die(rows: &Rows) {
-    // SAFETY: the child needs the allocator only, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let me = rows.world.table.join().unwrap();
         let Step::Mine(claim) = rows.world.step(&me, "b") else { unreachable!("nobody has it") };
         claim.set_segment(handle(3));
         rows.world.system.pinned[3].store(1, Ordering::Relaxed);
         std::mem::forget((claim, me));
-        // SAFETY: ends the process, without leaving its seat.
-        unsafe { libc::_exit(0) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        true
+    }));
 }
 
 /// What a process does with the rows.

@@ -7,7 +7,7 @@ use dsm::backend::{Backend, BackendError};
 use dsm::{CreateError, Domain, DomainConfig, GrowError, Segment, SegmentOptions};
 use shm_core::mapping::Mapping;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::child::{self, Child, Setup};
+use shm_testkit::child::{self, Child, Setup, in_a_fork};
 use shm_testkit::fault::{mount_empty, trial};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
@@ -304,16 +304,8 @@ fn a_fork_is_nobody() {
     let bench = Bench::new(Memfd, "fork");
     let domain = bench.open();
     let segment = domain.create_segment_with(PAGE, growable(MAX)).unwrap();
-    // SAFETY: the child makes two calls that refuse, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let refused = [segment.grow(2 * PAGE), segment.shrink(PAGE)];
-        let all = refused.iter().all(|told| matches!(told, Err(GrowError::Forked(_))));
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(i32::from(!all)) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        refused.iter().all(|told| matches!(told, Err(GrowError::Forked(_))))
+    }));
 }

@@ -7,7 +7,7 @@ use dsm::{AttachError, Domain, DomainConfig, Named, NamedError, NamedSpec, Remov
 use shm_core::mapping::Mapped;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::child::{Child, Setup};
+use shm_testkit::child::{Child, Setup, in_a_fork};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::convert::Infallible;
@@ -231,19 +231,11 @@ fn threads_of_one_process_share_it(bench: &mut Bench) {
 
 fn a_forked_child_asks_for_nothing(bench: &mut Bench) {
     let domain = bench.open();
-    // SAFETY: the child makes two calls that take no lock, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let refused =
             matches!(domain.named_segment("a", &SPEC, make), Err(NamedError::Forked(Forked)));
-        let refused = refused && domain.remove_named("a") == Err(RemoveError::Forked(Forked));
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(i32::from(!refused)) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a status of ours.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        refused && domain.remove_named("a") == Err(RemoveError::Forked(Forked))
+    }));
 }
 
 type Scenario = (&'static str, fn(&mut Bench));

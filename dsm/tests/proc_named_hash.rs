@@ -8,7 +8,7 @@ use dsm::hash::{HashError, Size, Walk};
 use dsm::registry::Kind;
 use dsm::{AreaSpec, Domain, DomainConfig, HashSpec, NamedError, NamedSpec, SharedHash};
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::child::{self, Child};
+use shm_testkit::child::{self, Child, in_a_fork};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::convert::Infallible;
@@ -292,19 +292,11 @@ fn threads_are_counted_and_a_fork_is_nobody() {
                 scope.spawn(move || hash.insert(&thread.to_le_bytes(), b"").unwrap());
             }
         });
-        // SAFETY: the child makes calls that refuse, and ends.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
-            let is_refused = matches!(shared.join(), Err(HashError::Forked(_)))
+        assert!(in_a_fork(|| {
+            matches!(shared.join(), Err(HashError::Forked(_)))
                 && domain.named_hash("shared", &spec()).is_err()
-                && shared.reap() == 0;
-            // SAFETY: ends the child.
-            unsafe { libc::_exit(i32::from(!is_refused)) };
-        }
-        let mut status = 0;
-        // SAFETY: our own child, and a place for its status.
-        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        assert_eq!(status, 0);
+                && shared.reap() == 0
+        }));
         drop(shared);
     });
 }

@@ -9,6 +9,7 @@ use shm_core::hazard::{HazardRow, Hazards, Protector};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantInfo, Seat, Table};
 use shm_core::sync::AtomicU64;
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -81,21 +82,16 @@ impl World {
 
 /// A process that has announced something and died.
 fn die(world: &World) {
-    // SAFETY: the child needs the allocator only, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
+    assert!(in_a_fork(|| {
         let (member, row) = sit(world);
         let protector = row.protector().unwrap();
         let mut slot = protector.slot().unwrap();
         let announced = slot.protect(OTHER, || true).is_ok();
-        std::mem::forget((member, slot));
-        // SAFETY: ends the process, without leaving its seat.
-        unsafe { libc::_exit(i32::from(!announced)) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+        std::mem::forget(slot);
+        std::mem::forget(protector);
+        std::mem::forget((member, row));
+        announced
+    }));
 }
 
 fn sit(world: &World) -> (Arc<Member>, HazardRow) {

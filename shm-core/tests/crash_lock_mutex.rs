@@ -8,6 +8,7 @@ use shm_core::lock::mutex::{LockError, Mutex, MutexGuard};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::sync::{AtomicU64, Ordering::Relaxed};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::ops::Range;
 use std::sync::Arc;
@@ -76,21 +77,14 @@ impl World {
 
     /// Somebody who has died with the mutex, and a half change.
     fn die(&self) {
-        // SAFETY: the child joins, for which it needs the allocator only, and ends.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        assert!(in_a_fork(|| {
             let me = self.me.table().join().map(std::mem::ManuallyDrop::new);
             if let Ok(me) = &me {
                 std::mem::forget(self.mutex.lock(me));
                 self.guarded()[0].store(1, Relaxed);
             }
-            // SAFETY: ends the process, without leaving its seat.
-            unsafe { libc::_exit(i32::from(me.is_err())) };
-        }
-        let mut status = 0;
-        // SAFETY: our own child.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!(status, 0);
+            me.is_ok()
+        }));
     }
 }
 

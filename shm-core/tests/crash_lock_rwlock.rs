@@ -8,6 +8,7 @@ use shm_core::lock::rwlock::{LockError, ReadGuard, RwLock, WriteGuard};
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::sync::{AtomicU64, Ordering::Relaxed};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -82,9 +83,7 @@ impl World {
 
     /// Somebody who has died with the right and a half change, or with a share.
     fn die(&self, writing: bool) {
-        // SAFETY: the child joins, for which it needs the allocator only, and ends.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        assert!(in_a_fork(|| {
             let me = self.me.table().join().map(std::mem::ManuallyDrop::new);
             if let Ok(me) = &me {
                 if writing {
@@ -94,13 +93,8 @@ impl World {
                     std::mem::forget(self.lock.read(me));
                 }
             }
-            // SAFETY: ends the process, without leaving its seat.
-            unsafe { libc::_exit(i32::from(me.is_err())) };
-        }
-        let mut status = 0;
-        // SAFETY: our own child.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-        assert_eq!(status, 0);
+            me.is_ok()
+        }));
     }
 }
 

@@ -10,6 +10,7 @@ use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{self, Member, Outcome, ParticipantId, Table, Watch};
 use shm_core::process::Liveness;
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, SharedMemory, Work};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,17 +103,7 @@ fn join(world: &World) -> Doomed {
 
 /// A process that has joined and died.
 fn die(world: &World) {
-    // SAFETY: the child joins, for which it needs the allocator only, and ends.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let joined = world.table().join().map(std::mem::forget).is_ok();
-        // SAFETY: ends the process, without leaving its seat.
-        unsafe { libc::_exit(i32::from(!joined)) };
-    }
-    let mut status = 0;
-    // SAFETY: our own child.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    assert_eq!(status, 0);
+    assert!(in_a_fork(|| world.table().join().map(std::mem::forget).is_ok()));
 }
 
 impl Scenario for AtTable {

@@ -4,7 +4,7 @@ use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::process::Forked;
 use shm_mq::stream::{AttachError, Stream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use shm_testkit::child::in_a_fork;
 use std::sync::Arc;
 
 const RING_BYTES: u64 = 1024;
@@ -33,26 +33,6 @@ fn shared_mapping(len: usize) -> Arc<Mapping> {
     unsafe { Mapping::from_raw(std::ptr::NonNull::new(base.cast()).unwrap(), len, unmap) }
 }
 
-/// Runs `child` in a fork of this process; whether it ended without a panic.
-fn in_a_fork(child: impl FnOnce()) -> bool {
-    // SAFETY: the child ends in `_exit`; of its parent's locks it needs the allocator's, which the
-    // C library keeps usable.
-    match unsafe { libc::fork() } {
-        -1 => panic!("no process"),
-        0 => {
-            let code = i32::from(catch_unwind(AssertUnwindSafe(child)).is_err());
-            // SAFETY: ends the process.
-            unsafe { libc::_exit(code) }
-        }
-        pid => {
-            let mut status = 0;
-            // SAFETY: our own child.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            status == 0
-        }
-    }
-}
-
 #[test]
 fn a_child_that_drops_a_borrowed_message_gives_nothing_back() {
     let (me, stream) = stream();
@@ -61,7 +41,7 @@ fn a_child_that_drops_a_borrowed_message_gives_nothing_back() {
     let message = receiver.recv().unwrap();
     // Moved in, so that the child drops it and the parent does not.
     let mut message = Some(message);
-    assert!(in_a_fork(|| drop(message.take())));
+    assert!(in_a_fork(|| message.take().is_some()));
     assert_eq!(stream.status().read, 0, "the parent still reads these bytes");
     sender.try_send(&[8; 500]).unwrap();
     sender.try_send(&[9; 500]).unwrap_err();
@@ -74,6 +54,7 @@ fn a_child_takes_no_role_in_its_parents_name() {
     assert!(in_a_fork(|| {
         assert_eq!(stream.sender(&me).err(), Some(AttachError::Forked(Forked)));
         assert_eq!(stream.receiver(&me).err(), Some(AttachError::Forked(Forked)));
+        true
     }));
     let (mut sender, mut receiver) = (stream.sender(&me).unwrap(), stream.receiver(&me).unwrap());
     sender.send(b"hello").unwrap();

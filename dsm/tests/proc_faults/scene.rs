@@ -1,6 +1,7 @@
 //! A domain of its own in a process of its own, and what must be true after a fault.
 use dsm::backend::{self, Backend, POSIX_DIRECTORY, Place};
 use dsm::{Domain, DomainConfig, Segment, SegmentHandle};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::fault::{Ended, Footprint, Sweep, storm};
 use shm_testkit::unique::{TempDir, Unique, sysv_segments};
 use std::fmt::Display;
@@ -57,22 +58,16 @@ impl Scene {
     /// A process that was in `domain`, with a segment, and died.
     pub(crate) fn dead(&self, domain: Option<&Domain>) {
         let inherited = domain.map(inherit).unwrap_or_default();
-        // SAFETY: the child opens a domain of its own and ends; nobody waits for its locks.
-        let pid = unsafe { libc::fork() };
-        if pid == 0 {
+        let has_died = in_a_fork(|| {
             let theirs = match domain {
                 Some(_) => Domain::from_env().unwrap(),
                 None => self.open(),
             };
             let segment: Segment = theirs.create_segment(SIZE).unwrap();
             std::mem::forget((segment, theirs));
-            // SAFETY: ends the process as a kill would: nothing is dropped.
-            unsafe { libc::_exit(0) };
-        }
-        let mut status = 0;
-        // SAFETY: our own child, and a place for its status.
-        assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-        assert_eq!(status, 0, "the one to die");
+            true
+        });
+        assert!(has_died, "the one to die");
         for number in inherited {
             // SAFETY: made for the child, which had its copy; nobody else knows of it.
             drop(unsafe { OwnedFd::from_raw_fd(number) });

@@ -26,9 +26,11 @@
 //! assert_eq!(child.wait(LIMIT).code(), Some(0));
 //! ```
 
+mod fork;
 mod inside;
 mod parent;
 
+pub use fork::in_a_fork;
 pub use inside::{Main, main_if_child, parent_says, tell_parent};
 #[doc(hidden)]
 pub use inside::{declare, enter_if_child};
