@@ -19,6 +19,7 @@ use shm_core::lock::rwlock::{self, RwLock};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::child::{self, Child};
 use shm_testkit::depth::is_deep;
+use shm_testkit::random;
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const WORKERS: usize = 8;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -229,7 +230,7 @@ impl Common {
     }
 }
 
-/// A sequence of numbers that is told by where it begins (xorshift, Marsaglia 2003).
+/// A sequence of numbers that is told by where it begins.
 struct Random(u64);
 
 impl Random {
@@ -239,10 +240,7 @@ impl Random {
     }
 
     fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
+        random::next(&mut self.0) % end
     }
 }
 
@@ -376,19 +374,10 @@ fn compare(said: &BTreeMap<u64, [u64; 2]>, found: &BTreeMap<u64, u64>) -> Vec<St
     wrong.chain(strange.map(|key| format!("{key:#x}: nobody put it there"))).collect()
 }
 
-/// What the environment says.
-fn told(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect(name))
-}
-
-fn seed() -> u64 {
-    let elapsed = UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros() as u64);
-    told("SHM_SEED").unwrap_or(elapsed ^ u64::from(std::process::id()) << 40)
-}
-
 fn seconds() -> u64 {
     let deep = if is_deep() { 600 } else { 2 };
-    told("SHM_SOAK_SECONDS").unwrap_or(deep)
+    let told = std::env::var("SHM_SOAK_SECONDS").ok();
+    told.map_or(deep, |told| told.parse().expect("seconds"))
 }
 
 #[test]
@@ -398,8 +387,7 @@ fn nothing_is_lost_and_nothing_is_left() {
     let length = Duration::from_secs(seconds());
     within(length + 2 * LIMIT, || {
         let common = Common::new(Domain::open(config(unique.name(), directory.path())).unwrap());
-        let (mut lives, seed) = (0, seed());
-        println!("soak: SHM_SEED={seed}");
+        let (mut lives, seed) = (0, random::seed());
         let start = |unique: &mut Unique, lives: &mut u64, who: usize| {
             *lives += 1;
             let (name, directory) = (unique.name().to_owned(), directory.path().to_str().unwrap());

@@ -5,12 +5,13 @@ mod common;
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 
-use common::{LIMIT, text};
+use common::LIMIT;
 use crash_common::shared;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_mq::stream::{AttachError, Message, Receiver, RecvError, SendError, Sender, Stream};
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, SharedMemory, Work};
+use shm_testkit::random::text;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

@@ -8,7 +8,7 @@ mod broadcast_common;
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
 mod hostile_common;
 
-use broadcast_common::{LIMIT, text};
+use broadcast_common::LIMIT;
 use hostile_common::{Victim, guarded, members, soon};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Member;
@@ -20,6 +20,7 @@ use shm_mq::broadcast::{
 };
 use shm_mq::stream::OneMapping;
 use shm_testkit::liar::Trials;
+use shm_testkit::random::text;
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

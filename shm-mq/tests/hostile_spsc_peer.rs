@@ -8,7 +8,7 @@ mod common;
 #[allow(dead_code, reason = "it lies about streams too")]
 mod liar;
 use bytemuck::{CheckedBitPattern, NoUninit};
-use common::{LIMIT, next};
+use common::LIMIT;
 use liar::{ASLEEP, HEAD_WORDS, LIMITS, Liar, POSITION, RING_BYTES, STATE, Stops, half, liar};
 use proptest::prelude::*;
 use rustix::net::{SendFlags, send};
@@ -19,6 +19,7 @@ use shm_core::trust::Hostile;
 use shm_mq::spsc::{ConnectError, Receiver, Record, RecvError, SendError, Sender};
 use shm_mq::typed::{BadRecord, Message, Plain, TypedError, TypedReceiver};
 use shm_testkit::depth::{cases, is_deep};
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

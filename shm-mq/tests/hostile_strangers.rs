@@ -5,7 +5,7 @@ mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "it lies about streams")]
 mod liar;
-use common::{LIMIT, next};
+use common::LIMIT;
 use liar::{ASLEEP, HEAD_WORDS, Liar, POSITION, STATE, Stops, half, liar};
 use rustix::net::{SendFlags, send};
 use shm_core::sync::{AtomicU32, Ordering};
@@ -13,6 +13,7 @@ use shm_core::trust::Hostile;
 use shm_mq::fan_in::{Strange, Strangers, StrangersError, Why};
 use shm_mq::spsc::{Limits, Receiver, SendError, Sender};
 use shm_testkit::depth::is_deep;
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

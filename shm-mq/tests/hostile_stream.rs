@@ -14,7 +14,7 @@ mod common;
 mod liar;
 #[path = "../../shm-core/tests/sealed_common/mod.rs"]
 mod sealed_common;
-use common::{LIMIT, next};
+use common::LIMIT;
 use liar::*;
 use proptest::prelude::*;
 use rustix::mm::{MprotectFlags, mprotect};
@@ -28,6 +28,7 @@ use shm_mq::stream::{
 };
 use shm_testkit::child::Child;
 use shm_testkit::depth::{cases, is_deep};
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

@@ -8,7 +8,7 @@ mod common;
 mod liar;
 #[path = "proc_common/peer.rs"]
 mod peer;
-use common::{LIMIT, next, text};
+use common::LIMIT;
 use liar::{HEAD_WORDS, Liar};
 use peer::*;
 use shm_core::sync::Ordering;
@@ -16,6 +16,7 @@ use shm_core::trust::Hostile;
 use shm_mq::fan_in::{Strange, Strangers, Why};
 use shm_mq::spsc::{Limits, Receiver, RecvError, SendError, Sender};
 use shm_testkit::child::{parent_says, tell_parent};
+use shm_testkit::random::{self, next, text};
 use shm_testkit::watchdog::within;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -118,8 +119,7 @@ fn soon() -> Instant {
 
 #[test]
 fn what_a_killed_sender_had_sent_is_received() {
-    let mut seed = u64::from(std::process::id()) | 1 << 42;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     let mut total = 0;
     for ring_bytes in [128, 256, 1024, 65536].repeat(3) {
         let mut peer = spawn("sends", ring_bytes);
@@ -148,8 +148,7 @@ fn what_a_killed_sender_had_sent_is_received() {
 
 #[test]
 fn the_sender_learns_that_the_receiver_was_killed() {
-    let mut seed = u64::from(std::process::id()) | 1 << 43;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     for ring_bytes in [128, 256, 1024, 65536].repeat(2) {
         let mut peer = spawn("receives", ring_bytes);
         let (mut sender, count) = (send_to(&mut peer, ring_bytes), peer.count());
@@ -229,7 +228,7 @@ fn who_leaves_has_detached_and_who_ends_without_a_word_has_died() {
 
 #[test]
 fn a_process_that_lies_is_found_out_or_dies() {
-    let mut seed = u64::from(std::process::id()) | 1 << 45;
+    let mut seed = random::seed();
     let (mut received, mut corrupt, mut died) = (0, 0, 0);
     for _ in 0..12 {
         let mut peer = spawn("lies", next(&mut seed) >> 1);
@@ -261,8 +260,7 @@ fn a_process_that_lies_is_found_out_or_dies() {
 #[test]
 fn each_of_many_strangers_is_received_and_has_its_end() {
     const LIAR: usize = 3;
-    let mut seed = u64::from(std::process::id()) | 1 << 46;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     for _ in 0..4 {
         let lies_seed = next(&mut seed) >> 1;
         let mut peers = [("sends", 1024), ("sends", 128), ("sends", 8192), ("lies", lies_seed)]

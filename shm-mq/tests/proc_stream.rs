@@ -8,6 +8,7 @@ use proc_common::*;
 use shm_core::process::ProcessId;
 use shm_mq::stream::{RecvError, SendError};
 use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::random;
 use shm_testkit::watchdog::within;
 use std::time::Instant;
 
@@ -66,8 +67,7 @@ fn told_to_attach(function: &str, world: &World) -> Child {
 
 #[test]
 fn what_a_killed_sender_had_sent_is_received() {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     let mut total = 0;
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(6) {
         let world = World::create("kill", 1, ring_bytes);
@@ -82,8 +82,7 @@ fn what_a_killed_sender_had_sent_is_received() {
 
 #[test]
 fn the_sender_learns_that_the_receiver_was_killed() {
-    let mut seed = u64::from(std::process::id()) | 1 << 41;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(3) {
         let world = World::create("kill", 1, ring_bytes);
         let mut sender = world.sender(0);

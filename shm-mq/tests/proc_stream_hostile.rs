@@ -9,7 +9,7 @@ mod liar;
 #[path = "proc_common/peer.rs"]
 mod peer;
 mod proc_common;
-use common::{LIMIT, next};
+use common::LIMIT;
 use peer::*;
 use proc_common::*;
 use shm_core::sealed::ExchangeError;
@@ -18,6 +18,7 @@ use shm_core::trust::Hostile;
 use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
 use shm_testkit::child::{parent_says, tell_parent};
 use shm_testkit::fault::become_root_of_a_namespace;
+use shm_testkit::random::{self, next};
 use shm_testkit::watchdog::within;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -155,8 +156,7 @@ impl Ends for Peer {
 
 #[test]
 fn what_a_killed_sender_had_sent_is_received() {
-    let mut seed = u64::from(std::process::id()) | 1 << 42;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     let mut total = 0;
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(6) {
         let mut peer = spawn("sends", ring_bytes);
@@ -168,8 +168,7 @@ fn what_a_killed_sender_had_sent_is_received() {
 
 #[test]
 fn the_sender_learns_that_the_receiver_was_killed() {
-    let mut seed = u64::from(std::process::id()) | 1 << 43;
-    println!("seed {seed}");
+    let mut seed = random::seed();
     for ring_bytes in [8, 64, 256, 1024, 65536].repeat(3) {
         let mut peer = spawn("receives", ring_bytes);
         let (sender, count) = (peer.sender(ring_bytes), peer.count());
@@ -280,7 +279,7 @@ fn a_peer_that_ends_before_its_hello_has_died() {
 
 #[test]
 fn a_peer_killed_while_it_connects_has_died() {
-    let mut seed = u64::from(std::process::id()) | 1 << 44;
+    let mut seed = random::seed();
     let (mut connected, mut refused) = (0, 0);
     for _ in 0..60 {
         let mut peer = spawn("connects", 64);
@@ -305,7 +304,7 @@ fn a_peer_killed_while_it_connects_has_died() {
 
 #[test]
 fn a_process_that_lies_is_found_out_or_dies() {
-    let mut seed = u64::from(std::process::id()) | 1 << 45;
+    let mut seed = random::seed();
     let (mut received, mut corrupt, mut died) = (0, 0, 0);
     for _ in 0..20 {
         let mut peer = spawn("lies", next(&mut seed) >> 1);

@@ -4,9 +4,10 @@
 //! of such a queue, and with a ring of that size.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{LIMIT, World, next, text};
+use common::{LIMIT, World};
 use shm_mq::stream::{RecvError, SendError};
 use shm_testkit::child::Child;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 
 const POSTGRES_HEADER_BYTES: u64 = 56;

@@ -3,7 +3,7 @@
 //! level of trust, lossless and lossy.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
-use broadcast_common::{broadcast, dies, text};
+use broadcast_common::{broadcast, dies};
 use proptest::prelude::*;
 use shm_core::participants::{Member, Table};
 use shm_core::trust::{Buggy, Crashing};
@@ -14,6 +14,7 @@ use shm_mq::broadcast::{
 use shm_mq::stream::OneMapping;
 use shm_mq::waitset::Source;
 use shm_testkit::depth::cases;
+use shm_testkit::random::text;
 use std::sync::Arc;
 
 const RECORD_BYTES: usize = 60;

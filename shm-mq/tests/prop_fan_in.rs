@@ -13,7 +13,7 @@ use shm_mq::fan_in::{
 use shm_mq::stream::OneMapping;
 use shm_mq::waitset::Source;
 use shm_testkit::depth::cases;
-use spsc_common::text;
+use shm_testkit::random::text;
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -7,7 +7,8 @@ use shm_core::trust::{Buggy, Crashing, Hostile};
 use shm_mq::spsc::{LINE_BYTES, Level, Limits, Receiver, SendError, Sender};
 use shm_mq::stream::OneMapping;
 use shm_testkit::depth::cases;
-use spsc_common::{queue, text};
+use shm_testkit::random::text;
+use spsc_common::queue;
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
 

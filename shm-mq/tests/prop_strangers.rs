@@ -8,7 +8,7 @@ use shm_core::trust::Hostile;
 use shm_mq::fan_in::{Strange, Strangers, StrangersError, Why};
 use shm_mq::spsc::{Limits, Receiver, Sender};
 use shm_testkit::depth::cases;
-use spsc_common::text;
+use shm_testkit::random::text;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;

@@ -2,11 +2,12 @@
 //! from 0 to four times the ring survive at every place in the ring. At each level of trust.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{hostile_stream, stream_among, text};
+use common::{hostile_stream, stream_among};
 use proptest::prelude::*;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender, frame_bytes};
 use shm_testkit::depth::cases;
+use shm_testkit::random::text;
 use std::collections::VecDeque;
 
 /// Lengths are in percent of the ring.

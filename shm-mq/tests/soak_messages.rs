@@ -26,11 +26,12 @@ use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::child::Child;
 use shm_testkit::depth::is_deep;
+use shm_testkit::random::{self, next, text};
 use shm_testkit::unique::Unique;
 use shm_testkit::watchdog::within;
-use spsc_common::{LIMIT, next, text};
+use spsc_common::LIMIT;
 use std::sync::Arc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 const SEATS: u32 = 16;
 /// Processes that one scene may start.
@@ -297,25 +298,18 @@ fn play(scene: &Scene, length: Duration, seed: u64) -> (u64, [u64; 2]) {
     (started, messages)
 }
 
-/// What the environment says.
-fn environment(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().expect(name))
-}
-
 #[test]
 fn each_message_is_accounted_for() {
     let deep = if is_deep() { 600 } else { 3 };
-    let length = Duration::from_secs(environment("SHM_SOAK_SECONDS").unwrap_or(deep));
-    let elapsed = UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_micros() as u64);
-    let seed = environment("SHM_SEED").unwrap_or(elapsed);
-    println!("soak: SHM_SEED={seed}");
+    let told = std::env::var("SHM_SOAK_SECONDS").ok();
+    let length = Duration::from_secs(told.map_or(deep, |told| told.parse().expect("seconds")));
+    let seed = random::seed();
     let scenes =
         [lanes::SPSC, lanes::FAN_IN, casts::LOSSLESS, casts::LOSSY, jobs::WORK, calls::RPC];
     let mut all = 0;
     for scene in &scenes {
         let length = length / scenes.len() as u32;
-        let (lives, [sent, received]) =
-            within(length + 2 * LIMIT, || play(scene, length, seed | 1));
+        let (lives, [sent, received]) = within(length + 2 * LIMIT, || play(scene, length, seed));
         println!("soak {}: {lives} lives, {sent} sent, {received} received", scene.name);
         assert!(received > 100 && lives > 4, "nothing was done");
         all += sent;

@@ -3,13 +3,14 @@
 //! grows.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod broadcast_common;
-use broadcast_common::{LIMIT, broadcast, next, text};
+use broadcast_common::{LIMIT, broadcast};
 use shm_core::participants::Table;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::broadcast::{
     Broadcast, BroadcastConfig, Kind, Lapped, PublishError, Record, RecvError, Start, Subscription,
 };
 use shm_mq::stream::OneMapping;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

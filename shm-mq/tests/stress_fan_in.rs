@@ -8,8 +8,9 @@ use shm_core::participants::Member;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::fan_in::{Event, FanIn, JoinError, Receiver, RecvError, SendError, Sender, Why};
 use shm_mq::stream::OneMapping;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
-use spsc_common::{LIMIT, next, text};
+use spsc_common::LIMIT;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering}; // private: counts of one process
 use std::thread;

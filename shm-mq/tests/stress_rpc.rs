@@ -9,6 +9,7 @@ use shm_core::participants::Table;
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::rpc::{AskError, Call, CallError, Client, Rpc, RpcConfig, TakeError};
 use shm_mq::stream::OneMapping;
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,13 +33,6 @@ struct World {
     table: Table,
     rpc: Rpc,
     counts: Counts,
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
 }
 
 fn soon(seed: &mut u64) -> Option<Instant> {

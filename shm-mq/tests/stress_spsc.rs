@@ -5,8 +5,9 @@ mod spsc_common;
 use shm_core::trust::Buggy;
 use shm_mq::spsc::{Receiver, RecvError, SendError, Sender};
 use shm_mq::stream::OneMapping;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
-use spsc_common::{LIMIT, next, queue, text};
+use spsc_common::{LIMIT, queue};
 use std::time::{Duration, Instant};
 
 const RUN: Duration = Duration::from_millis(500);

@@ -2,9 +2,10 @@
 //! ring's size and the way it was sent and received.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
-use common::{LIMIT, hostile_stream, next, stream, stream_among, text};
+use common::{LIMIT, hostile_stream, stream, stream_among};
 use shm_core::trust::Buggy;
 use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender};
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::time::{Duration, Instant};
 

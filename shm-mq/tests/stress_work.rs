@@ -4,6 +4,7 @@
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_mq::work::{ClaimError, SendError, WorkConfig, WorkQueue};
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -23,13 +24,6 @@ struct World {
     acked: Vec<AtomicU8>,
     sent: AtomicU64,
     producing: AtomicU64,
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
 }
 
 fn soon(seed: &mut u64) -> Option<Instant> {

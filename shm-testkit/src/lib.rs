@@ -11,6 +11,9 @@
 // How much a run tries, and whether `SHM_DEEP=1` asks for more.
 pub mod depth;
 
+// Seeds, numbers and bytes, the same again from the same seed.
+pub mod random;
+
 // `within`: aborts the process, with a message, when something takes too long.
 pub mod watchdog;
 

@@ -1,11 +1,12 @@
 //! The world of the crash tests of `fan_in`: a table and a fan-in that one may die at, and what the
 //! test process then finds.
 use crate::crash_common::shared;
-use crate::spsc_common::{LIMIT, text};
+use crate::spsc_common::LIMIT;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_mq::fan_in::{Event, FanIn, FanInConfig, LaneState, Receiver, Sender, Why};
 use shm_testkit::killpoint::{End, SharedMemory};
+use shm_testkit::random::text;
 use std::sync::Arc;
 use std::time::Instant;
 

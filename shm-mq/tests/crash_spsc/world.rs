@@ -1,12 +1,13 @@
 //! The world of the crash tests of `spsc`: a table and a queue that one may die at, and what the
 //! test process then finds.
 use crate::crash_common::shared;
-use crate::spsc_common::{LIMIT, text};
+use crate::spsc_common::LIMIT;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
 use shm_testkit::killpoint::{End, SharedMemory};
+use shm_testkit::random::text;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -1,6 +1,6 @@
 //! The liar and its victims: memory between guard pages, lies that hit what is just being read, and
 //! the other end of a hostile stream in the hands of somebody who only knows docs/layout.md.
-use crate::common::{LIMIT, next};
+use crate::common::LIMIT;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
@@ -8,6 +8,7 @@ use shm_core::sealed::{Doorbell, Foreign, Own, Wanted, exchange, page_bytes};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_core::trust::Hostile;
 use shm_mq::stream::{Limits, Receiver, Sender, Stream};
+use shm_testkit::random::next;
 use shm_testkit::watchdog::within;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

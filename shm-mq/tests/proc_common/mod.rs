@@ -1,9 +1,10 @@
 //! Real processes at the two ends of a stream, at whatever level: what the children do, and what
 //! the other side gets when they are killed.
-use crate::common::{LIMIT, next, text};
+use crate::common::LIMIT;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender};
 use shm_testkit::child::Child;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::time::Duration;
 
