@@ -3,34 +3,31 @@
 //! lossless publisher back and a killed one does not; nobody hangs. And who waits for a broadcast
 //! among other things is woken.
 #![cfg(not(any(shm_loom, shm_explore)))]
-mod broadcast_common;
-use broadcast_common::{LIMIT, next, text};
-use dsm::backend::{self, Backend, Place};
-use shm_core::mapping::{MappedSlice, Mapping};
-use shm_core::participants::{Member, Table};
-use shm_core::sync::{AtomicU64, Ordering};
+mod process_common;
+use process_common::{FINGERPRINT, LIMIT, kill, kill_and_replace, killed_soon};
+use shm_core::sync::Ordering;
 use shm_mq::broadcast::{
     AttachError, Broadcast, BroadcastConfig, CreateError, Kind, Lapped, PublishError, Publisher,
     RECORD_BYTES_MAX, Record, RecvError, Start, SubscribeError, Subscriber, Subscription,
 };
 use shm_mq::waitset::{Alarm, Source, WaitSet};
 use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::random::{self, text};
 use shm_testkit::watchdog::within;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const RUN: Duration = Duration::from_millis(900);
-const SEATS: u32 = 32;
 const ROWS: u32 = 4;
 const SUBSCRIBERS: u64 = 3;
 const CELLS: u32 = 24;
 const RECORD_BYTES: usize = 60;
 
-/// Where the words are in which the test counts, and the broadcast.
-const WORDS_AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
-/// Records that were acknowledged to publishers; received by subscribers; missed.
-const WORDS: u64 = 3;
-const AT: u64 = (WORDS_AT + 8 * WORDS).next_multiple_of(128);
+/// In its words: records that were acknowledged to publishers; received by subscribers; missed.
+type World = process_common::World<Broadcast, 3>;
+
+fn create(kind: Kind) -> World {
+    World::create("broadcast", &config(kind))
+}
 
 fn config(kind: Kind) -> BroadcastConfig {
     BroadcastConfig { kind, ..BroadcastConfig::lossy(CELLS, RECORD_BYTES as u64, ROWS) }
@@ -40,59 +37,13 @@ fn record(number: u64) -> Vec<u8> {
     text(number + 1, (number as usize * 7) % (RECORD_BYTES + 1))
 }
 
-struct World {
-    name: String,
-    mapping: Arc<Mapping>,
-    me: Arc<Member>,
-    broadcast: Broadcast,
-    words: MappedSlice<AtomicU64>,
-    is_owner: bool,
-}
-
-impl World {
-    fn create(kind: Kind) -> World {
-        let name = shm_testkit::unique::name("broadcast");
-        let size = AT + Broadcast::bytes_for(&config(kind));
-        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
-        // SAFETY: nobody else has the name.
-        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
-        // SAFETY: as above, and the table ends before.
-        unsafe { Broadcast::create(object.mapping(), AT, &config(kind)) }.unwrap();
-        World::of(name, object.mapping().clone(), true)
-    }
-
-    fn attach(args: &[String]) -> World {
-        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
-        World::of(args[0].clone(), object.mapping().clone(), false)
-    }
-
-    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
-        let table = Table::attach(&mapping, 0).unwrap();
-        let broadcast = Broadcast::attach(&mapping, AT, 0).unwrap();
-        let words = MappedSlice::new(&mapping, WORDS_AT, WORDS).unwrap();
-        World { name, me: table.join().unwrap(), mapping, broadcast, words, is_owner }
-    }
-
-    fn count(&self, word: usize) -> u64 {
-        self.words[word].load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_owner {
-            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
-        }
-    }
-}
-
 /// Publishes for ever, from where the last one was.
 fn publishes(args: &[String]) {
     let world = World::attach(args);
-    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+    let mut publisher = world.queue.publisher(&world.me).unwrap();
     let acknowledged = world.count(0);
     assert!(publisher.published() >= acknowledged, "one is lost");
-    tell_parent("publishes");
+    tell_parent("there");
     loop {
         let number = publisher.published();
         publisher.publish(&record(number), None).unwrap();
@@ -104,8 +55,8 @@ fn publishes(args: &[String]) {
 fn receives(args: &[String]) {
     let world = World::attach(args);
     let subscription = Subscription { start: Start::Oldest, lapped: Lapped::Oldest };
-    let mut subscriber = world.broadcast.subscribe(&world.me, subscription).unwrap();
-    tell_parent("receives");
+    let mut subscriber = world.queue.subscribe(&world.me, subscription).unwrap();
+    tell_parent("there");
     loop {
         let at = subscriber.position();
         let whole = |found: Record<'_>| assert_eq!(*found, record(at), "record {at}");
@@ -127,73 +78,50 @@ fn receives(args: &[String]) {
 /// Lends a cell, writes half of it, and waits for its end.
 fn drafts(args: &[String]) {
     let world = World::attach(args);
-    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+    let mut publisher = world.queue.publisher(&world.me).unwrap();
     assert!(publisher.try_publish(&record(0)).unwrap());
     let mut draft = publisher.reserve(RECORD_BYTES).unwrap().unwrap();
     draft[0] = 1;
-    tell_parent("drafts");
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
 /// Subscribes, and reads nothing.
 fn idles(args: &[String]) {
     let world = World::attach(args);
-    let _subscriber = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
-    tell_parent("idles");
+    let _subscriber = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
 shm_testkit::children! { publishes, receives, drafts, idles }
 
-fn spawn(function: &str, world: &World) -> Child {
-    let mut child = Child::spawn(function, &[&world.name]);
-    assert_eq!(child.hear(LIMIT), function);
-    child
-}
-
-/// When this returns, it is dead.
-fn end(mut child: Child) {
-    child.kill();
-    child.wait(LIMIT);
-}
-
 fn all_are_killed(kind: Kind) {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
-    let world = World::create(kind);
+    let seed = random::seed();
+    let world = create(kind);
     within(LIMIT, move || {
-        let mut publisher = spawn("publishes", &world);
-        let mut subscribers: Vec<Child> =
-            (0..SUBSCRIBERS).map(|_| spawn("receives", &world)).collect();
-        let (is_over, mut kills) = (Instant::now() + RUN, 0);
-        while Instant::now() < is_over || kills < 6 {
-            std::thread::sleep(Duration::from_micros(next(&mut seed) % 40_000));
-            let at = next(&mut seed) as usize % (subscribers.len() + 1);
-            match subscribers.get_mut(at) {
-                Some(subscriber) => {
-                    subscriber.kill();
-                    end(std::mem::replace(subscriber, spawn("receives", &world)));
-                }
-                None => {
-                    end(publisher);
-                    publisher = spawn("publishes", &world);
-                }
-            }
-            kills += 1;
-        }
-        end(publisher);
+        // The publisher is the last.
+        let start = |at: usize| match at as u64 {
+            SUBSCRIBERS => world.spawn_there("publishes"),
+            _ => world.spawn_there("receives"),
+        };
+        let mut children: Vec<Child> = (0..=SUBSCRIBERS as usize).map(start).collect();
+        let end = Instant::now() + RUN;
+        let goes_on = |kills| Instant::now() < end || kills < 6;
+        let kills = kill_and_replace(&mut children, seed, goes_on, start);
+        kill(&mut children.pop().unwrap());
         // Those that live get all there is.
-        let published = world.broadcast.status().published;
+        let published = world.queue.status().published;
         let is_done = || {
-            world.broadcast.reap(&world.me);
-            let all = world.broadcast.status().subscribers;
+            world.queue.reap(&world.me);
+            let all = world.queue.status().subscribers;
             all.len() == SUBSCRIBERS as usize && all.iter().all(|it| it.position == published)
         };
         while !is_done() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        subscribers.into_iter().for_each(end);
-        assert_eq!(world.broadcast.reap(&world.me), SUBSCRIBERS as usize);
+        children.iter_mut().for_each(kill);
+        assert_eq!(world.queue.reap(&world.me), SUBSCRIBERS as usize);
         let [acknowledged, received, missed] = [0, 1, 2].map(|word| world.count(word));
         println!(
             "{kind:?}: {published} published, {received} received, {missed} missed, {kills} kills"
@@ -226,29 +154,24 @@ fn fill(publisher: &mut Publisher) -> u64 {
 
 #[test]
 fn a_stopped_subscriber_holds_back_and_a_killed_one_does_not() {
-    let world = World::create(Kind::Lossless);
+    let world = create(Kind::Lossless);
     within(LIMIT, move || {
-        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
-        let mut idles = spawn("idles", &world);
+        let mut publisher = world.queue.publisher(&world.me).unwrap();
+        let mut idles = world.spawn_there("idles");
         idles.stop();
-        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut reader = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
         assert_eq!(fill(&mut publisher), u64::from(CELLS));
         // Others read, and it is still there.
         (0..CELLS)
             .for_each(|number| assert_eq!(*reader.recv(None).unwrap(), record(number.into())));
         let timed_out = publisher.publish(b"x", soon(60));
         assert_eq!(timed_out, Err(PublishError::TimedOut));
-        let slow = &world.broadcast.status().subscribers[0];
+        let slow = &world.queue.status().subscribers[0];
         assert_eq!((slow.position, slow.lag), (0, u64::from(CELLS)));
         // Killed while the publisher waits for it.
-        let killing = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(20));
-            idles.kill();
-        });
-        publisher.publish(b"y", None).unwrap();
-        killing.join().unwrap();
+        killed_soon(&mut idles, || publisher.publish(b"y", None)).unwrap();
         assert_eq!(*reader.recv(None).unwrap(), *b"y");
-        assert_eq!(world.broadcast.status().subscribers.len(), 1);
+        assert_eq!(world.queue.status().subscribers.len(), 1);
         // Whoever goes is waited for no more, too.
         assert_eq!(fill(&mut publisher), u64::from(CELLS));
         drop(reader);
@@ -259,26 +182,22 @@ fn a_stopped_subscriber_holds_back_and_a_killed_one_does_not() {
 #[test]
 fn a_stopped_publisher_is_waited_for_and_a_killed_one_followed() {
     for kind in [Kind::Lossless, Kind::Lossy] {
-        let world = World::create(kind);
+        let world = create(kind);
         within(LIMIT, move || {
-            let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
-            let mut drafts = spawn("drafts", &world);
+            let mut reader = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
+            let mut drafts = world.spawn_there("drafts");
             drafts.stop();
             // What it published is there, and what it writes is not.
             assert_eq!(*reader.recv(None).unwrap(), record(0));
             assert!(reader.try_recv().unwrap().is_none());
             assert_eq!(reader.recv(soon(30)).unwrap_err(), RecvError::TimedOut);
-            let taken = world.broadcast.publisher(&world.me).unwrap_err();
+            let taken = world.queue.publisher(&world.me).unwrap_err();
             let AttachError::Taken { by } = taken else { panic!("{taken}") };
-            assert_eq!(world.broadcast.status().publisher, Some(by));
-            let killing = std::thread::spawn(move || {
-                std::thread::sleep(Duration::from_millis(20));
-                drafts.kill();
-            });
+            assert_eq!(world.queue.status().publisher, Some(by));
             // It sleeps, and hears of the death.
-            assert_eq!(reader.recv(None).unwrap_err(), RecvError::PublisherDied);
-            killing.join().unwrap();
-            let mut publisher = world.broadcast.publisher(&world.me).unwrap();
+            let end = killed_soon(&mut drafts, || reader.recv(None).map(drop));
+            assert_eq!(end, Err(RecvError::PublisherDied));
+            let mut publisher = world.queue.publisher(&world.me).unwrap();
             assert_eq!(publisher.published(), 1);
             publisher.publish(&record(1), None).unwrap();
             assert_eq!(*reader.recv(None).unwrap(), record(1));
@@ -290,14 +209,17 @@ fn a_stopped_publisher_is_waited_for_and_a_killed_one_followed() {
 
 #[test]
 fn bad_input_is_an_error_of_its_own() {
-    let world = World::create(Kind::Lossy);
+    let world = create(Kind::Lossy);
     let at = |offset, fingerprint| Broadcast::attach(&world.mapping, offset, fingerprint);
-    assert_eq!(at(AT, 7).unwrap_err(), AttachError::OtherRecords { found: 0 });
-    assert_eq!(at(WORDS_AT, 0).unwrap_err(), AttachError::NotABroadcast { found: 0 });
+    assert_eq!(
+        at(World::QUEUE_AT, 0).unwrap_err(),
+        AttachError::OtherRecords { found: FINGERPRINT }
+    );
+    assert_eq!(at(World::WORDS_AT, 0).unwrap_err(), AttachError::NotABroadcast { found: 0 });
     assert!(matches!(at(3, 0), Err(AttachError::Place(_))));
     let create = |config: BroadcastConfig| {
         // SAFETY: it is refused.
-        unsafe { Broadcast::create(&world.mapping, AT, &config) }.unwrap_err()
+        unsafe { Broadcast::create(&world.mapping, World::QUEUE_AT, &config) }.unwrap_err()
     };
     let bad = |what, value| CreateError::Config { what, value };
     assert_eq!(create(BroadcastConfig::lossy(0, 8, 1)), bad("cells", 0));
@@ -308,12 +230,12 @@ fn bad_input_is_an_error_of_its_own() {
     assert!(matches!(large, CreateError::Place(_)));
     let too_many = BroadcastConfig::lossy(u32::MAX, RECORD_BYTES_MAX, 1);
     assert_eq!(Broadcast::bytes_for(&too_many), u64::MAX);
-    let mut publisher = world.broadcast.publisher(&world.me).unwrap();
-    assert_eq!(world.broadcast.publisher(&world.me).unwrap_err(), AttachError::OpenAlready);
+    let mut publisher = world.queue.publisher(&world.me).unwrap();
+    assert_eq!(world.queue.publisher(&world.me).unwrap_err(), AttachError::OpenAlready);
     let too_long = publisher.try_publish(&[0; RECORD_BYTES + 1]);
     let (len, largest) = (RECORD_BYTES + 1, RECORD_BYTES);
     assert_eq!(too_long, Err(PublishError::TooLong { len, largest }));
-    let subscribe = || world.broadcast.subscribe(&world.me, Subscription::default());
+    let subscribe = || world.queue.subscribe(&world.me, Subscription::default());
     let all: Vec<_> = (0..ROWS).map(|_| subscribe().unwrap()).collect();
     assert_eq!(subscribe().unwrap_err(), SubscribeError::Full { rows: ROWS });
     drop(all);
@@ -345,10 +267,10 @@ fn next_of(subscriber: &mut Subscriber) -> Vec<u8> {
 
 #[test]
 fn a_set_is_woken_by_a_record_a_loss_and_a_death() {
-    let world = World::create(Kind::Lossy);
+    let world = create(Kind::Lossy);
     within(LIMIT, move || {
-        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
-        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut publisher = world.queue.publisher(&world.me).unwrap();
+        let mut reader = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
         assert!(!is_ready(&mut reader) && is_ready(&mut publisher.space()), "it waits for nobody");
         woken_by(|| assert!(publisher.try_publish(b"one").unwrap()), &mut reader);
         assert_eq!(next_of(&mut reader), b"one");
@@ -364,10 +286,10 @@ fn a_set_is_woken_by_a_record_a_loss_and_a_death() {
         woken_by(move || drop(publisher), &mut reader);
         assert_eq!(reader.try_recv().unwrap_err(), RecvError::Detached);
     });
-    let world = World::create(Kind::Lossless);
+    let world = create(Kind::Lossless);
     within(LIMIT, move || {
-        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
-        let mut drafts = spawn("drafts", &world);
+        let mut reader = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut drafts = world.spawn_there("drafts");
         assert_eq!(next_of(&mut reader), record(0));
         woken_by(|| drafts.kill(), &mut reader);
         assert_eq!(reader.try_recv().unwrap_err(), RecvError::PublisherDied);
@@ -376,11 +298,11 @@ fn a_set_is_woken_by_a_record_a_loss_and_a_death() {
 
 #[test]
 fn a_set_is_woken_by_room_and_by_who_dies_in_its_place() {
-    let world = World::create(Kind::Lossless);
+    let world = create(Kind::Lossless);
     within(LIMIT, move || {
-        let mut publisher = world.broadcast.publisher(&world.me).unwrap();
-        let mut idles = spawn("idles", &world);
-        let mut reader = world.broadcast.subscribe(&world.me, Subscription::default()).unwrap();
+        let mut publisher = world.queue.publisher(&world.me).unwrap();
+        let mut idles = world.spawn_there("idles");
+        let mut reader = world.queue.subscribe(&world.me, Subscription::default()).unwrap();
         assert_eq!(fill(&mut publisher), u64::from(CELLS));
         drop(reader.try_recv().unwrap().unwrap());
         assert!(!is_ready(&mut publisher.space()), "another one has not read");

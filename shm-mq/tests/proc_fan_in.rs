@@ -1,10 +1,10 @@
 //! Real processes send to one that receives, and all are killed, replaced, stopped and forked: each
 //! record arrives once, in its sender's order and whole, and then the sender's end.
 #![cfg(not(any(shm_loom, shm_explore)))]
-mod spsc_common;
-use dsm::backend::{self, Backend, Place};
-use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{Member, ParticipantId, Table};
+mod process_common;
+use process_common::{FINGERPRINT, LIMIT, SHORT, kill, killed_soon};
+use shm_core::mapping::Mapped;
+use shm_core::participants::ParticipantId;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::fan_in::{
@@ -12,20 +12,15 @@ use shm_mq::fan_in::{
     RecvError, SendError, Sender, Why,
 };
 use shm_mq::waitset::{Alarm, Source, WaitSet};
-use shm_testkit::child::{Child, parent_says, tell_parent};
+use shm_testkit::child::{Child, in_a_fork, parent_says, tell_parent};
+use shm_testkit::random::{self, next, text};
 use shm_testkit::watchdog::within;
-use spsc_common::{LIMIT, next, text};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Two records that do not fit into the least ring together.
 const FIRST: [u8; 56] = [1; 56];
 const SECOND: [u8; 56] = [2; 56];
 
-const SEATS: u32 = 16;
-const FINGERPRINT: u64 = 0xfa1;
-/// So long nobody is late without a reason.
-const SHORT: Duration = Duration::from_millis(50);
 /// Senders at a time in the test in which all are killed, and kills.
 const SENDERS: usize = 3;
 const KILLS: usize = 36;
@@ -51,75 +46,28 @@ enum Told {
 const PROCESSES_MAX: u64 = 128;
 const WORDS: u64 = 8;
 
-/// A POSIX segment with a table, a fan-in, and what was [`Told`], for several processes.
-struct World {
-    name: String,
-    mapping: Arc<Mapping>,
-    me: Arc<Member>,
-    fan_in: FanIn,
-    words: MappedSlice<AtomicU64>,
-    is_owner: bool,
-}
+type World = process_common::World<FanIn, { WORDS * PROCESSES_MAX }>;
 
-fn words_at() -> u64 {
-    Table::bytes_for(SEATS).next_multiple_of(64)
-}
-
-fn fan_in_at() -> u64 {
-    words_at() + 8 * WORDS * PROCESSES_MAX
+/// Whose fan-in has so many lanes.
+fn create(hint: &str, lanes: u32, ring_bytes: u64) -> World {
+    World::create(hint, &FanInConfig::new(lanes, ring_bytes))
 }
 
 impl World {
-    fn create(hint: &str, lanes: u32, ring_bytes: u64) -> World {
-        let name = shm_testkit::unique::name(hint);
-        let config =
-            FanInConfig { fingerprint: FINGERPRINT, ..FanInConfig::new(lanes, ring_bytes) };
-        let size = fan_in_at() + FanIn::bytes_for(&config);
-        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
-        // SAFETY: nobody else has the name.
-        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
-        // SAFETY: as above, and the words before end before.
-        unsafe { FanIn::create(object.mapping(), fan_in_at(), &config) }.unwrap();
-        World::of(name, object.mapping().clone(), true)
-    }
-
-    /// In a child, which was given the name.
-    fn attach(args: &[String]) -> World {
-        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
-        World::of(args[0].clone(), object.mapping().clone(), false)
-    }
-
-    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
-        let me = Table::attach(&mapping, 0).unwrap().join().unwrap();
-        let fan_in = FanIn::attach(&mapping, fan_in_at(), FINGERPRINT).unwrap();
-        let words = MappedSlice::new(&mapping, words_at(), WORDS * PROCESSES_MAX).unwrap();
-        World { name, mapping, me, fan_in, words, is_owner }
-    }
-
-    fn spawn(&self, function: &str, who: u64, seed: u64) -> Child {
-        Child::spawn(function, &[&self.name, &who.to_string(), &seed.to_string()])
-    }
-
-    fn spawn_joined(&self, function: &str) -> Child {
-        let mut child = self.spawn(function, 0, 1);
-        assert_eq!(child.hear(LIMIT), "joined");
-        child
-    }
-
     fn told(&self, who: u64, what: Told) -> &AtomicU64 {
         &self.words[(who * WORDS) as usize + what as usize]
     }
 
-    fn count(&self, who: u64, what: Told) -> u64 {
+    fn count_of(&self, who: u64, what: Told) -> u64 {
         self.told(who, what).load(Ordering::Relaxed)
     }
 
     fn sender(&self) -> Sender {
-        self.fan_in.sender(&self.me).unwrap()
+        self.queue.sender(&self.me).unwrap()
     }
 
     fn receiver(&self) -> Receiver {
-        self.fan_in.receiver(&self.me).unwrap()
+        self.queue.receiver(&self.me).unwrap()
     }
 
     /// Uses an event, and lets go of it.
@@ -127,32 +75,24 @@ impl World {
         match event {
             Event::Record(got) => {
                 let who = u64::from_ne_bytes(got[..8].try_into().unwrap());
-                let used = self.count(who, Told::Used);
+                let used = self.count_of(who, Told::Used);
                 // What its predecessor was killed over comes again.
                 let number = got.number();
                 assert!(number == used || number + 1 == used, "{number}, and {used} were used");
                 assert_eq!(*got, record(who, number));
-                assert_eq!(u64::from(got.sender().to_bits()), self.count(who, Told::Id));
-                assert_eq!(self.count(who, Told::Ends), 0, "after its end");
+                assert_eq!(u64::from(got.sender().to_bits()), self.count_of(who, Told::Id));
+                assert_eq!(self.count_of(who, Told::Ends), 0, "after its end");
                 self.told(who, Told::Used).store(number + 1, Ordering::Relaxed);
             }
             Event::End(end) => {
                 let is_its =
-                    |who: &u64| self.count(*who, Told::Id) == u64::from(end.sender().to_bits());
+                    |who: &u64| self.count_of(*who, Told::Id) == u64::from(end.sender().to_bits());
                 let who = (0..PROCESSES_MAX).find(is_its).expect("one that was");
                 let before = self.told(who, Told::Ends).fetch_add(1, Ordering::Relaxed);
-                let is_right = end.received() == self.count(who, Told::Used);
+                let is_right = end.received() == self.count_of(who, Told::Used);
                 assert!(is_right || before > 0 && end.received() == 0, "{end:?}");
                 assert_eq!(end.why(), Why::Died);
             }
-        }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_owner {
-            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
         }
     }
 }
@@ -173,14 +113,14 @@ fn sends(args: &[String]) {
         (World::attach(args), args[1].parse().unwrap(), args[2].parse().unwrap());
     world.told(who, Told::Id).store(world.me.id().to_bits().into(), Ordering::Relaxed);
     let mut sender = loop {
-        match world.fan_in.sender(&world.me) {
+        match world.queue.sender(&world.me) {
             Ok(sender) => break sender,
             Err(error) => assert_eq!(error, JoinError::AllTaken { lanes: LANES }),
         }
         std::thread::yield_now();
     };
     world.told(who, Told::Joined).store(1, Ordering::Relaxed);
-    tell_parent("joined");
+    tell_parent("there");
     loop {
         let number = sender.sent();
         world.told(who, Told::Begun).store(number + 3, Ordering::Relaxed);
@@ -225,7 +165,7 @@ fn send_some(sender: &mut Sender, who: u64, number: u64, seed: &mut u64) -> Resu
 fn receives(args: &[String]) {
     let (world, mut seed) = (World::attach(args), args[2].parse().unwrap());
     let mut receiver = world.receiver();
-    tell_parent("joined");
+    tell_parent("there");
     loop {
         let event = match next(&mut seed) % 3 {
             0 => receiver.recv().map(Some),
@@ -245,7 +185,7 @@ fn receives(args: &[String]) {
 fn sends_when_told(args: &[String]) {
     let world = World::attach(args);
     let mut sender = world.sender();
-    tell_parent("joined");
+    tell_parent("there");
     while parent_says() == "send" {
         sender.send(b"told").unwrap();
     }
@@ -255,7 +195,7 @@ fn sends_when_told(args: &[String]) {
 fn receives_nothing(args: &[String]) {
     let world = World::attach(args);
     let _receiver = world.receiver();
-    tell_parent("joined");
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
@@ -266,31 +206,23 @@ fn only_joins(args: &[String]) {
     std::thread::sleep(LIMIT);
 }
 
-/// Kills it and is sure that it ended so.
-fn kill(child: &mut Child) {
-    child.kill();
-    let exit = child.wait(LIMIT);
-    assert_eq!(exit.signal(), Some(libc::SIGKILL), "{exit:?}");
-}
-
 /// Senders and receivers are killed and replaced again and again, at any moment.
 fn each_record_arrives_once(ring_bytes: u64) {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
-    let world = World::create("fan_kill", LANES, ring_bytes);
+    let mut seed = random::seed();
+    let world = create("fan_kill", LANES, ring_bytes);
     let mut started = 0;
     let mut sender = |seed: u64| {
         started += 1;
-        world.spawn("sends", started - 1, seed)
+        world.spawn("sends", &[started - 1, seed])
     };
     let mut senders: [Child; SENDERS] = std::array::from_fn(|_| sender(next(&mut seed)));
-    let mut receiver = world.spawn("receives", 0, next(&mut seed));
+    let mut receiver = world.spawn("receives", &[0, next(&mut seed)]);
     for kills in 0..KILLS {
         // While they start, or join, or later.
         std::thread::sleep(Duration::from_micros(next(&mut seed) % 8000));
         if kills % 4 == 3 {
             kill(&mut receiver);
-            receiver = world.spawn("receives", 0, next(&mut seed));
+            receiver = world.spawn("receives", &[0, next(&mut seed)]);
         } else {
             let at = next(&mut seed) as usize % SENDERS;
             kill(&mut senders[at]);
@@ -298,25 +230,25 @@ fn each_record_arrives_once(ring_bytes: u64) {
         }
     }
     for child in &mut senders {
-        assert_eq!(child.hear(LIMIT), "joined");
+        assert_eq!(child.hear(LIMIT), "there");
     }
-    assert_eq!(receiver.hear(LIMIT), "joined");
+    assert_eq!(receiver.hear(LIMIT), "there");
     std::thread::sleep(Duration::from_millis(5));
     senders.iter_mut().for_each(kill);
     kill(&mut receiver);
     // What is left, and each end, is the next receiver's.
     let mut receiver = world.receiver();
-    while world.fan_in.status().iter().any(|lane| lane.state != LaneState::Free) {
+    while world.queue.status().iter().any(|lane| lane.state != LaneState::Free) {
         world.uses(receiver.recv().unwrap());
     }
     assert!(receiver.try_recv().unwrap().is_none());
     let (mut records, mut joined, mut again) = (0, 0, 0);
     for who in 0..started {
         let [begun, sent, used] =
-            [Told::Begun, Told::Sent, Told::Used].map(|what| world.count(who, what));
+            [Told::Begun, Told::Sent, Told::Used].map(|what| world.count_of(who, what));
         assert!((sent..=begun).contains(&used), "of {begun} begun, {sent} sent, {used} received");
-        let ends = world.count(who, Told::Ends);
-        assert!(ends >= world.count(who, Told::Joined), "{who} has no end");
+        let ends = world.count_of(who, Told::Ends);
+        assert!(ends >= world.count_of(who, Told::Joined), "{who} has no end");
         (records, again) = (records + used, again + ends.saturating_sub(1));
         joined += u64::from(ends > 0);
     }
@@ -334,22 +266,12 @@ fn each_record_arrives_once_through_large_rings() {
     within(LIMIT, || each_record_arrives_once(1 << 15));
 }
 
-fn killed_soon<E>(child: &mut Child, sleep: impl FnOnce() -> E) -> E {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(SHORT);
-            kill(child);
-        });
-        within(LIMIT, sleep)
-    })
-}
-
 fn is_end(event: &Event<'_>, sender: ParticipantId, why: Why) -> bool {
     matches!(event, Event::End(end) if end.sender() == sender && end.why() == why)
 }
 
 fn sender_of(world: &World, lane: usize) -> ParticipantId {
-    match world.fan_in.status()[lane].state {
+    match world.queue.status()[lane].state {
         LaneState::Open(id) => id,
         other => panic!("{other:?}"),
     }
@@ -359,17 +281,17 @@ fn sender_of(world: &World, lane: usize) -> ParticipantId {
 fn a_sleeping_receiver_is_woken_by_a_senders_death() {
     // With a free lane, and with none.
     for lanes in [2, 3] {
-        let world = World::create("fan_sleep", lanes, 1024);
+        let world = create("fan_sleep", lanes, 1024);
         let mut receiver = world.receiver();
-        let mut living = world.spawn_joined("sends_when_told");
-        let mut child = world.spawn_joined("sends_when_told");
+        let mut living = world.spawn_there("sends_when_told");
+        let mut child = world.spawn_there("sends_when_told");
         let id = sender_of(&world, 1);
         killed_soon(&mut child, || {
             let end = receiver.recv().unwrap();
             assert!(is_end(&end, id, Why::Died), "{end:?}");
         });
         // Its lane is another one's, and the receiver is woken by what that one sends.
-        let mut child = world.spawn_joined("sends_when_told");
+        let mut child = world.spawn_there("sends_when_told");
         assert_ne!(sender_of(&world, 1), id);
         for child in [&mut child, &mut living] {
             child.say("send");
@@ -383,9 +305,9 @@ fn a_sleeping_receiver_is_woken_by_a_senders_death() {
 
 #[test]
 fn a_sleeping_sender_is_woken_by_the_receivers_death() {
-    let world = World::create("fan_sleep", 2, 128);
+    let world = create("fan_sleep", 2, 128);
     let mut sender = world.sender();
-    let mut child = world.spawn_joined("receives_nothing");
+    let mut child = world.spawn_there("receives_nothing");
     sender.send(&FIRST).unwrap();
     let end = killed_soon(&mut child, || sender.send(&SECOND));
     assert_eq!(end, Err(SendError::PeerDied));
@@ -412,10 +334,10 @@ fn awaited<'r>(set: &mut WaitSet, receiver: &'r mut Receiver) -> Event<'r> {
 fn a_sleeping_set_is_woken_by_a_senders_death_and_told_of_it() {
     // With a free lane, and with none.
     for lanes in [2, 3] {
-        let (world, mut set) = (World::create("fan_set", lanes, 1024), WaitSet::new());
+        let (world, mut set) = (create("fan_set", lanes, 1024), WaitSet::new());
         let mut receiver = world.receiver();
-        let mut living = world.spawn_joined("sends_when_told");
-        let mut child = world.spawn_joined("sends_when_told");
+        let mut living = world.spawn_there("sends_when_told");
+        let mut child = world.spawn_there("sends_when_told");
         let [living_id, id] = [0, 1].map(|lane| sender_of(&world, lane));
         for (child, id) in [(&mut child, id), (&mut living, living_id)] {
             child.say("send");
@@ -438,8 +360,8 @@ fn a_sleeping_set_is_woken_by_a_senders_death_and_told_of_it() {
 
 #[test]
 fn a_set_waits_for_room_in_a_lane() {
-    let (world, mut set) = (World::create("fan_room", 2, 128), WaitSet::new());
-    let (mut sender, mut child) = (world.sender(), world.spawn_joined("receives_nothing"));
+    let (world, mut set) = (create("fan_room", 2, 128), WaitSet::new());
+    let (mut sender, mut child) = (world.sender(), world.spawn_there("receives_nothing"));
     sender.send(&FIRST).unwrap();
     let now = Some(Instant::now());
     assert!(set.wait(&mut [((), &mut sender.space(56))], now).unwrap().is_empty(), "it is full");
@@ -458,9 +380,9 @@ fn a_set_waits_for_room_in_a_lane() {
 
 #[test]
 fn a_stopped_sender_holds_up_nobody_and_is_not_dead() {
-    let world = World::create("fan_stop", 2, 128);
+    let world = create("fan_stop", 2, 128);
     let (mut receiver, mut other) = (world.receiver(), world.sender());
-    let mut child = world.spawn_joined("sends_when_told");
+    let mut child = world.spawn_there("sends_when_told");
     child.stop();
     child.say("send");
     for _ in 0..100 {
@@ -483,9 +405,9 @@ fn a_stopped_sender_holds_up_nobody_and_is_not_dead() {
 
 #[test]
 fn a_stopped_receiver_keeps_its_role_and_its_senders_what_they_have() {
-    let world = World::create("fan_stop", 2, 128);
+    let world = create("fan_stop", 2, 128);
     let (mut one, mut other) = (world.sender(), world.sender());
-    let mut child = world.spawn_joined("receives_nothing");
+    let mut child = world.spawn_there("receives_nothing");
     child.stop();
     for sender in [&mut one, &mut other] {
         assert!(sender.try_send(&FIRST).unwrap());
@@ -493,7 +415,7 @@ fn a_stopped_receiver_keeps_its_role_and_its_senders_what_they_have() {
         let late = sender.send_deadline(&SECOND, Instant::now() + SHORT);
         assert_eq!(late, Err(SendError::TimedOut));
     }
-    assert!(matches!(world.fan_in.receiver(&world.me), Err(AttachError::Taken { .. })));
+    assert!(matches!(world.queue.receiver(&world.me), Err(AttachError::Taken { .. })));
     drop(one);
     kill(&mut child);
     let mut receiver = world.receiver();
@@ -509,23 +431,23 @@ fn a_stopped_receiver_keeps_its_role_and_its_senders_what_they_have() {
 
 #[test]
 fn a_named_receiver_that_dies_before_it_comes_has_died() {
-    let world = World::create("fan_named", 1, 128);
+    let world = create("fan_named", 1, 128);
     let mut sender = world.sender();
-    let mut child = world.spawn("only_joins", 0, 1);
+    let mut child = world.spawn("only_joins", &[0, 1]);
     let id = ParticipantId::from_bits(child.hear(LIMIT).parse().unwrap()).unwrap();
-    world.fan_in.set_receiver(&world.me, id).unwrap();
-    let taken = world.fan_in.receiver(&world.me).err();
+    world.queue.set_receiver(&world.me, id).unwrap();
+    let taken = world.queue.receiver(&world.me).err();
     assert_eq!(taken, Some(AttachError::Taken { by: id }));
     sender.send(&FIRST).unwrap();
     let end = killed_soon(&mut child, || sender.send(&SECOND));
     assert_eq!(end, Err(SendError::PeerDied));
-    world.fan_in.set_receiver(&world.me, world.me.id()).unwrap();
+    world.queue.set_receiver(&world.me, world.me.id()).unwrap();
     assert!(matches!(world.receiver().recv(), Ok(Event::Record(_))));
 }
 
 #[test]
 fn who_asks_for_what_cannot_be_is_told_why() {
-    let world = World::create("fan_errors", 1, 1024);
+    let world = create("fan_errors", 1, 1024);
     let mapping = &world.mapping;
     let create = |lanes, ring_bytes| {
         // SAFETY: refused.
@@ -541,25 +463,25 @@ fn who_asks_for_what_cannot_be_is_told_why() {
     }
 
     let attach = |at, fingerprint| FanIn::attach(mapping, at, fingerprint).err();
-    assert!(matches!(attach(fan_in_at() + 1, FINGERPRINT), Some(AttachError::Place(_))));
+    assert!(matches!(attach(World::QUEUE_AT + 1, FINGERPRINT), Some(AttachError::Place(_))));
     assert!(matches!(attach(1 << 40, FINGERPRINT), Some(AttachError::Place(_))));
-    assert_eq!(attach(words_at(), FINGERPRINT), Some(AttachError::NotAQueue { found: 0 }));
+    assert_eq!(attach(World::WORDS_AT, FINGERPRINT), Some(AttachError::NotAQueue { found: 0 }));
     let other = AttachError::OtherRecords { found: FINGERPRINT };
-    assert_eq!(attach(fan_in_at(), 0), Some(other));
+    assert_eq!(attach(World::QUEUE_AT, 0), Some(other));
     for (at, wrongs) in [(8, [0, 2, 961, u64::MAX]), (16, [0, 1, 1 << 20, u64::MAX])] {
-        let word: Mapped<AtomicU64> = Mapped::new(mapping, fan_in_at() + at).unwrap();
+        let word: Mapped<AtomicU64> = Mapped::new(mapping, World::QUEUE_AT + at).unwrap();
         let right = word.load(Ordering::Relaxed);
         for wrong in wrongs {
             word.store(wrong, Ordering::Relaxed);
-            assert_eq!(attach(fan_in_at(), FINGERPRINT), Some(AttachError::Corrupt), "{wrong}");
+            assert_eq!(attach(World::QUEUE_AT, FINGERPRINT), Some(AttachError::Corrupt), "{wrong}");
         }
         word.store(right, Ordering::Relaxed);
     }
 
     let (mut sender, receiver) = (world.sender(), world.receiver());
-    let full = world.fan_in.sender(&world.me).err();
+    let full = world.queue.sender(&world.me).err();
     assert_eq!(full, Some(JoinError::AllTaken { lanes: 1 }));
-    assert_eq!(world.fan_in.receiver(&world.me).err(), Some(AttachError::OpenAlready));
+    assert_eq!(world.queue.receiver(&world.me).err(), Some(AttachError::OpenAlready));
     let largest = sender.record_bytes_max();
     let long = sender.try_send(&[0; 1024]);
     assert_eq!(long, Err(SendError::TooLong { len: 1024, largest }));
@@ -567,26 +489,9 @@ fn who_asks_for_what_cannot_be_is_told_why() {
     assert_eq!(sender.try_send(b""), Err(SendError::Detached));
 }
 
-/// Runs `child` in a fork of this process; whether it returned true.
-fn in_a_fork(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child ends in `_exit`; of its parent's locks it needs the allocator's, which the
-    // C library keeps usable.
-    match unsafe { libc::fork() } {
-        -1 => panic!("no process"),
-        // SAFETY: ends the process.
-        0 => unsafe { libc::_exit(i32::from(!child())) },
-        pid => {
-            let mut status = -1;
-            // SAFETY: our child, and a place for its status.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            status == 0
-        }
-    }
-}
-
 #[test]
 fn a_forked_child_is_nobody() {
-    let world = World::create("fan_fork", 2, 1024);
+    let world = create("fan_fork", 2, 1024);
     let (mut sender, mut receiver) = (Some(world.sender()), Some(world.receiver()));
     sender.as_mut().unwrap().push(b"pushed").unwrap();
     let refused = in_a_fork(|| {
@@ -599,8 +504,8 @@ fn a_forked_child_is_nobody() {
             && receiver.drain(1, |_| ()).err() == Some(RecvError::Forked)
             && receiver.is_ready()
             && receiver.is_ready_at_last()
-            && world.fan_in.sender(&world.me).err() == Some(JoinError::Forked(Forked))
-            && world.fan_in.receiver(&world.me).err() == Some(AttachError::Forked(Forked));
+            && world.queue.sender(&world.me).err() == Some(JoinError::Forked(Forked))
+            && world.queue.receiver(&world.me).err() == Some(AttachError::Forked(Forked));
         drop((sender, receiver));
         refused
     });
@@ -629,7 +534,7 @@ fn a_forked_child_is_nobody() {
         true
     }));
     got.unwrap().put_back();
-    assert!(matches!(world.fan_in.status()[0].state, LaneState::Left(_)), "the child freed it");
+    assert!(matches!(world.queue.status()[0].state, LaneState::Left(_)), "the child freed it");
     assert!(matches!(receiver.try_recv(), Ok(Some(Event::End(_)))));
-    assert_eq!(world.fan_in.status()[0].state, LaneState::Free);
+    assert_eq!(world.queue.status()[0].state, LaneState::Free);
 }

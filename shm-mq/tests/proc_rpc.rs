@@ -2,85 +2,29 @@
 //! who lives ends, with its own answer or with the reason why not; who waits for a dead server is
 //! woken at once; nobody hangs, and in the end nothing is left.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use dsm::backend::{self, Backend, Place};
-use shm_core::mapping::{MappedSlice, Mapping};
-use shm_core::participants::{Member, Table};
-use shm_core::sync::{AtomicU64, Ordering};
+mod process_common;
+use process_common::{FINGERPRINT, LIMIT, kill_and_replace, killed_soon};
+use shm_core::sync::Ordering;
 use shm_mq::rpc::{
     AnswerError, AskError, AttachError, Call, CallError, ClientError, CreateError, Rpc, RpcConfig,
     SERVERS_MAX, ServerError, TakeError,
 };
 use shm_mq::waitset::{Source, WaitSet};
 use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::random;
 use shm_testkit::watchdog::within;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const RUN: Duration = Duration::from_millis(1500);
-const SEATS: u32 = 80;
 const CLIENTS: usize = 2;
 const SERVERS: usize = 3;
 const CONFIG: RpcConfig = RpcConfig::new(8, 4, 16, 16);
 
-/// Where the table is, and the words in which the test counts how calls end.
-const RPC_AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
-const WORDS_AT: u64 = (RPC_AT + Rpc::bytes_for(&CONFIG)).next_multiple_of(128);
+/// The words in which the test counts how calls end.
 const ANSWERED: usize = 0;
 const DIED: usize = 1;
 const OTHER: usize = 2;
-const WORDS: u64 = 3;
-
-struct World {
-    name: String,
-    mapping: Arc<Mapping>,
-    me: Arc<Member>,
-    rpc: Rpc,
-    words: MappedSlice<AtomicU64>,
-    is_owner: bool,
-}
-
-impl World {
-    fn create() -> World {
-        let name = shm_testkit::unique::name("rpc");
-        let size = WORDS_AT + 8 * WORDS;
-        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
-        // SAFETY: nobody else has the name.
-        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
-        // SAFETY: as above, and the table ends before.
-        unsafe { Rpc::create(object.mapping(), RPC_AT, &CONFIG) }.unwrap();
-        World::of(name, object.mapping().clone(), true)
-    }
-
-    fn attach(args: &[String]) -> World {
-        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
-        World::of(args[0].clone(), object.mapping().clone(), false)
-    }
-
-    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
-        let table = Table::attach(&mapping, 0).unwrap();
-        let rpc = Rpc::attach(&mapping, RPC_AT, 0).unwrap();
-        let words = MappedSlice::new(&mapping, WORDS_AT, WORDS).unwrap();
-        let me = table.join().unwrap();
-        World { name, mapping, me, rpc, words, is_owner }
-    }
-
-    fn count(&self, which: usize) -> u64 {
-        self.words[which].load(Ordering::Relaxed)
-    }
-
-    fn spawn(&self, function: &str) -> Child {
-        Child::spawn(function, &[&self.name])
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_owner {
-            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
-        }
-    }
-}
+type World = process_common::World<Rpc, 3>;
 
 fn answer_to(number: u64) -> u64 {
     number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -89,7 +33,7 @@ fn answer_to(number: u64) -> u64 {
 /// Has four calls open at a time, until it is killed.
 fn calls(args: &[String]) {
     let world = World::attach(args);
-    let client = world.rpc.client(&world.me).unwrap();
+    let client = world.queue.client(&world.me).unwrap();
     let mut number = u64::from(std::process::id()) << 32;
     loop {
         client.wait_for_server(None).unwrap();
@@ -120,7 +64,7 @@ fn calls(args: &[String]) {
 
 fn serves(args: &[String]) {
     let world = World::attach(args);
-    let mut server = world.rpc.server(&world.me).unwrap();
+    let mut server = world.queue.server(&world.me).unwrap();
     loop {
         let request = server.take(None).unwrap();
         let number = u64::from_ne_bytes((*request).try_into().unwrap());
@@ -135,7 +79,7 @@ fn serves(args: &[String]) {
 /// Takes a call and holds it.
 fn holds(args: &[String]) {
     let world = World::attach(args);
-    let mut server = world.rpc.server(&world.me).unwrap();
+    let mut server = world.queue.server(&world.me).unwrap();
     tell_parent("there");
     let _request = server.take(None).unwrap();
     tell_parent("holds");
@@ -145,7 +89,7 @@ fn holds(args: &[String]) {
 /// Is there, and takes nothing.
 fn idles(args: &[String]) {
     let world = World::attach(args);
-    let _server = world.rpc.server(&world.me).unwrap();
+    let _server = world.queue.server(&world.me).unwrap();
     tell_parent("there");
     std::thread::sleep(LIMIT);
 }
@@ -153,46 +97,34 @@ fn idles(args: &[String]) {
 /// Asks one call, begins another, and waits.
 fn asks(args: &[String]) {
     let world = World::attach(args);
-    let client = world.rpc.client(&world.me).unwrap();
+    let client = world.queue.client(&world.me).unwrap();
     let (mut call, _draft) = (client.ask(b"call", None).unwrap(), client.reserve(1).unwrap());
-    tell_parent("asks");
+    tell_parent("there");
     let _ = call.wait(None);
 }
 
 shm_testkit::children! { calls, serves, holds, idles, asks }
 
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 #[test]
 fn each_call_ends_though_all_are_killed() {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
-    let world = World::create();
+    let seed = random::seed();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
         let all: Vec<&str> = [["serves"; SERVERS].as_slice(), &["calls"; CLIENTS]].concat();
-        let mut children: Vec<Child> = all.iter().map(|function| world.spawn(function)).collect();
-        let (end, mut kills) = (Instant::now() + RUN, 0);
+        let start = |at: usize| world.spawn(all[at], &[]);
+        let mut children: Vec<Child> = (0..all.len()).map(start).collect();
+        let end = Instant::now() + RUN;
         // And until a server has died with a call.
-        while Instant::now() < end || kills < 10 || world.count(DIED) == 0 {
-            std::thread::sleep(Duration::from_micros(next(&mut seed) % 30_000));
-            let at = next(&mut seed) as usize % all.len();
-            children[at].kill();
-            children[at] = world.spawn(all[at]);
-            kills += 1;
-        }
+        let goes_on = |kills| Instant::now() < end || kills < 10 || world.count(DIED) == 0;
+        let kills = kill_and_replace(&mut children, seed, goes_on, start);
         // Whoever is left goes on: none hangs.
         let before = world.count(ANSWERED);
         while world.count(ANSWERED) < before + 100 {
             std::thread::sleep(Duration::from_millis(1));
         }
         children.into_iter().for_each(|mut child| child.kill());
-        world.rpc.reap(&world.me);
-        let status = world.rpc.status();
+        world.queue.reap(&world.me);
+        let status = world.queue.status();
         let slots = CONFIG.clients * CONFIG.calls;
         assert_eq!((status.free, status.clients, status.servers), (slots, 0, 0), "{status:?}");
         let ends = [ANSWERED, DIED, OTHER].map(|which| world.count(which));
@@ -203,12 +135,11 @@ fn each_call_ends_though_all_are_killed() {
 
 #[test]
 fn the_death_of_a_server_ends_its_call_at_once() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let client = world.rpc.client(&world.me).unwrap();
+        let client = world.queue.client(&world.me).unwrap();
         assert_eq!(client.try_ask(b"call").unwrap_err(), AskError::NoServer);
-        let (mut holds, mut idles) = (world.spawn("holds"), world.spawn("idles"));
-        assert_eq!((holds.hear(LIMIT), idles.hear(LIMIT)), ("there".into(), "there".into()));
+        let (mut holds, mut idles) = (world.spawn_there("holds"), world.spawn_there("idles"));
         let mut taken = client.ask(b"taken", None).unwrap();
         assert_eq!(holds.hear(LIMIT), "holds");
         let mut asked = client.ask(b"asked", None).unwrap();
@@ -227,40 +158,35 @@ fn the_death_of_a_server_ends_its_call_at_once() {
             println!("it knew {:?} after the kill", ended - killed);
         });
         assert!(asked.poll().unwrap().is_none(), "there is another one");
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| asked.wait(None).map(drop));
-            std::thread::sleep(Duration::from_millis(50));
-            idles.kill();
-            assert_eq!(waits.join().unwrap(), Err(CallError::NoServer));
-        });
+        let end = killed_soon(&mut idles, || asked.wait(None).map(drop));
+        assert_eq!(end, Err(CallError::NoServer));
         let soon = Instant::now() + Duration::from_millis(20);
         assert_eq!(client.wait_for_server(Some(soon)), Err(AskError::TimedOut));
         drop((taken, asked, client));
-        world.rpc.reap(&world.me);
-        let status = world.rpc.status();
+        world.queue.reap(&world.me);
+        let status = world.queue.status();
         assert_eq!((status.free, status.clients, status.servers), (32, 0, 0), "{status:?}");
     });
 }
 
 #[test]
 fn a_stopped_server_holds_up_its_own_call_only() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let client = world.rpc.client(&world.me).unwrap();
-        let mut holds = world.spawn("holds");
-        assert_eq!(holds.hear(LIMIT), "there");
+        let client = world.queue.client(&world.me).unwrap();
+        let mut holds = world.spawn_there("holds");
         let soon = Instant::now() + Duration::from_millis(100);
         let mut first = client.ask(b"first", Some(soon)).unwrap();
         assert_eq!(holds.hear(LIMIT), "holds");
         holds.stop();
-        let mut other = world.rpc.server(&world.me).unwrap();
+        let mut other = world.queue.server(&world.me).unwrap();
         let mut second = client.ask(b"second", None).unwrap();
         let request = other.take(None).unwrap();
         assert_eq!((&*request, request.left()), (&b"second"[..], None));
         request.answer(b"done").unwrap();
         assert_eq!(*second.wait(None).unwrap(), *b"done");
         assert_eq!(first.wait(None).unwrap_err(), CallError::DeadlinePassed);
-        assert_eq!(world.rpc.status().cancelled, 1, "the slot is the stopped one's");
+        assert_eq!(world.queue.status().cancelled, 1, "the slot is the stopped one's");
         let mut calls = Vec::new();
         while let Some(call) = client.try_ask(b"x").unwrap() {
             calls.push(call);
@@ -276,11 +202,10 @@ fn a_stopped_server_holds_up_its_own_call_only() {
 
 #[test]
 fn the_death_of_a_client_is_known_to_its_server() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let mut server = world.rpc.server(&world.me).unwrap();
-        let mut asks = world.spawn("asks");
-        assert_eq!(asks.hear(LIMIT), "asks");
+        let mut server = world.queue.server(&world.me).unwrap();
+        let mut asks = world.spawn_there("asks");
         let request = server.take(None).unwrap();
         assert!(!request.is_cancelled());
         asks.stop();
@@ -291,17 +216,17 @@ fn the_death_of_a_client_is_known_to_its_server() {
         }
         assert_eq!(request.answer(b"late"), Err(AnswerError::Abandoned));
         // The lane, and what it was writing.
-        assert_eq!(world.rpc.reap(&world.me), 2);
-        assert_eq!(world.rpc.status().free, 32);
+        assert_eq!(world.queue.reap(&world.me), 2);
+        assert_eq!(world.queue.status().free, 32);
     });
 }
 
 #[test]
 fn who_sleeps_is_woken_by_whatever_happens() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let client = world.rpc.client(&world.me).unwrap();
-        let mut server = world.rpc.server(&world.me).unwrap();
+        let client = world.queue.client(&world.me).unwrap();
+        let mut server = world.queue.server(&world.me).unwrap();
         std::thread::scope(|scope| {
             let serving = scope.spawn(|| {
                 for _ in 0..20 {
@@ -323,7 +248,7 @@ fn who_sleeps_is_woken_by_whatever_happens() {
             // One comes.
             let waits = scope.spawn(|| client.wait_for_server(None));
             std::thread::sleep(Duration::from_millis(10));
-            let _server = world.rpc.server(&world.me).unwrap();
+            let _server = world.queue.server(&world.me).unwrap();
             assert_eq!(waits.join().unwrap(), Ok(()));
         });
     });
@@ -331,11 +256,10 @@ fn who_sleeps_is_woken_by_whatever_happens() {
 
 #[test]
 fn a_set_is_woken_by_the_death_of_a_server() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let client = world.rpc.client(&world.me).unwrap();
-        let (mut holds, mut idles) = (world.spawn("holds"), world.spawn("idles"));
-        assert_eq!((holds.hear(LIMIT), idles.hear(LIMIT)), ("there".into(), "there".into()));
+        let client = world.queue.client(&world.me).unwrap();
+        let (mut holds, mut idles) = (world.spawn_there("holds"), world.spawn_there("idles"));
         let mut taken = client.ask(b"taken", None).unwrap();
         assert_eq!(holds.hear(LIMIT), "holds");
         let mut asked = client.ask(b"asked", None).unwrap();
@@ -344,18 +268,9 @@ fn a_set_is_woken_by_the_death_of_a_server() {
         let both: &mut [(_, &mut dyn Source)] = &mut [("taken", &mut taken), ("asked", &mut asked)];
         assert!(set.wait(both, soon).unwrap().is_empty(), "nobody has died");
         // Of the server that has a call, and then of the last one that could take one.
-        let killed = |mut server: Child, wait: &mut dyn FnMut() -> Vec<&'static str>| {
-            std::thread::scope(|scope| {
-                scope.spawn(move || {
-                    std::thread::sleep(Duration::from_millis(50));
-                    server.kill();
-                });
-                wait()
-            })
-        };
-        assert_eq!(killed(holds, &mut || set.wait(both, None).unwrap()), ["taken"]);
+        assert_eq!(killed_soon(&mut holds, || set.wait(both, None)).unwrap(), ["taken"]);
         let one: &mut [(_, &mut dyn Source)] = &mut [("asked", &mut asked)];
-        assert_eq!(killed(idles, &mut || set.wait(one, None).unwrap()), ["asked"]);
+        assert_eq!(killed_soon(&mut idles, || set.wait(one, None)).unwrap(), ["asked"]);
         assert_eq!(taken.poll().unwrap_err(), CallError::ServerDied);
         assert_eq!(asked.poll().unwrap_err(), CallError::NoServer);
     });
@@ -363,18 +278,18 @@ fn a_set_is_woken_by_the_death_of_a_server() {
 
 #[test]
 fn a_set_is_woken_by_calls_answers_and_deadlines() {
-    let world = World::create();
+    let world = World::create("rpc", &CONFIG);
     within(LIMIT, move || {
-        let client = world.rpc.client(&world.me).unwrap();
-        let mut server = world.rpc.server(&world.me).unwrap();
+        let client = world.queue.client(&world.me).unwrap();
+        let mut server = world.queue.server(&world.me).unwrap();
         let mut set = WaitSet::new();
         let soon = Instant::now() + Duration::from_millis(20);
         let mut late = client.ask(b"late", Some(soon)).unwrap();
         assert_eq!(set.wait(&mut [("late", &mut late)], None).unwrap(), ["late"]);
         assert_eq!(late.poll().unwrap_err(), CallError::DeadlinePassed);
-        let mut asks = world.spawn("asks");
+        let mut asks = world.spawn("asks", &[]);
         assert_eq!(set.wait(&mut [("server", &mut server)], None).unwrap(), ["server"]);
-        assert_eq!(asks.hear(LIMIT), "asks");
+        assert_eq!(asks.hear(LIMIT), "there");
         let request = server.try_take().unwrap().expect("it is ready");
         assert_eq!(*request, *b"call");
         asks.kill();
@@ -393,10 +308,10 @@ fn a_set_is_woken_by_calls_answers_and_deadlines() {
 
 #[test]
 fn bad_input_is_an_error_of_its_own() {
-    let world = World::create();
-    let other = Rpc::attach(&world.mapping, RPC_AT, 7).unwrap_err();
-    assert_eq!(other, AttachError::OtherCalls { found: 0 });
-    let nothing = Rpc::attach(&world.mapping, WORDS_AT, 0).unwrap_err();
+    let world = World::create("rpc", &CONFIG);
+    let other = Rpc::attach(&world.mapping, World::QUEUE_AT, 0).unwrap_err();
+    assert_eq!(other, AttachError::OtherCalls { found: FINGERPRINT });
+    let nothing = Rpc::attach(&world.mapping, World::WORDS_AT, 0).unwrap_err();
     assert_eq!(nothing, AttachError::NotATable { found: 0 });
     assert!(matches!(Rpc::attach(&world.mapping, 3, 0), Err(AttachError::Place(_))));
     for config in [
@@ -408,18 +323,19 @@ fn bad_input_is_an_error_of_its_own() {
         RpcConfig::new(1, 1, 1, u64::MAX),
     ] {
         // SAFETY: nothing is written.
-        let error = unsafe { Rpc::create(&world.mapping, RPC_AT, &config) }.unwrap_err();
+        let error = unsafe { Rpc::create(&world.mapping, World::QUEUE_AT, &config) }.unwrap_err();
         assert!(matches!(error, CreateError::Config { .. }), "{error}");
     }
     // SAFETY: nothing is written.
-    let place = unsafe { Rpc::create(&world.mapping, RPC_AT, &RpcConfig::new(8, 8, 9999, 9)) };
+    let place =
+        unsafe { Rpc::create(&world.mapping, World::QUEUE_AT, &RpcConfig::new(8, 8, 9999, 9)) };
     assert!(matches!(place, Err(CreateError::Place(_))));
     let clients: Vec<_> =
-        (0..CONFIG.clients).map(|_| world.rpc.client(&world.me).unwrap()).collect();
-    assert_eq!(world.rpc.client(&world.me).unwrap_err(), ClientError::Full { clients: 8 });
+        (0..CONFIG.clients).map(|_| world.queue.client(&world.me).unwrap()).collect();
+    assert_eq!(world.queue.client(&world.me).unwrap_err(), ClientError::Full { clients: 8 });
     let mut servers: Vec<_> =
-        (0..SERVERS_MAX).map(|_| world.rpc.server(&world.me).unwrap()).collect();
-    assert_eq!(world.rpc.server(&world.me).unwrap_err(), ServerError::Full);
+        (0..SERVERS_MAX).map(|_| world.queue.server(&world.me).unwrap()).collect();
+    assert_eq!(world.queue.server(&world.me).unwrap_err(), ServerError::Full);
     let client = &clients[0];
     let long = AskError::TooLong { len: 17, largest: 16 };
     assert_eq!(client.try_ask(&[0; 17]).unwrap_err(), long);

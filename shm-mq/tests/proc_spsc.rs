@@ -1,27 +1,22 @@
 //! Real processes at the two ends of a queue are killed, replaced, stopped and forked: each record
 //! arrives once, in its order and whole, and who waits learns why it waits in vain.
 #![cfg(not(any(shm_loom, shm_explore)))]
-mod spsc_common;
-use dsm::backend::{self, Backend, Place};
-use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, ParticipantId, Table};
+mod process_common;
+use process_common::{FINGERPRINT, LIMIT, SHORT, kill, killed_soon};
+use shm_core::mapping::Mapped;
+use shm_core::participants::ParticipantId;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::spsc::{AttachError, Queue, Receiver, RecvError, SendError, Sender};
-use shm_testkit::child::{Child, parent_says, tell_parent};
+use shm_testkit::child::{in_a_fork, parent_says, tell_parent};
+use shm_testkit::random::{self, next, text};
 use shm_testkit::watchdog::within;
-use spsc_common::{LIMIT, next, text};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const SLOTS: u32 = 8;
-const FINGERPRINT: u64 = 0x5b5c;
-/// So long nobody is late without a reason.
-const SHORT: Duration = Duration::from_millis(50);
 /// Each role is taken over so many times.
 const SUCCESSORS: usize = 10;
 
-/// What the processes were told, counted in the segment.
+/// What the processes were told, counted in the world's words.
 #[derive(Clone, Copy)]
 enum Told {
     /// Records that some sender was about to send.
@@ -32,84 +27,24 @@ enum Told {
     Used,
 }
 
-/// A POSIX segment with a table, what was [`Told`], and a queue, for several processes.
-struct World {
-    name: String,
-    ring_bytes: u64,
-    mapping: Arc<Mapping>,
-    me: Arc<Member>,
-    is_owner: bool,
-}
-
-fn counts_at() -> u64 {
-    Table::bytes_for(SLOTS).next_multiple_of(64)
-}
-
-fn queue_at() -> u64 {
-    counts_at() + 64
-}
+type World = process_common::World<Queue, 3>;
 
 impl World {
-    fn create(hint: &str, ring_bytes: u64) -> World {
-        let name = shm_testkit::unique::name(hint);
-        let size = queue_at() + Queue::bytes_for(ring_bytes);
-        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
-        let mapping = object.mapping().clone();
-        // SAFETY: nobody else has the name.
-        let me = unsafe { Table::create(&mapping, 0, SLOTS) }.unwrap().join().unwrap();
-        // SAFETY: as above, and the words before end before.
-        unsafe { Queue::create(&mapping, queue_at(), ring_bytes, FINGERPRINT) }.unwrap();
-        World { name, ring_bytes, mapping, me, is_owner: true }
-    }
-
-    /// In a child, which was given [`args`](World::args).
-    fn attach(args: &[String]) -> World {
-        let [name, ring_bytes, ..] = args else { panic!("{args:?}") };
-        let object = backend::open(&Place::new(Backend::Posix), name).unwrap().unwrap();
-        let mapping = object.mapping().clone();
-        let me = Table::attach(&mapping, 0).unwrap().join().unwrap();
-        let (name, ring_bytes) = (name.clone(), ring_bytes.parse().unwrap());
-        World { name, ring_bytes, mapping, me, is_owner: false }
-    }
-
-    fn spawn(&self, function: &str, seed: u64) -> Child {
-        let args = [self.name.clone(), self.ring_bytes.to_string(), seed.to_string()];
-        Child::spawn(function, &args.each_ref().map(String::as_str))
-    }
-
-    fn spawn_attached(&self, function: &str) -> Child {
-        let mut child = self.spawn(function, 1);
-        assert_eq!(child.hear(LIMIT), "attached");
-        child
-    }
-
-    fn told(&self, what: Told) -> Mapped<AtomicU64> {
-        Mapped::new(&self.mapping, counts_at() + 8 * what as u64).unwrap()
+    fn told(&self, what: Told) -> &AtomicU64 {
+        &self.words[what as usize]
     }
 
     /// A word of the queue.
     fn word(&self, at: u64) -> Mapped<AtomicU64> {
-        Mapped::new(&self.mapping, queue_at() + at).unwrap()
-    }
-
-    fn queue(&self) -> Queue {
-        Queue::attach(&self.mapping, queue_at(), FINGERPRINT).unwrap()
+        Mapped::new(&self.mapping, World::QUEUE_AT + at).unwrap()
     }
 
     fn sender(&self) -> Sender {
-        self.queue().sender(&self.me).unwrap()
+        self.queue.sender(&self.me).unwrap()
     }
 
     fn receiver(&self) -> Receiver {
-        self.queue().receiver(&self.me).unwrap()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_owner {
-            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
-        }
+        self.queue.receiver(&self.me).unwrap()
     }
 }
 
@@ -123,10 +58,10 @@ shm_testkit::children! { sends, receives, sends_when_told, receives_nothing, onl
 
 /// Takes the sender's role, and sends in each of the ways until it is killed.
 fn sends(args: &[String]) {
-    let (world, mut seed) = (World::attach(args), args[2].parse().unwrap());
+    let (world, mut seed) = (World::attach(args), args[1].parse().unwrap());
     let (begun, told) = (world.told(Told::Begun), world.told(Told::Sent));
     let mut sender = world.sender();
-    tell_parent("attached");
+    tell_parent("there");
     let (least, most) = (told.load(Ordering::Relaxed), begun.load(Ordering::Relaxed));
     let sent = sender.sent();
     assert!((least..=most).contains(&sent), "{sent} were sent, and not {least} to {most}");
@@ -172,10 +107,10 @@ fn send_some(sender: &mut Sender, number: u64, seed: &mut u64) -> Result<(), Sen
 
 /// Takes the receiver's role, and receives in each of the ways until it is killed.
 fn receives(args: &[String]) {
-    let (world, mut seed) = (World::attach(args), args[2].parse::<u64>().unwrap());
+    let (world, mut seed) = (World::attach(args), args[1].parse::<u64>().unwrap());
     let used = world.told(Told::Used);
     let mut receiver = world.receiver();
-    tell_parent("attached");
+    tell_parent("there");
     // Its predecessor was killed before it released what it had used, or after.
     let (received, most) = (receiver.received(), used.load(Ordering::Relaxed));
     assert!(received == most || received + 1 == most, "{most} were used, {received} released");
@@ -207,7 +142,7 @@ fn receives(args: &[String]) {
 fn sends_when_told(args: &[String]) {
     let world = World::attach(args);
     let mut sender = world.sender();
-    tell_parent("attached");
+    tell_parent("there");
     while parent_says() == "send" {
         sender.send(b"told").unwrap();
     }
@@ -217,7 +152,7 @@ fn sends_when_told(args: &[String]) {
 fn receives_nothing(args: &[String]) {
     let world = World::attach(args);
     let _receiver = world.receiver();
-    tell_parent("attached");
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
@@ -228,35 +163,27 @@ fn only_joins(args: &[String]) {
     std::thread::sleep(LIMIT);
 }
 
-/// Kills it and is sure that it ended so.
-fn kill(child: &mut Child) {
-    child.kill();
-    let exit = child.wait(LIMIT);
-    assert_eq!(exit.signal(), Some(libc::SIGKILL), "{exit:?}");
-}
-
 /// Both roles are taken over again and again, at any moment.
 fn each_record_arrives_once(ring_bytes: u64) {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
-    let world = World::create("spsc_kill", ring_bytes);
+    let mut seed = random::seed();
+    let world = World::create("spsc_kill", &ring_bytes);
     let roles = ["sends", "receives"];
-    let mut children = roles.map(|role| world.spawn(role, next(&mut seed)));
+    let mut children = roles.map(|role| world.spawn(role, &[next(&mut seed)]));
     for kills in 0..2 * SUCCESSORS {
         // Either at any moment, but each as often as the other.
         let who = kills % 2;
         if !next(&mut seed).is_multiple_of(4) {
-            assert_eq!(children[who].hear(LIMIT), "attached");
+            assert_eq!(children[who].hear(LIMIT), "there");
             std::thread::sleep(Duration::from_micros(next(&mut seed) % 8000));
         } else {
             // While it starts, or attaches.
             std::thread::sleep(Duration::from_micros(next(&mut seed) % 4000));
         }
         kill(&mut children[who]);
-        children[who] = world.spawn(roles[who], next(&mut seed));
+        children[who] = world.spawn(roles[who], &[next(&mut seed)]);
     }
     for child in &mut children {
-        assert_eq!(child.hear(LIMIT), "attached");
+        assert_eq!(child.hear(LIMIT), "there");
     }
     // Until both have done something.
     let before = [Told::Sent, Told::Used].map(|what| world.told(what).load(Ordering::Relaxed));
@@ -289,25 +216,15 @@ fn each_record_arrives_once_through_a_large_ring() {
     within(LIMIT, || each_record_arrives_once(1 << 15));
 }
 
-fn killed_soon<E>(child: &mut Child, sleep: impl FnOnce() -> E) -> E {
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(SHORT);
-            kill(child);
-        });
-        within(LIMIT, sleep)
-    })
-}
-
 #[test]
 fn a_sleeping_receiver_is_woken_by_the_senders_death() {
-    let world = World::create("spsc_sleep", 1024);
+    let world = World::create("spsc_sleep", &1024);
     let mut receiver = world.receiver();
-    let mut child = world.spawn_attached("sends_when_told");
+    let mut child = world.spawn_there("sends_when_told");
     let end = killed_soon(&mut child, || receiver.recv().map(drop));
     assert_eq!(end, Err(RecvError::PeerDied));
     // And goes on with its successor, asleep when that one comes.
-    let mut child = world.spawn("sends_when_told", 1);
+    let mut child = world.spawn("sends_when_told", &[1]);
     child.say("send");
     within(LIMIT, || {
         loop {
@@ -322,9 +239,9 @@ fn a_sleeping_receiver_is_woken_by_the_senders_death() {
 
 #[test]
 fn a_sleeping_sender_is_woken_by_the_receivers_death() {
-    let world = World::create("spsc_sleep", 128);
+    let world = World::create("spsc_sleep", &128);
     let mut sender = world.sender();
-    let mut child = world.spawn_attached("receives_nothing");
+    let mut child = world.spawn_there("receives_nothing");
     // Two of them do not fit.
     let [first, second] = [[1; 56], [2; 56]];
     sender.send(&first).unwrap();
@@ -339,15 +256,15 @@ fn a_sleeping_sender_is_woken_by_the_receivers_death() {
 
 #[test]
 fn a_stopped_sender_is_slow_and_not_dead() {
-    let world = World::create("spsc_stop", 128);
+    let world = World::create("spsc_stop", &128);
     let mut receiver = world.receiver();
-    let mut child = world.spawn_attached("sends_when_told");
+    let mut child = world.spawn_there("sends_when_told");
     child.stop();
     child.say("send");
     let late = receiver.recv_deadline(Instant::now() + SHORT).err();
     assert_eq!(late, Some(RecvError::TimedOut));
     assert!(receiver.try_recv().unwrap().is_none());
-    assert!(matches!(world.queue().sender(&world.me), Err(AttachError::Taken { .. })));
+    assert!(matches!(world.queue.sender(&world.me), Err(AttachError::Taken { .. })));
     child.cont();
     assert_eq!(*within(LIMIT, || receiver.recv()).unwrap(), *b"told");
     child.say("leave");
@@ -357,9 +274,9 @@ fn a_stopped_sender_is_slow_and_not_dead() {
 
 #[test]
 fn a_named_one_that_dies_before_it_comes_has_died() {
-    let world = World::create("spsc_named", 128);
-    let (queue, mut receiver) = (world.queue(), world.receiver());
-    let mut child = world.spawn("only_joins", 1);
+    let world = World::create("spsc_named", &128);
+    let (queue, mut receiver) = (&world.queue, world.receiver());
+    let mut child = world.spawn("only_joins", &[1]);
     let id = ParticipantId::from_bits(child.hear(LIMIT).parse().unwrap()).unwrap();
     queue.set_sender(&world.me, id).unwrap();
     assert_eq!(queue.sender(&world.me).err(), Some(AttachError::Taken { by: id }));
@@ -374,32 +291,36 @@ fn a_named_one_that_dies_before_it_comes_has_died() {
 
 #[test]
 fn who_cannot_attach_is_told_why() {
-    let world = World::create("spsc_errors", 1024);
+    let world = World::create("spsc_errors", &1024);
     let (mapping, me) = (&world.mapping, &world.me);
     let attach = |at, fingerprint| Queue::attach(mapping, at, fingerprint).err();
-    assert!(matches!(attach(queue_at() + 1, FINGERPRINT), Some(AttachError::Place(_))));
+    assert!(matches!(attach(World::QUEUE_AT + 1, FINGERPRINT), Some(AttachError::Place(_))));
     assert!(matches!(attach(1 << 40, FINGERPRINT), Some(AttachError::Place(_))));
-    assert_eq!(attach(counts_at(), FINGERPRINT), Some(AttachError::NotAQueue { found: 0 }));
+    assert_eq!(attach(World::WORDS_AT, FINGERPRINT), Some(AttachError::NotAQueue { found: 0 }));
     let other = AttachError::OtherRecords { found: FINGERPRINT };
-    assert_eq!(attach(queue_at(), 0), Some(other));
-    assert_eq!(Sender::attach(mapping, queue_at(), 0, me).err(), Some(other));
-    assert_eq!(Receiver::attach(mapping, queue_at(), 0, me).err(), Some(other));
+    assert_eq!(attach(World::QUEUE_AT, 0), Some(other));
+    assert_eq!(Sender::attach(mapping, World::QUEUE_AT, 0, me).err(), Some(other));
+    assert_eq!(Receiver::attach(mapping, World::QUEUE_AT, 0, me).err(), Some(other));
 
     let lines = world.word(8);
     let right = lines.load(Ordering::Relaxed);
     for wrong in [0, 1, right + (1 << 20), u64::MAX] {
         lines.store(wrong, Ordering::Relaxed);
-        assert_eq!(attach(queue_at(), FINGERPRINT), Some(AttachError::Corrupt), "{wrong} lines");
+        assert_eq!(
+            attach(World::QUEUE_AT, FINGERPRINT),
+            Some(AttachError::Corrupt),
+            "{wrong} lines"
+        );
     }
     lines.store(right, Ordering::Relaxed);
 
-    let mut child = world.spawn_attached("sends_when_told");
+    let mut child = world.spawn_there("sends_when_told");
     let taken = |error| matches!(error, Some(AttachError::Taken { .. }));
-    assert!(taken(world.queue().sender(me).err()));
-    assert!(taken(world.queue().set_sender(me, me.id()).err()));
+    assert!(taken(world.queue.sender(me).err()));
+    assert!(taken(world.queue.set_sender(me, me.id()).err()));
     let receiver = world.receiver();
-    assert_eq!(world.queue().receiver(me).err(), Some(AttachError::OpenAlready));
-    assert_eq!(world.queue().set_receiver(me, me.id()).err(), Some(AttachError::OpenAlready));
+    assert_eq!(world.queue.receiver(me).err(), Some(AttachError::OpenAlready));
+    assert_eq!(world.queue.set_receiver(me, me.id()).err(), Some(AttachError::OpenAlready));
     drop(receiver);
     child.say("leave");
     child.wait(LIMIT).assert_success();
@@ -412,7 +333,7 @@ fn who_finds_nonsense_has_no_role() {
     const SENT: u64 = 128;
     const RELEASED: u64 = 256;
     const RING: u64 = 384;
-    let world = World::create("spsc_corrupt", 1024);
+    let world = World::create("spsc_corrupt", &1024);
     let (mut sender, mut receiver) = (world.sender(), world.receiver());
     sender.send(b"hello").unwrap();
     drop(sender);
@@ -422,7 +343,7 @@ fn who_finds_nonsense_has_no_role() {
         world.word(SENT).store(if at == SENT { wrong } else { 0 }, Ordering::Relaxed);
         world.word(at).store(wrong, Ordering::Relaxed);
         for _ in 0..2 {
-            let sender = world.queue().sender(&world.me);
+            let sender = world.queue.sender(&world.me);
             assert_eq!(sender.err(), Some(AttachError::Corrupt), "{wrong:#x} at {at}");
         }
         world.word(at).store(right, Ordering::Relaxed);
@@ -432,31 +353,14 @@ fn who_finds_nonsense_has_no_role() {
     drop(receiver);
     world.word(RELEASED).store(7, Ordering::Relaxed);
     for _ in 0..2 {
-        assert_eq!(world.queue().receiver(&world.me).err(), Some(AttachError::Corrupt));
-    }
-}
-
-/// Runs `child` in a fork of this process; whether it returned true.
-fn in_a_fork(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child ends in `_exit`; of its parent's locks it needs the allocator's, which the
-    // C library keeps usable.
-    match unsafe { libc::fork() } {
-        -1 => panic!("no process"),
-        // SAFETY: ends the process.
-        0 => unsafe { libc::_exit(i32::from(!child())) },
-        pid => {
-            let mut status = -1;
-            // SAFETY: our child, and a place for its status.
-            assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-            status == 0
-        }
+        assert_eq!(world.queue.receiver(&world.me).err(), Some(AttachError::Corrupt));
     }
 }
 
 #[test]
 fn a_forked_child_is_nobody() {
-    let world = World::create("spsc_fork", 1024);
-    let queue = world.queue();
+    let world = World::create("spsc_fork", &1024);
+    let queue = &world.queue;
     let (mut sender, mut receiver) = (Some(world.sender()), Some(world.receiver()));
     sender.as_mut().unwrap().push(b"pushed").unwrap();
     let refused = in_a_fork(|| {
@@ -484,7 +388,7 @@ fn a_forked_child_is_nobody() {
 
 #[test]
 fn a_forked_child_sends_and_releases_nothing_that_its_parent_holds() {
-    let world = World::create("spsc_fork", 1024);
+    let world = World::create("spsc_fork", &1024);
     let (mut sender, mut receiver) = (world.sender(), world.receiver());
     let mut place = sender.reserve(5).unwrap();
     place.as_mut().unwrap().copy_from_slice(b"hello");

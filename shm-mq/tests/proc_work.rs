@@ -1,82 +1,29 @@
 //! Producers and workers that are processes, killed at random and replaced: each job that was sent
 //! is worked on, and acknowledged once at most; nobody hangs, and in the end nothing is left.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use dsm::backend::{self, Backend, Place};
-use shm_core::mapping::{MappedSlice, Mapping};
-use shm_core::participants::{Member, Table};
+mod process_common;
+use process_common::{FINGERPRINT, LIMIT, kill_and_replace};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::work::{AttachError, ClaimError, Lost, SendError, WorkConfig, WorkQueue};
 use shm_testkit::child::{Child, tell_parent};
+use shm_testkit::random;
 use shm_testkit::watchdog::within;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const RUN: Duration = Duration::from_millis(1500);
-const SEATS: u32 = 32;
 const PRODUCERS: u64 = 2;
 const WORKERS: u64 = 3;
 /// Jobs that a producer and its successors send at most.
 const JOBS_MAX: u64 = 400_000;
 const CONFIG: WorkConfig = WorkConfig { attempts_max: 255, ..WorkConfig::new(24, 8) };
 
-/// Where the queue is, and the words in which the test counts: for each producer the jobs that it
-/// has begun to send, and two for each job.
-const QUEUE_AT: u64 = Table::bytes_for(SEATS).next_multiple_of(128);
-const WORDS_AT: u64 = (QUEUE_AT + WorkQueue::bytes_for(&CONFIG)).next_multiple_of(128);
-const WORDS: u64 = PRODUCERS + 2 * PRODUCERS * JOBS_MAX;
+/// Words for each producer, the jobs that it has begun to send; and two for each job.
+type World = process_common::World<WorkQueue, { PRODUCERS + 2 * PRODUCERS * JOBS_MAX }>;
 
-struct World {
-    name: String,
-    mapping: Arc<Mapping>,
-    me: Arc<Member>,
-    queue: WorkQueue,
-    words: MappedSlice<AtomicU64>,
-    is_owner: bool,
-}
-
-impl World {
-    fn create() -> World {
-        World::with(&CONFIG)
-    }
-
-    fn with(config: &WorkConfig) -> World {
-        let name = shm_testkit::unique::name("work");
-        let size = WORDS_AT + 8 * WORDS;
-        let object = backend::create(&Place::new(Backend::Posix), &name, size).unwrap();
-        // SAFETY: nobody else has the name.
-        unsafe { Table::create(object.mapping(), 0, SEATS) }.unwrap();
-        // SAFETY: as above, and the table ends before.
-        unsafe { WorkQueue::create(object.mapping(), QUEUE_AT, config) }.unwrap();
-        World::of(name, object.mapping().clone(), true)
-    }
-
-    fn attach(args: &[String]) -> World {
-        let object = backend::open(&Place::new(Backend::Posix), &args[0]).unwrap().unwrap();
-        World::of(args[0].clone(), object.mapping().clone(), false)
-    }
-
-    fn of(name: String, mapping: Arc<Mapping>, is_owner: bool) -> World {
-        let table = Table::attach(&mapping, 0).unwrap();
-        let queue = WorkQueue::attach(&mapping, QUEUE_AT, 0).unwrap();
-        let words = MappedSlice::new(&mapping, WORDS_AT, WORDS).unwrap();
-        let me = table.join().unwrap();
-        World { name, mapping, me, queue, words, is_owner }
-    }
-
-    /// How often a job was given out, and how often acknowledged.
-    fn of_job(&self, job: u64) -> (&AtomicU64, &AtomicU64) {
-        let at = (PRODUCERS + 2 * job) as usize;
-        (&self.words[at], &self.words[at + 1])
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        if self.is_owner {
-            let _ = backend::remove(&Place::new(Backend::Posix), &self.name);
-        }
-    }
+/// How often a job was given out, and how often acknowledged.
+fn of_job(world: &World, job: u64) -> (&AtomicU64, &AtomicU64) {
+    let at = (PRODUCERS + 2 * job) as usize;
+    (&world.words[at], &world.words[at + 1])
 }
 
 fn produces(args: &[String]) {
@@ -88,7 +35,7 @@ fn produces(args: &[String]) {
         let number = begun.fetch_add(1, Ordering::Relaxed);
         let job = (who * JOBS_MAX + number).to_ne_bytes();
         producer.send(&job, None).unwrap();
-        world.of_job(who * JOBS_MAX + number).0.fetch_or(SENT, Ordering::Relaxed);
+        of_job(&world, who * JOBS_MAX + number).0.fetch_or(SENT, Ordering::Relaxed);
     }
     std::thread::sleep(LIMIT);
 }
@@ -102,7 +49,7 @@ fn works(args: &[String]) {
     loop {
         let job = worker.claim(None).unwrap();
         let number = u64::from_ne_bytes((*job).try_into().unwrap());
-        let (given, acked) = world.of_job(number);
+        let (given, acked) = of_job(&world, number);
         given.fetch_add(1, Ordering::Relaxed);
         // Its work.
         (0..number % 64).for_each(|_| std::hint::spin_loop());
@@ -116,7 +63,7 @@ fn holds(args: &[String]) {
     let world = World::attach(args);
     let mut worker = world.queue.worker(&world.me).unwrap();
     let _job = worker.claim(None).unwrap();
-    tell_parent("holds");
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
@@ -125,43 +72,25 @@ fn writes(args: &[String]) {
     let world = World::attach(args);
     let mut producer = world.queue.producer(&world.me).unwrap();
     let _draft = producer.reserve(8).unwrap().unwrap();
-    tell_parent("writes");
+    tell_parent("there");
     std::thread::sleep(LIMIT);
 }
 
 shm_testkit::children! { produces, works, holds, writes, is_slow }
 
-fn spawn(function: &str, world: &World, who: u64) -> Child {
-    Child::spawn(function, &[&world.name, &who.to_string()])
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
 #[test]
 fn each_job_is_done_though_all_are_killed() {
-    let mut seed = u64::from(std::process::id()) | 1 << 40;
-    println!("seed {seed}");
-    let world = World::create();
+    let seed = random::seed();
+    let world = World::create("work", &CONFIG);
     within(LIMIT, move || {
         let all: Vec<(&str, u64)> = (0..PRODUCERS)
             .map(|who| ("produces", who))
             .chain((0..WORKERS).map(|who| ("works", who)))
             .collect();
-        let mut children: Vec<Child> =
-            all.iter().map(|(function, who)| spawn(function, &world, *who)).collect();
-        let (end, mut kills) = (Instant::now() + RUN, 0);
-        while Instant::now() < end {
-            std::thread::sleep(Duration::from_micros(next(&mut seed) % 40_000));
-            let at = next(&mut seed) as usize % all.len();
-            children[at].kill();
-            children[at] = spawn(all[at].0, &world, all[at].1);
-            kills += 1;
-        }
+        let start = |at: usize| world.spawn(all[at].0, &[all[at].1]);
+        let mut children: Vec<Child> = (0..all.len()).map(start).collect();
+        let end = Instant::now() + RUN;
+        let kills = kill_and_replace(&mut children, seed, |_| Instant::now() < end, start);
         children.drain(..PRODUCERS as usize).for_each(|mut child| child.kill());
         // The workers go on until all is done.
         loop {
@@ -177,7 +106,7 @@ fn each_job_is_done_though_all_are_killed() {
         assert_eq!(world.queue.status().free, CONFIG.slots);
         let (mut sent, mut again) = (0, 0);
         for job in 0..PRODUCERS * JOBS_MAX {
-            let (given, acked) = world.of_job(job);
+            let (given, acked) = of_job(&world, job);
             let (given, acked) = (given.load(Ordering::Relaxed), acked.load(Ordering::Relaxed));
             assert!(given & SENT == 0 || given & !SENT > 0, "job {job} was sent, and lost");
             assert!(acked <= 1, "job {job} was acknowledged {acked} times");
@@ -191,16 +120,14 @@ fn each_job_is_done_though_all_are_killed() {
 
 #[test]
 fn what_the_dead_had_comes_back() {
-    let world = World::create();
+    let world = World::create("work", &CONFIG);
     within(LIMIT, move || {
         let mut producer = world.queue.producer(&world.me).unwrap();
         let mut worker = world.queue.worker(&world.me).unwrap();
         producer.send(b"first", None).unwrap();
         producer.send(b"second", None).unwrap();
-        let mut holds = spawn("holds", &world, 0);
-        assert_eq!(holds.hear(LIMIT), "holds");
-        let mut writes = spawn("writes", &world, 0);
-        assert_eq!(writes.hear(LIMIT), "writes");
+        let mut holds = world.spawn_there("holds");
+        let mut writes = world.spawn_there("writes");
         // A stopped one keeps its own, and nothing else.
         holds.stop();
         worker.try_claim().unwrap().expect("the second").ack().unwrap();
@@ -223,7 +150,7 @@ fn is_slow(args: &[String]) {
     let world = World::attach(args);
     let mut worker = world.queue.worker(&world.me).unwrap();
     let mut job = worker.claim(None).unwrap();
-    tell_parent("holds");
+    tell_parent("there");
     std::thread::sleep(Duration::from_millis(20));
     let lost = (job.extend(Duration::from_secs(1)), job.ack());
     tell_parent(if lost == (Err(Lost), Err(Lost)) { "lost" } else { "kept" });
@@ -232,13 +159,12 @@ fn is_slow(args: &[String]) {
 #[test]
 fn who_is_stopped_loses_his_lease() {
     const LEASE: Duration = Duration::from_millis(100);
-    let world = World::with(&WorkConfig { lease_ms: LEASE.as_millis() as u64, ..CONFIG });
+    let world = World::create("work", &WorkConfig { lease_ms: LEASE.as_millis() as u64, ..CONFIG });
     within(LIMIT, move || {
         let mut producer = world.queue.producer(&world.me).unwrap();
         let mut worker = world.queue.worker(&world.me).unwrap();
         producer.send(b"first", None).unwrap();
-        let mut slow = spawn("is_slow", &world, 0);
-        assert_eq!(slow.hear(LIMIT), "holds");
+        let mut slow = world.spawn_there("is_slow");
         slow.stop();
         // Who waits looks for leases that have ended.
         let mut job = worker.claim(None).unwrap();
@@ -258,10 +184,10 @@ fn who_is_stopped_loses_his_lease() {
 
 #[test]
 fn bad_input_is_an_error_of_its_own() {
-    let world = World::create();
-    let other = WorkQueue::attach(&world.mapping, QUEUE_AT, 7).unwrap_err();
-    assert_eq!(other, AttachError::OtherJobs { found: 0 });
-    let nothing = WorkQueue::attach(&world.mapping, WORDS_AT, 0).unwrap_err();
+    let world = World::create("work", &CONFIG);
+    let other = WorkQueue::attach(&world.mapping, World::QUEUE_AT, 0).unwrap_err();
+    assert_eq!(other, AttachError::OtherJobs { found: FINGERPRINT });
+    let nothing = WorkQueue::attach(&world.mapping, World::WORDS_AT, 0).unwrap_err();
     assert_eq!(nothing, AttachError::NotAQueue { found: 0 });
     assert!(matches!(WorkQueue::attach(&world.mapping, 3, 0), Err(AttachError::Place(_))));
     let mut producer = world.queue.producer(&world.me).unwrap();

@@ -28,22 +28,3 @@ pub(crate) fn dies<H>(handle: H, member: Arc<Member>) {
         unsafe { Arc::decrement_strong_count(Arc::as_ptr(&member)) };
     }
 }
-
-/// Record number `seed`: bytes that no other record has at these places.
-pub(crate) fn text(seed: u64, len: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        bytes.extend_from_slice(&next(&mut state).to_ne_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-/// The next pseudo-random number: xorshift.
-pub(crate) fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
