@@ -15,7 +15,7 @@ use shm_core::sync::Ordering;
 use shm_core::trust::Hostile;
 use shm_mq::fan_in::{Strange, Strangers, Why};
 use shm_mq::spsc::{Limits, Receiver, RecvError, SendError, Sender};
-use shm_testkit::child::{parent_says, tell_parent};
+use shm_testkit::child::{in_a_fork, parent_says, tell_parent};
 use shm_testkit::random::{self, next, text};
 use shm_testkit::watchdog::within;
 use std::os::unix::net::UnixStream;
@@ -307,21 +307,16 @@ fn a_forked_child_is_nobody() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let connect = || Receiver::<Hostile>::connect(theirs, Limits::default(), 0, None);
     let receiving = std::thread::spawn(connect);
-    let mut sender = Sender::<Hostile>::connect(ours, 128, 0, None).unwrap();
-    let mut receiver = receiving.join().unwrap().unwrap();
-    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let refused = sender.try_send(b"") == Err(SendError::Forked)
-            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
-        drop((sender, receiver));
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "its handles refused to work");
+    let sender = Sender::<Hostile>::connect(ours, 128, 0, None).unwrap();
+    let receiver = receiving.join().unwrap().unwrap();
+    let (mut sends, mut receives) = (Some(sender), Some(receiver));
+    let refused = in_a_fork(|| {
+        let (mut sender, mut receiver) = (sends.take().unwrap(), receives.take().unwrap());
+        sender.try_send(b"") == Err(SendError::Forked)
+            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked)
+    });
+    assert!(refused, "its handles worked");
+    let (mut sender, mut receiver) = (sends.unwrap(), receives.unwrap());
     assert_eq!(sender.try_send(b"still here"), Ok(true));
     assert_eq!(*receiver.recv().unwrap(), *b"still here");
 }

@@ -3,19 +3,21 @@
 //! Its queue sizes include a header of 56 bytes. Each case runs twice: with the ring that is left
 //! of such a queue, and with a ring of that size.
 #![cfg(not(any(shm_loom, shm_explore)))]
-mod common;
-use common::{LIMIT, World};
-use shm_mq::stream::{RecvError, SendError};
+mod process_common;
+use process_common::LIMIT;
+use shm_mq::stream::{RecvError, SendError, Stream};
 use shm_testkit::child::Child;
 use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
+
+type World = process_common::World<Vec<Stream>, 0>;
 
 const POSTGRES_HEADER_BYTES: u64 = 56;
 
 /// Receives from one queue and sends on to the next, until the first ends.
 fn copies(args: &[String]) {
     let world = World::attach(args);
-    let index: u64 = args[2].parse().unwrap();
+    let index: usize = args[1].parse().unwrap();
     let (mut from, mut to) = (world.receiver(index), world.sender(index + 1));
     loop {
         match from.recv() {
@@ -28,15 +30,13 @@ fn copies(args: &[String]) {
 shm_testkit::children! { copies }
 
 fn workers(world: &World, count: u64) -> Vec<Child> {
-    let [name, ring] = world.args();
-    let start = |i: u64| Child::spawn("copies", &[name.as_str(), &ring, &i.to_string()]);
-    (0..count).map(start).collect()
+    (0..count).map(|index| world.spawn("copies", &[index])).collect()
 }
 
 /// `test_shm_mq(queue_size, message, loops, 1)`: there and back, one at a time.
 fn one_at_a_time(queue_bytes: u64, message: &[u8], loops: u64) {
     for ring_bytes in [queue_bytes - POSTGRES_HEADER_BYTES, queue_bytes] {
-        let world = World::create("pg", 2, ring_bytes & !7);
+        let world = World::create("pg", &(2, ring_bytes & !7));
         let mut workers = workers(&world, 1);
         let (mut to, mut from) = (world.sender(0), world.receiver(1));
         within(LIMIT, || {
@@ -54,9 +54,9 @@ fn one_at_a_time(queue_bytes: u64, message: &[u8], loops: u64) {
 /// `test_shm_mq_pipelined(queue_size, message, loops, workers)`: never waits, verifies each.
 fn pipelined(queue_bytes: u64, message: &[u8], loops: u64, count: u64) {
     for ring_bytes in [queue_bytes - POSTGRES_HEADER_BYTES, queue_bytes] {
-        let world = World::create("pg", count + 1, ring_bytes & !7);
+        let world = World::create("pg", &(count + 1, ring_bytes & !7));
         let mut workers = workers(&world, count);
-        let (mut to, mut from) = (world.sender(0), world.receiver(count));
+        let (mut to, mut from) = (world.sender(0), world.receiver(count as usize));
         let (mut sent, mut received) = (0, 0);
         within(LIMIT, || {
             while sent < loops {

@@ -3,7 +3,7 @@
 use crate::common::LIMIT;
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_mq::stream::{Level, Receiver, RecvError, SendError, Sender};
-use shm_testkit::child::Child;
+use shm_testkit::child::{Child, in_a_fork};
 use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::time::Duration;
@@ -136,20 +136,15 @@ pub(crate) fn stop_the_receiver<T: Level>(child: &mut Child, sender: &mut Sender
 }
 
 /// A forked child has both ends, and is nobody.
-pub(crate) fn fork_is_nobody<T: Level>(mut sender: Sender<T>, mut receiver: Receiver<T>) {
-    // SAFETY: the child calls only what follows, none of which takes a lock, and `_exit`.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let refused = sender.send(b"") == Err(SendError::Forked)
-            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked);
-        drop((sender, receiver));
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(if refused { 0 } else { 1 }) };
-    }
-    let mut status = -1;
-    // SAFETY: our child, and a place for its status.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    assert_eq!(status, 0, "its handles refused to work");
+pub(crate) fn fork_is_nobody<T: Level>(sender: Sender<T>, receiver: Receiver<T>) {
+    let (mut sends, mut receives) = (Some(sender), Some(receiver));
+    let refused = in_a_fork(|| {
+        let (mut sender, mut receiver) = (sends.take().unwrap(), receives.take().unwrap());
+        sender.send(b"") == Err(SendError::Forked)
+            && receiver.try_recv().is_err_and(|error| error == RecvError::Forked)
+    });
+    assert!(refused, "its handles worked");
+    let (mut sender, mut receiver) = (sends.unwrap(), receives.unwrap());
     sender.send(b"still here").unwrap();
     assert_eq!(*receiver.recv().unwrap(), *b"still here");
 }

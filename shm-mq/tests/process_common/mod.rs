@@ -9,6 +9,7 @@ use shm_mq::broadcast::{Broadcast, BroadcastConfig};
 use shm_mq::fan_in::{FanIn, FanInConfig};
 use shm_mq::rpc::{Rpc, RpcConfig};
 use shm_mq::spsc::Queue;
+use shm_mq::stream::{Receiver, Sender, Stream};
 use shm_mq::work::{WorkConfig, WorkQueue};
 use shm_testkit::child::Child;
 use shm_testkit::random::next;
@@ -76,6 +77,35 @@ impl Kind for Queue {
     }
 }
 
+/// Streams one after another.
+impl Kind for Vec<Stream> {
+    /// How many, and the bytes of each ring.
+    type Config = (u64, u64);
+
+    fn bytes_for((count, ring_bytes): &(u64, u64)) -> u64 {
+        count * stride_for(*ring_bytes)
+    }
+
+    fn create(mapping: &Arc<Mapping>, at: u64, (count, ring_bytes): &(u64, u64)) -> Vec<Stream> {
+        let places = (0..*count).map(|index| at + index * stride_for(*ring_bytes));
+        // SAFETY: nobody else knows of the places, which do not overlap.
+        places.map(|at| unsafe { Stream::create(mapping, at, *ring_bytes) }.unwrap()).collect()
+    }
+
+    fn attach(mapping: &Arc<Mapping>, mut at: u64) -> Vec<Stream> {
+        let mut streams = Vec::new();
+        while let Ok(stream) = Stream::attach(mapping, at) {
+            at += stride_for(stream.status().ring_bytes);
+            streams.push(stream);
+        }
+        streams
+    }
+}
+
+fn stride_for(ring_bytes: u64) -> u64 {
+    Stream::bytes_for(ring_bytes).next_multiple_of(64)
+}
+
 /// A POSIX segment with a table, words in which the processes count, and a queue.
 pub(crate) struct World<Q, const WORDS: u64> {
     name: String,
@@ -130,6 +160,16 @@ impl<Q: Kind, const WORDS: u64> World<Q, WORDS> {
         let mut child = self.spawn(function, &[]);
         assert_eq!(child.hear(LIMIT), "there");
         child
+    }
+}
+
+impl<const WORDS: u64> World<Vec<Stream>, WORDS> {
+    pub(crate) fn sender(&self, index: usize) -> Sender {
+        self.queue[index].sender(&self.me).unwrap()
+    }
+
+    pub(crate) fn receiver(&self, index: usize) -> Receiver {
+        self.queue[index].receiver(&self.me).unwrap()
     }
 }
 
