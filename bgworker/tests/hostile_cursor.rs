@@ -1,26 +1,18 @@
 //! A work cursor that lies, before a process attaches and while it claims: each call ends, sleepers
 //! obey their deadline, pieces have numbers that exist, and nothing but its bytes is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
 use bgworker::cursor::{Claim, PIECES_MAX, WorkCursor};
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Scribbler, Trials};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const COUNT: u64 = 16;
 const BYTES: usize = WorkCursor::bytes_for(COUNT) as usize;
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
-}
 
 /// A worker and its leader, in a table that is honest.
 fn members() -> [Arc<Member>; 2] {

@@ -1,17 +1,18 @@
 //! A segment table that lies, before it is attached and while participants act on it: each call
 //! ends, and nothing but the table's bytes is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
 use dsm::SegmentHandle;
 use dsm::control::{Actor, Control, Objects};
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::Mapping;
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Scribbler, Trials};
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const SEGMENTS: u32 = 3;
 /// So many that the table has a second piece.
 const SEGMENTS_IN_TWO_PIECES: u32 = 67;
@@ -41,16 +42,6 @@ impl Objects for System {
 
 fn bytes(segments: u32) -> usize {
     Control::bytes_for(segments, PARTICIPANTS) as usize
-}
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
 }
 
 fn participant(place: u32) -> ParticipantId {

@@ -2,26 +2,17 @@
 //! ends, no page outside is touched or counted.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod growth_common;
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
 
 use dsm::growth::Growth;
 use growth_common::{Care, PAGES_MAX, World, id};
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::Mapping;
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Scribbler, Trials};
 use std::sync::Arc;
-use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const LEN: usize = 64;
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
-}
 
 /// Settled, claimed by one who lives, by one who is dead; not made.
 fn images() -> Vec<Vec<u8>> {

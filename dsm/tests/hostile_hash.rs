@@ -2,30 +2,20 @@
 //! an answer, and nothing outside of the memory is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hash_common;
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
 
 use dsm::hash::{Hash, HashConfig, Size, Walk};
 use hash_common::{Plain, PlainGround};
-use shm_core::mapping::Mapping;
+use hostile_common::{LIMIT, guarded};
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Guarded, Liar, Scribbler, Trials};
 use std::sync::Arc;
-use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const LEN: usize = 32 << 10;
 
 fn config() -> HashConfig {
     HashConfig { threads: 2, lines_log2: 1, ..HashConfig::new(Size::Fixed(8), Size::UpTo(24)) }
-}
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
 }
 
 /// Memory with a hash in it, at one moment of its life, and the word that names the hash.

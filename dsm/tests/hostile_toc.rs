@@ -1,26 +1,17 @@
 //! A table of contents that lies, before it is attached and while it is used: each call ends, what
 //! it gives lies inside the mapping, and nothing else is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
 use dsm::toc::{CHUNK_ALIGN_MAX, Toc};
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::Mapping;
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Scribbler, Trials};
 use std::sync::Arc;
-use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(60);
 const MAGIC: u64 = 0x50;
 const LEN: usize = 1024;
 const ENTRIES: u64 = 6;
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
-}
 
 /// What the table holds in the course of its life: full of keys, half full, empty, not made.
 fn images() -> Vec<Vec<u8>> {

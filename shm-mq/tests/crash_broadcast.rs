@@ -7,7 +7,7 @@ mod broadcast_common;
 mod crash_common;
 
 use broadcast_common::dies;
-use crash_common::{shared, words_from};
+use crash_common::{said, shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_mq::broadcast::{
@@ -33,10 +33,6 @@ fn config(kind: Kind) -> BroadcastConfig {
 
 fn record(number: u64) -> [u8; 16] {
     [number as u8 + 1; 16]
-}
-
-fn said(error: impl std::fmt::Display) -> String {
-    error.to_string()
 }
 
 struct World {

@@ -5,6 +5,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 mod spsc_common;
+use crash_common::said;
 #[path = "crash_fan_in/world.rs"]
 mod world;
 
@@ -15,7 +16,7 @@ use shm_mq::fan_in::{
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use world::{CONFIG, Came, World, fan_in_at, record, said};
+use world::{CONFIG, Came, World, fan_in_at, record};
 
 /// In the notes: that the doomed one was told that it has a lane, how many records it was told are
 /// sent, and that it has left.

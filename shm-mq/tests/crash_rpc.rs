@@ -6,7 +6,7 @@
 mod crash_common;
 mod rpc_common;
 
-use crash_common::{shared, words_from};
+use crash_common::{said, shared, words_from};
 use rpc_common::vanishes;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
@@ -70,7 +70,7 @@ impl World {
     /// are answered by its own server.
     fn ends(&mut self) -> Result<Vec<Option<CallError>>, String> {
         self.client.rpc().reap(&self.me);
-        while let Some(request) = self.server.try_take().map_err(|error| error.to_string())? {
+        while let Some(request) = self.server.try_take().map_err(said)? {
             let answer = [request[0], b'!'];
             let _ = request.answer(&answer);
         }
@@ -93,7 +93,7 @@ impl World {
     /// Nothing is left but the survivor, who calls itself.
     fn rest(mut self) -> Result<(), String> {
         self.calls.clear();
-        self.calls.push(self.client.try_ask(b"0").map_err(|e| e.to_string())?.ok_or("full")?);
+        self.calls.push(self.client.try_ask(b"0").map_err(said)?.ok_or("full")?);
         if self.ends()? != [None] {
             return Err("the survivor has no answer".to_owned());
         }
@@ -164,11 +164,11 @@ impl Scenario for AtWork {
     fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         let rpc = world.rpc();
         Some(Box::new(move || {
-            let member = world.table.join().map_err(|error| error.to_string())?;
-            let client = rpc.client(&member).map_err(|error| error.to_string())?;
-            let mut server = rpc.server(&member).map_err(|error| error.to_string())?;
-            let call = client.try_ask(b"9").map_err(|error| error.to_string())?;
-            while let Some(request) = server.try_take().map_err(|error| error.to_string())? {
+            let member = world.table.join().map_err(said)?;
+            let client = rpc.client(&member).map_err(said)?;
+            let mut server = rpc.server(&member).map_err(said)?;
+            let call = client.try_ask(b"9").map_err(said)?;
+            while let Some(request) = server.try_take().map_err(said)? {
                 let answer = [request[0], b'!'];
                 let _ = request.answer(&answer);
             }
@@ -182,7 +182,7 @@ impl Scenario for AtWork {
     fn recover<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         let rpc = world.rpc();
         Some(Box::new(move || {
-            let member = world.table.join().map_err(|error| error.to_string())?;
+            let member = world.table.join().map_err(said)?;
             rpc.reap(&member);
             Ok(())
         }))

@@ -5,6 +5,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 mod spsc_common;
+use crash_common::said;
 #[path = "crash_spsc/world.rs"]
 mod world;
 
@@ -14,7 +15,7 @@ use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use spsc_common::LIMIT;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use world::{BASE, RING_BYTES, World, queue_at, record, said};
+use world::{BASE, RING_BYTES, World, queue_at, record};
 
 /// In the notes: how many records the doomed one was told are sent, or has released.
 const SENT: usize = 0;

@@ -6,7 +6,7 @@ mod common;
 mod crash_common;
 
 use common::LIMIT;
-use crash_common::shared;
+use crash_common::{image, nothing_leaks, shared};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_mq::stream::{AttachError, Message, Receiver, RecvError, SendError, Sender, Stream};
@@ -67,28 +67,12 @@ impl World {
         world
     }
 
-    /// All shared bytes, but for who is who: pids, start times and thread ids.
     fn image(&self) -> Vec<u8> {
-        let mut bytes = self.memory.copy();
-        for slot in 0..SLOTS {
-            let at = Table::bytes_for(slot) as usize;
-            // The seat's state stands in the topmost bits.
-            bytes[at..at + 7].fill(0);
-            bytes[at + 7] &= 0xc0;
-            bytes[at + 12..at + 16].fill(0);
-        }
-        bytes
+        image(&self.memory, SLOTS)
     }
 
-    /// The dead one's seat is found and freed, and no more; then there is room for two.
     fn nothing_leaks(&self, end: End) -> Result<(), String> {
-        let (reaped, dead) = (self.me.table().reap(|_| ()), usize::from(end == End::Killed));
-        // Of a helper that reaped first, or was killed too, nothing is left either.
-        if reaped > dead {
-            return Err(format!("{reaped} seats were reaped after {end:?}"));
-        }
-        let seats: Result<Vec<_>, _> = (1..SLOTS).map(|_| self.me.table().join()).collect();
-        seats.map(drop).map_err(|error| format!("a seat leaked: {error}"))
+        nothing_leaks(&self.me, SLOTS, end)
     }
 }
 

@@ -5,7 +5,7 @@
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
 
-use crash_common::{shared, words_from};
+use crash_common::{said, shared, words_from};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_mq::work::{Priorities, Producer, SendError, WorkConfig, WorkQueue, Worker};
@@ -78,17 +78,17 @@ impl World {
     fn rest(&self) -> Result<Vec<u64>, String> {
         let (queue, mut jobs) = (self.queue(), Vec::new());
         queue.reap(&self.me);
-        let mut worker = queue.worker(&self.me).map_err(|error| error.to_string())?;
+        let mut worker = queue.worker(&self.me).map_err(said)?;
         for is_dead in [false, true] {
-            while let Some(job) = if is_dead { worker.try_claim_dead() } else { worker.try_claim() }
-                .map_err(|error| error.to_string())?
+            while let Some(job) =
+                if is_dead { worker.try_claim_dead() } else { worker.try_claim() }.map_err(said)?
             {
                 let number = match &*job {
                     [b'j', b'o', b'b', b' ', digit @ b'0'..=b'9'] => u64::from(digit - b'0'),
                     torn => return Err(format!("a job of {torn:?}")),
                 };
                 jobs.push(number);
-                job.ack().map_err(|error| error.to_string())?;
+                job.ack().map_err(said)?;
             }
         }
         let status = queue.status();
@@ -162,9 +162,9 @@ impl Scenario for AtWork {
         let queue = world.queue();
         Some(Box::new(move || {
             // A job of its own, past what the other one has.
-            let member = world.table.join().map_err(|error| error.to_string())?;
-            let mut producer = queue.producer(&member).map_err(|error| error.to_string())?;
-            producer.try_send(b"job 9").map_err(|error| error.to_string())?;
+            let member = world.table.join().map_err(said)?;
+            let mut producer = queue.producer(&member).map_err(said)?;
+            producer.try_send(b"job 9").map_err(said)?;
             Ok(())
         }))
     }
@@ -172,7 +172,7 @@ impl Scenario for AtWork {
     fn recover<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         let queue = world.queue();
         Some(Box::new(move || {
-            let member = world.table.join().map_err(|error| error.to_string())?;
+            let member = world.table.join().map_err(said)?;
             queue.reap(&member);
             Ok(())
         }))

@@ -3,6 +3,9 @@
 //! be, or changes once it was received, and nothing but the fan-in's bytes is touched. And one that
 //! lies about its own lane harms no other.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
@@ -12,27 +15,16 @@ use shm_mq::fan_in::{
     Sender, Why,
 };
 use shm_mq::stream::OneMapping;
-use shm_testkit::liar::{Edge, Guarded, Liar, Lie, Random, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Lie, Random, Scribbler, Trials};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const CONFIG: FanInConfig = FanInConfig::new(3, 512);
 const BYTES: usize = FanIn::bytes_for(&CONFIG) as usize;
 const LONGEST: usize = FanIn::record_bytes_max(&CONFIG) as usize;
 const HEAD: usize = 256;
 const LANE: usize = (BYTES - HEAD) / 3;
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
-}
 
 fn more(count: &Cell<u64>) {
     count.set(count.get() + 1);

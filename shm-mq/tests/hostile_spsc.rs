@@ -3,32 +3,24 @@
 //! `Corrupt`, no record is longer than one can be, or changes once it was received, and nothing
 //! but the queue's bytes is touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/hostile_common/mod.rs"]
+mod hostile_common;
+use hostile_common::{LIMIT, guarded};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use shm_core::trust::{Buggy, Crashing};
 use shm_mq::spsc::{AttachError, Queue, Receiver, Record, RecvError, SendError, Sender};
 use shm_mq::stream::OneMapping;
-use shm_testkit::liar::{Edge, Guarded, Liar, Random, Scribbler, Trials};
+use shm_testkit::liar::{Liar, Random, Scribbler, Trials};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const RING_BYTES: u64 = 512;
 const BYTES: usize = Queue::bytes_for(RING_BYTES) as usize;
 const LONGEST: usize = Queue::record_bytes_max(RING_BYTES) as usize;
 /// Where the ring begins, and which bytes the lines of one record cannot do without.
 const RING_AT: usize = BYTES - RING_BYTES as usize;
-
-fn guarded(image: &[u8], seed: u64) -> (Guarded, Arc<Mapping>) {
-    let block = Guarded::holding(image, Edge::of(seed));
-    let kept = block.clone();
-    // SAFETY: the block is aligned to 64 bytes, lives as long as `kept`, and no reference leads to
-    // it; those who lie to it have a mapping of their own.
-    let mapping =
-        unsafe { Mapping::from_raw(block.base(), block.len(), Box::new(|_, _| drop(kept))) };
-    (block, mapping)
-}
 
 /// A sender and a receiver, in a table that is honest, and what came of their calls.
 struct World {

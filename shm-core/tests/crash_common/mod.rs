@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test uses its part
 
 use shm_core::mapping::Mapping;
+use shm_core::participants::{Member, Table};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario, SharedMemory};
 use std::sync::Arc;
@@ -32,6 +33,36 @@ pub(crate) fn without(mut bytes: Vec<u8>, ranges: &[std::ops::Range<usize>]) -> 
         bytes[range.clone()].fill(0);
     }
     bytes
+}
+
+/// All shared bytes, of a table of so many seats and what stands behind it, but for who is who:
+/// pids, start times and thread ids.
+pub(crate) fn image(memory: &SharedMemory, seats: u32) -> Vec<u8> {
+    let mut bytes = memory.copy();
+    for seat in 0..seats {
+        let at = Table::bytes_for(seat) as usize;
+        // The seat's state stands in the topmost bits.
+        bytes[at..at + 7].fill(0);
+        bytes[at + 7] &= 0xc0;
+        bytes[at + 12..at + 16].fill(0);
+    }
+    bytes
+}
+
+/// The dead one's seat is found and freed, and no more; then all of so many but one are free.
+pub(crate) fn nothing_leaks(me: &Member, seats: u32, end: End) -> Result<(), String> {
+    let (reaped, dead) = (me.table().reap(|_| ()), usize::from(end == End::Killed));
+    // Of a helper that reaped first, or was killed too, nothing is left either.
+    if reaped > dead {
+        return Err(format!("{reaped} seats were reaped after {end:?}"));
+    }
+    let seats: Result<Vec<_>, _> = (1..seats).map(|_| me.table().join()).collect();
+    seats.map(drop).map_err(|error| format!("a seat leaked: {error}"))
+}
+
+/// What a check that failed says of it.
+pub(crate) fn said(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// The maker of something that nobody has been told of: who owns the memory makes it again.

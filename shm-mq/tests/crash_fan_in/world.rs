@@ -1,6 +1,6 @@
 //! The world of the crash tests of `fan_in`: a table and a fan-in that one may die at, and what the
 //! test process then finds.
-use crate::crash_common::shared;
+use crate::crash_common::{image, nothing_leaks, said, shared};
 use crate::spsc_common::LIMIT;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
@@ -19,10 +19,6 @@ const LENS: [usize; 5] = [64, 120, 0, 56, 248];
 
 pub(crate) fn record(number: u64) -> Vec<u8> {
     text(number + 1, LENS[number as usize % LENS.len()])
-}
-
-pub(crate) fn said<E: std::fmt::Display>(error: E) -> String {
-    error.to_string()
 }
 
 /// What came of one sender: how many records, and how it ended.
@@ -60,17 +56,8 @@ impl World {
         World { memory, mapping, me, fan_in, sender: None, receiver: None }
     }
 
-    /// All shared bytes, but for who is who: pids, start times and thread ids.
     pub(crate) fn image(&self) -> Vec<u8> {
-        let mut bytes = self.memory.copy();
-        for slot in 0..SLOTS {
-            let at = Table::bytes_for(slot) as usize;
-            // The seat's state stands in the topmost bits.
-            bytes[at..at + 7].fill(0);
-            bytes[at + 7] &= 0xc0;
-            bytes[at + 12..at + 16].fill(0);
-        }
-        bytes
+        image(&self.memory, SLOTS)
     }
 
     pub(crate) fn receiver(&mut self) -> Result<&mut Receiver, String> {
@@ -130,16 +117,9 @@ impl World {
         Err(format!("{ours:?} and {theirs:?} came"))
     }
 
-    /// The dead one's seat is found and freed, and no more; then there is room for others.
     pub(crate) fn nothing_leaks(mut self, end: End) -> Result<(), String> {
         (self.sender, self.receiver) = (None, None);
-        let (reaped, dead) = (self.me.table().reap(|_| ()), usize::from(end == End::Killed));
-        // Of a helper that reaped first, or was killed too, nothing is left either.
-        if reaped > dead {
-            return Err(format!("{reaped} seats were reaped after {end:?}"));
-        }
-        let seats: Result<Vec<_>, _> = (1..SLOTS).map(|_| self.me.table().join()).collect();
-        seats.map(drop).map_err(|error| format!("a seat leaked: {error}"))
+        nothing_leaks(&self.me, SLOTS, end)
     }
 }
 

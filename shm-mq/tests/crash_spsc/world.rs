@@ -1,6 +1,6 @@
 //! The world of the crash tests of `spsc`: a table and a queue that one may die at, and what the
 //! test process then finds.
-use crate::crash_common::shared;
+use crate::crash_common::{image, nothing_leaks, said, shared};
 use crate::spsc_common::LIMIT;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Member, Table};
@@ -22,10 +22,6 @@ pub(crate) const BASE: u64 = 3;
 
 pub(crate) fn record(number: u64) -> Vec<u8> {
     text(number + 1, LENS[number as usize % LENS.len()])
-}
-
-pub(crate) fn said<E: std::fmt::Display>(error: E) -> String {
-    error.to_string()
 }
 
 /// A table and a queue in memory that children share; the test process is a member.
@@ -66,17 +62,8 @@ impl World {
         role.store(0, Ordering::Relaxed);
     }
 
-    /// All shared bytes, but for who is who: pids, start times and thread ids.
     pub(crate) fn image(&self) -> Vec<u8> {
-        let mut bytes = self.memory.copy();
-        for slot in 0..SLOTS {
-            let at = Table::bytes_for(slot) as usize;
-            // The seat's state stands in the topmost bits.
-            bytes[at..at + 7].fill(0);
-            bytes[at + 7] &= 0xc0;
-            bytes[at + 12..at + 16].fill(0);
-        }
-        bytes
+        image(&self.memory, SLOTS)
     }
 
     /// The half that the test process has learns of the end of the other.
@@ -147,14 +134,7 @@ impl World {
         Err(format!("{sender:?} and {receiver:?} miscounted"))
     }
 
-    /// The dead one's seat is found and freed, and no more; then there is room for two.
     pub(crate) fn nothing_leaks(&self, end: End) -> Result<(), String> {
-        let (reaped, dead) = (self.me.table().reap(|_| ()), usize::from(end == End::Killed));
-        // Of a helper that reaped first, or was killed too, nothing is left either.
-        if reaped > dead {
-            return Err(format!("{reaped} seats were reaped after {end:?}"));
-        }
-        let seats: Result<Vec<_>, _> = (1..SLOTS).map(|_| self.me.table().join()).collect();
-        seats.map(drop).map_err(|error| format!("a seat leaked: {error}"))
+        nothing_leaks(&self.me, SLOTS, end)
     }
 }
