@@ -11,12 +11,24 @@ use std::sync::Arc;
 /// Rounds in which a lane's word may change while its sender is dropped: it leaves, once.
 const ROUNDS_MAX: u32 = 8;
 
-/// What a look at a lane has found.
+/// What a look at a lane has found. Words side by side: it is moved about.
 #[derive(Clone, Copy)]
-pub(super) enum Found {
-    /// A record of so many bytes.
-    Record(ParticipantId, usize),
-    End(ParticipantId, Why),
+pub(super) struct Found {
+    pub(super) sender: ParticipantId,
+    /// Its end; or a record of `len` bytes.
+    pub(super) end: Option<Why>,
+    pub(super) len: usize,
+}
+
+impl Found {
+    #[inline(always)]
+    fn record(sender: ParticipantId, len: usize) -> Found {
+        Found { sender, end: None, len }
+    }
+
+    fn end(sender: ParticipantId, why: Why) -> Found {
+        Found { sender, end: Some(why), len: 0 }
+    }
 }
 
 /// The receiving end of a lane, and whose it is.
@@ -47,9 +59,9 @@ impl<T: OneMapping> Lane<T> {
             Ok(None) => None,
             Ok(Some(len)) => {
                 self.idle = 0;
-                Some(Found::Record(sender, len))
+                Some(Found::record(sender, len))
             }
-            Err(RecvError::Corrupt) => Some(Found::End(sender, Why::Corrupt)),
+            Err(RecvError::Corrupt) => Some(Found::end(sender, Why::Corrupt)),
             Err(_) => None,
         }
     }
@@ -72,12 +84,12 @@ impl<T: OneMapping> Lane<T> {
             _ if !is_its => Why::Corrupt,
             (Err(RecvError::Corrupt), _) => Why::Corrupt,
             (Err(_), _) => return None,
-            (Ok(Some(len)), _) => return Some(Found::Record(sender, len)),
+            (Ok(Some(len)), _) => return Some(Found::record(sender, len)),
             (Ok(None), None) => return None,
             (Ok(None), Some(Missing::Detached)) => Why::Left,
             (Ok(None), Some(_)) => Why::Died,
         };
-        Some(Found::End(sender, why))
+        Some(Found::end(sender, why))
     }
 
     /// Learns who has joined; frees a lane that was dropped, once its sender is no more.

@@ -180,13 +180,10 @@ impl<T: OneMapping> Receiver<T> {
     fn event(&mut self, number: usize, found: Found) -> Event<'_, T> {
         self.since_tour += 1;
         let (lane, number) = (&mut self.lanes[number], number as u32);
-        match found {
-            Found::Record(sender, len) => {
-                Event::Record(Record { record: lane.end.record(len), sender, lane: number })
-            }
-            Found::End(sender, why) => {
-                Event::End(End { lane, number, sender, why, fork: self.fork })
-            }
+        let Found { sender, end, len } = found;
+        match end {
+            None => Event::Record(Record { record: lane.end.record(len), sender, lane: number }),
+            Some(why) => Event::End(End { lane, number, sender, why, fork: self.fork }),
         }
     }
 
