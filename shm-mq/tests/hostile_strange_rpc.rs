@@ -203,6 +203,28 @@ fn who_reads_no_answers_has_them_kept_and_holds_up_nobody() {
 }
 
 #[test]
+fn no_more_is_kept_of_who_reads_nothing_than_it_may_ask() {
+    let mut server = StrangeServer::new();
+    let mut client = honest(&mut server, 0);
+    let mut deaf = raw_client(&mut server, 1);
+    let mut asked = 0;
+    let found = within(LIMIT, || {
+        loop {
+            deaf.says(asked, ASK, 0, b"much");
+            asked += 1;
+            match server.take(None).unwrap() {
+                Event::Asked(1, request) => server.answer(request, &[7; 400]).unwrap(),
+                end => break format!("{end:?}"),
+            }
+        }
+    });
+    assert!(found.contains("Corrupt"), "{found}");
+    // Two or three had room in its ring of 1024 bytes; four are kept.
+    assert!((6..=8).contains(&asked), "{asked}");
+    is_served(&mut server, &mut client);
+}
+
+#[test]
 fn a_server_that_writes_nonsense_ends_its_clients_calls() {
     let nonsense = [
         vec![record(2, ANSWER, 0, b"to what?")],
@@ -312,7 +334,7 @@ fn scribbles(liars: &[Liar; 2], mut seed: u64, stop: &AtomicU32) {
                 says.words[at].store(number << 32 | 17, Ordering::Release);
                 number += 1;
             }
-            4 if (some >> 4).is_multiple_of(64) => {
+            4 if (some >> 4).is_multiple_of(8) => {
                 let [says, _] = liars;
                 let at = HEAD_WORDS + (some >> 20) as usize % 32;
                 says.words[at].store(next(&mut seed), Ordering::Relaxed);
@@ -325,7 +347,8 @@ fn scribbles(liars: &[Liar; 2], mut seed: u64, stop: &AtomicU32) {
 #[test]
 fn who_scribbles_spoils_its_own_calls_only() {
     const CALLS: u64 = 500;
-    let (mut seed, mut corrupt, mut lies) = (u64::from(std::process::id()) << 20 | 1, 0, 0);
+    let mut seed = u64::from(std::process::id()) << 20 | 1;
+    let (mut found_out, mut late, mut lies) = (0, 0, 0);
     println!("seed {seed}");
     let rounds = if is_deep() { 300 } else { 6 };
     for _ in 0..rounds {
@@ -359,16 +382,26 @@ fn who_scribbles_spoils_its_own_calls_only() {
                         }
                         Event::End { client, why, .. } => {
                             assert_eq!((client, why), (1, Why::Corrupt));
-                            corrupt += 1;
+                            found_out += 1;
                         }
                     }
                 }
             });
             asking.join().unwrap();
         });
+        // Wherever the server looks next.
+        liars[0].words[HEAD_WORDS..]
+            .iter()
+            .for_each(|word| word.store(u64::MAX, Ordering::Relaxed));
+        while let Ok(event) = within(LIMIT, || server.take(None)) {
+            if let Event::End { client: 1, why, .. } = event {
+                assert_eq!(why, Why::Corrupt);
+                late += 1;
+            }
+        }
     }
-    println!("{corrupt} of {rounds} liars were found out, {lies} of their calls were answered");
-    assert!(corrupt > 0);
+    println!("{found_out} of {rounds} liars were found out, {late} at last; {lies} of their calls");
+    assert_eq!(found_out + late, rounds);
 }
 
 /// Records that are nearly true, in any order.
@@ -400,7 +433,8 @@ fn says_anything(raw: &mut Raw, seed: &mut u64, stop: &AtomicU32) {
 
 #[test]
 fn any_records_are_calls_or_an_end() {
-    let (mut seed, mut corrupt) = (u64::from(std::process::id()) << 20 | 3, 0);
+    let mut seed = u64::from(std::process::id()) << 20 | 3;
+    let (mut corrupt, mut late) = (0, 0);
     println!("seed {seed}");
     let rounds = if is_deep() { 2000 } else { 30 };
     for _ in 0..rounds {
@@ -435,9 +469,21 @@ fn any_records_are_calls_or_an_end() {
                 assert_eq!(client.wait(call, soon(60_000)).unwrap(), b"answer");
             }
         });
+        drop(client);
+        // At the latest.
+        while let Ok(Some(event)) = server.try_take() {
+            corrupt += u64::from(matches!(event, Event::End { why: Why::Corrupt, .. }));
+        }
+        let _ = raw.says.try_send(b"nonsense");
+        while let Ok(event) = within(LIMIT, || server.take(None)) {
+            if let Event::End { client: 1, why, .. } = event {
+                assert_eq!(why, Why::Corrupt);
+                late += 1;
+            }
+        }
     }
-    println!("{corrupt} of {rounds} were found out");
-    assert!(corrupt > 0);
+    println!("{corrupt} of {rounds} were found out, {late} at last");
+    assert_eq!(corrupt + late, rounds);
 }
 
 #[test]
