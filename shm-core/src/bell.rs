@@ -4,7 +4,8 @@
 //! ```text
 //!  word 1 ──┐
 //!  word 2 ──┼──► the kernel ──► descriptor: readable     IORING_OP_FUTEX_WAITV (Linux 6.7)
-//!  a time ──┘
+//!  a time ──┤                                            and IORING_OP_POLL_ADD
+//!  a file ──┘
 //!                     or
 //!  1 ms ───────────────────► descriptor: readable        a timer, where that is refused
 //! ```
@@ -60,7 +61,8 @@ use std::time::Duration;
 /// A bell that goes by a timer rings so long after it was armed.
 const TICK: Duration = Duration::from_millis(1);
 
-/// An arming takes three entries at most: cancel, wait, time. Its answers fit in twice as many.
+/// An arming takes three entries at most: cancel, wait, time. And one for each descriptor, which go
+/// in parts; the kernel keeps answers for which there is no room.
 const ENTRIES: u32 = 8;
 
 /// `FUTEX2_SIZE_U32`: a word of 32 bits, which other processes may wake.
@@ -151,10 +153,26 @@ impl Bell {
         words: &[(&Futex, u32)],
         most: Option<Duration>,
     ) -> Result<(), BellError> {
+        self.arm_beside(words, &[], most)
+    }
+
+    /// As [`arm`](Bell::arm), and when one of `fds` can be read, or has hung up.
+    ///
+    /// # Errors
+    /// As [`arm`](Bell::arm).
+    ///
+    /// # Panics
+    /// As [`arm`](Bell::arm).
+    pub fn arm_beside(
+        &mut self,
+        words: &[(&Futex, u32)],
+        fds: &[BorrowedFd<'_>],
+        most: Option<Duration>,
+    ) -> Result<(), BellError> {
         assert!(words.len() <= WAIT_WORDS_MAX, "at most 128 words");
         self.fork.check()?;
         match &mut *self.kind {
-            Kind::Ring(ring) => ring.arm(words, most)?,
+            Kind::Ring(ring) => ring.arm(words, fds, most)?,
             Kind::Timer { fd } => {
                 let is_still = |(word, expected): &(&Futex, u32)| {
                     // What is to be seen behind it, who looks afterwards sees by himself.
@@ -162,7 +180,7 @@ impl Bell {
                 };
                 let time = if !words.iter().all(is_still) {
                     Duration::from_nanos(1)
-                } else if words.is_empty() {
+                } else if words.is_empty() && fds.is_empty() {
                     // 0 would be never.
                     most.map_or(Duration::ZERO, |most| most.max(Duration::from_nanos(1)))
                 } else {
@@ -236,7 +254,8 @@ fn ring_works() -> bool {
     *WORKS.get_or_init(|| {
         let word = Futex::new(1);
         // It is not 0: the answer is there when the call returns.
-        Ring::new().is_ok_and(|mut ring| ring.arm(&[(&word, 0)], None).is_ok() && ring.was_moved())
+        Ring::new()
+            .is_ok_and(|mut ring| ring.arm(&[(&word, 0)], &[], None).is_ok() && ring.was_moved())
     })
 }
 
@@ -245,7 +264,8 @@ struct Ring {
     ring: IoUring,
     /// The number of the last arming, which its answers carry.
     number: u64,
-    is_waiting: bool,
+    /// So many parts of it have not answered.
+    waiting: usize,
 }
 
 /// What an answer belongs to: an arming's wait, the end of its time, or a cancelling.
@@ -253,17 +273,25 @@ const WAIT: u64 = 0;
 const TIME: u64 = 1;
 const CANCEL: u64 = 2;
 
+/// Of a descriptor: something can be read, or its other side has gone.
+const READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
+
 impl Ring {
     /// Its memory is not there in a forked child, lest two use one queue.
     fn new() -> io::Result<Ring> {
         let ring = IoUring::builder().dontfork().setup_submit_all().build(ENTRIES)?;
-        Ok(Ring { ring, number: 0, is_waiting: false })
+        Ok(Ring { ring, number: 0, waiting: 0 })
     }
 
-    fn arm(&mut self, words: &[(&Futex, u32)], most: Option<Duration>) -> io::Result<()> {
+    fn arm(
+        &mut self,
+        words: &[(&Futex, u32)],
+        fds: &[BorrowedFd<'_>],
+        most: Option<Duration>,
+    ) -> io::Result<()> {
         self.take();
-        if self.is_waiting {
-            self.push_cancel();
+        if self.waiting > 0 {
+            self.push_cancel()?;
         }
         self.number += 1;
         let number = self.number << 2;
@@ -273,28 +301,38 @@ impl Ring {
         if !waits.is_empty() {
             let wait = opcode::FutexWaitV::new(waits.as_ptr(), waits.len() as u32).build();
             let wait = wait.user_data(number | WAIT);
-            self.push(if most.is_some() { wait.flags(Flags::IO_LINK) } else { wait });
+            self.push(if most.is_some() { wait.flags(Flags::IO_LINK) } else { wait })?;
             if most.is_some() {
-                self.push(opcode::LinkTimeout::new(&time).build().user_data(number | TIME));
+                self.push(opcode::LinkTimeout::new(&time).build().user_data(number | TIME))?;
             }
         } else if most.is_some() {
-            self.push(opcode::Timeout::new(&time).build().user_data(number | WAIT));
+            self.push(opcode::Timeout::new(&time).build().user_data(number | WAIT))?;
         }
-        self.is_waiting = !waits.is_empty() || most.is_some();
+        self.waiting = usize::from(!waits.is_empty() || most.is_some());
+        for fd in fds {
+            let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), READABLE).build();
+            self.push(poll.user_data(number | WAIT))?;
+            self.waiting += 1;
+        }
         // The kernel has read `waits` and `time` when this returns.
         self.submit()
     }
 
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry) -> io::Result<()> {
+        if self.ring.submission().is_full() {
+            self.submit()?;
+        }
         // SAFETY: what it points to lives until it is submitted, in the same call of ours.
         let pushed = unsafe { self.ring.submission().push(&entry) };
-        debug_assert!(pushed.is_ok(), "an arming fits");
+        debug_assert!(pushed.is_ok(), "there is room");
+        Ok(())
     }
 
-    fn push_cancel(&mut self) {
-        let cancel = opcode::AsyncCancel::new(self.number << 2 | WAIT).build();
-        self.push(cancel.user_data(CANCEL).flags(Flags::SKIP_SUCCESS));
-        self.is_waiting = false;
+    fn push_cancel(&mut self) -> io::Result<()> {
+        let all = types::CancelBuilder::user_data(self.number << 2 | WAIT).all();
+        let cancel = opcode::AsyncCancel2::new(all).build();
+        self.waiting = 0;
+        self.push(cancel.user_data(CANCEL).flags(Flags::SKIP_SUCCESS))
     }
 
     fn submit(&mut self) -> io::Result<()> {
@@ -309,10 +347,9 @@ impl Ring {
     }
 
     fn cancel(&mut self) {
-        if self.is_waiting {
-            self.push_cancel();
+        if self.waiting > 0 {
             // Where it is refused, closing the ring cancels.
-            let _ = self.submit();
+            let _ = self.push_cancel().and_then(|()| self.submit());
         }
     }
 
@@ -323,10 +360,17 @@ impl Ring {
 
     fn answer(&mut self) -> Option<i32> {
         let waited_for = self.number << 2 | WAIT;
-        let answers = self.ring.completion().filter(|answer| answer.user_data() == waited_for);
-        let answer = answers.last().map(|answer| answer.result());
-        self.is_waiting &= answer.is_none();
-        answer
+        let mut last = None;
+        loop {
+            for answer in self.ring.completion().filter(|one| one.user_data() == waited_for) {
+                last = Some(answer.result());
+                self.waiting = self.waiting.saturating_sub(1);
+            }
+            // Those for which there was no room come with a call: so many as descriptors, at most.
+            if !self.ring.submission().cq_overflow() || self.ring.submit().is_err() {
+                return last;
+            }
+        }
     }
 
     /// Whether the answer is that a word is not as expected.
@@ -355,6 +399,6 @@ fn wait_for(word: &Futex, expected: u32) -> types::FutexWaitV {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("is_waiting", &self.is_waiting).finish_non_exhaustive()
+        f.debug_struct("Ring").field("waiting", &self.waiting).finish_non_exhaustive()
     }
 }

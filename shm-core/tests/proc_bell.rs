@@ -7,7 +7,9 @@ use shm_core::futex::{Futex, WAIT_WORDS_MAX};
 use shm_core::sync::Ordering;
 use shm_testkit::child::Child;
 use shm_testkit::fault::{Footprint, forbid};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -94,6 +96,39 @@ fn what_it_was_armed_with_before_is_forgotten() {
     assert!(!bell.take().unwrap());
     change(&word);
     assert!(is_rung(&mut bell));
+}
+
+#[test]
+fn rings_when_a_descriptor_can_be_read_or_has_hung_up() {
+    // More than a ring has room for, in both directions.
+    let (ours, mut theirs): (Vec<_>, Vec<_>) = (0..60).map(|_| UnixStream::pair().unwrap()).unzip();
+    let fds: Vec<_> = ours.iter().map(AsFd::as_fd).collect();
+    for mut bell in bells() {
+        let word = Futex::new(1);
+        let one: &[(&Futex, u32)] = &[(&word, 1)];
+        for (number, words) in [(0, one), (35, &[]), (59, one)] {
+            bell.arm_beside(words, &fds, None).unwrap();
+            assert!(!bell.is_immediate() || !bell.take().unwrap(), "nothing has come");
+            theirs[number].write_all(b"1").unwrap();
+            assert!(is_rung(&mut bell));
+            (&ours[number]).read_exact(&mut [0]).unwrap();
+        }
+        // All at once, of which each has an answer.
+        theirs.iter_mut().for_each(|fd| fd.write_all(b"1").unwrap());
+        bell.arm_beside(&[], &fds, None).unwrap();
+        assert!(is_rung(&mut bell));
+        ours.iter().for_each(|mut fd| fd.read_exact(&mut [0]).unwrap());
+        bell.arm_beside(one, &fds, None).unwrap();
+        assert!(!bell.is_immediate() || !bell.take().unwrap(), "those are forgotten");
+        change(&word);
+        assert!(is_rung(&mut bell));
+    }
+    let mut bell = Bell::new().unwrap();
+    bell.arm_beside(&[], &fds[..1], Some(SHORT)).unwrap();
+    assert!(is_rung(&mut bell), "a time, and no word");
+    bell.arm_beside(&[], &fds[..1], None).unwrap();
+    theirs.clear();
+    assert!(is_rung(&mut bell), "hung up");
 }
 
 #[test]

@@ -5,11 +5,12 @@
 //!  task ──poll──► Async ──is it ready?──► the queue         the algorithms know nothing of this
 //!    ▲              │ announce, look again, arm
 //!    │              ▼
-//!    └──waker── reactor ◄──readable── Bell ◄── bed, life word
+//!    └──waker── reactor ◄──readable── Bell ◄── bed, life word; of a hostile queue, its socket
 //! ```
 //!
 //! There is no thread here, and no runtime: a [`Bell`] is a file descriptor that becomes readable
-//! when the queue's bed or its peer's life word changes, and [`Reactor`] is the few lines by which
+//! when the queue's bed or its peer's life word changes, or the socket of a hostile queue can be
+//! read, and [`Reactor`] is the few lines by which
 //! a runtime waits for a descriptor. While a queue is ready nothing is armed, and no system call is
 //! made.
 //!
@@ -49,12 +50,15 @@
 //! accepted and not sent; flush it.
 //!
 //! **Ends.** Where the peer has left or died, all it sent is received, then comes the error, once,
-//! and a [`Stream`] is over. The receiver of a [`fan_in`] goes on: the ends of its senders are
-//! among what it receives.
+//! and a [`Stream`] is over. The receivers of a [`fan_in`] go on: the ends of their senders are
+//! among what they receive; that of strangers is over once none is left.
+//!
+//! **Hostile ends** are the same. A peer that rings all the time has its task look in vain, each
+//! time behind all others of its thread.
 //!
 //! # If a process dies here
-//! As in the calls of the queues. A task that was waiting leaves a bit in beds and life words: a
-//! wake-up in vain.
+//! As in the calls of the queues. A task that was waiting leaves a bit in beds and life words, or
+//! its announcement in a hostile queue: a wake-up in vain.
 //!
 //! # Limits
 //!
@@ -69,11 +73,13 @@ use futures_sink::Sink;
 use shm_core::bell::{Bell, BellError};
 use shm_core::event::{EventCount, Ticket};
 use shm_core::participants::{Sleeper, Watch};
+use shm_core::sealed::Doorbell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 /// A task looks so often in a row; then others have their turn. A peer that writes nonsense into
 /// beds all the time keeps nobody's thread.
@@ -144,7 +150,7 @@ pub trait Sends {
     fn space_for(&mut self, len: usize) -> impl Source;
 }
 
-impl<T: stream::OneMapping> Receives for spsc::Receiver<T> {
+impl<T: spsc::Level> Receives for spsc::Receiver<T> {
     type Item = Vec<u8>;
     type Error = spsc::RecvError;
 
@@ -153,7 +159,7 @@ impl<T: stream::OneMapping> Receives for spsc::Receiver<T> {
     }
 }
 
-impl<T: stream::OneMapping> Sends for spsc::Sender<T> {
+impl<T: spsc::Level> Sends for spsc::Sender<T> {
     type Error = spsc::SendError;
 
     fn send_now(&mut self, record: &[u8]) -> Result<bool, spsc::SendError> {
@@ -170,7 +176,7 @@ impl<T: stream::OneMapping> Sends for spsc::Sender<T> {
     }
 }
 
-impl<T: stream::OneMapping> Receives for stream::Receiver<T> {
+impl<T: stream::Level> Receives for stream::Receiver<T> {
     type Item = Vec<u8>;
     type Error = stream::RecvError;
 
@@ -183,7 +189,7 @@ impl<T: stream::OneMapping> Receives for stream::Receiver<T> {
     }
 }
 
-impl<T: stream::OneMapping> Sends for stream::Sender<T> {
+impl<T: stream::Level> Sends for stream::Sender<T> {
     type Error = stream::SendError;
 
     fn send_now(&mut self, message: &[u8]) -> Result<bool, stream::SendError> {
@@ -206,6 +212,19 @@ impl<T: stream::OneMapping> Receives for fan_in::Receiver<T> {
 
     fn receive(&mut self) -> Result<Option<fan_in::Arrival>, fan_in::RecvError> {
         Ok(self.try_recv()?.map(fan_in::Event::into_owned))
+    }
+}
+
+/// A record, or the end of a sender. Once nobody is there who was admitted, nothing more comes.
+impl<K: Clone> Receives for fan_in::Strangers<K> {
+    type Item = fan_in::StrangeArrival<K>;
+    type Error = fan_in::StrangersError;
+
+    fn receive(&mut self) -> Result<Option<fan_in::StrangeArrival<K>>, fan_in::StrangersError> {
+        if self.is_empty() {
+            return Err(fan_in::StrangersError::Nobody);
+        }
+        Ok(self.try_recv()?.map(fan_in::Strange::into_owned))
     }
 }
 
@@ -276,8 +295,10 @@ impl<S, R: Reactor> Async<S, R> {
         Ok(Async { waiting, end })
     }
 
-    /// The end itself, for what does not wait.
+    /// The end itself.
     pub fn end(&mut self) -> &mut S {
+        // It may sleep by itself, and take its announcement back; strangers may be admitted.
+        self.waiting.is_armed = false;
         &mut self.end
     }
 
@@ -309,6 +330,7 @@ impl<R: Reactor> Waiting<R> {
                 return Poll::Ready(Ok(()));
             }
             if !self.is_armed {
+                end.announce();
                 let ticket = end.bed().map(EventCount::prepare);
                 if end.is_ready_at_last() {
                     return Poll::Ready(Ok(()));
@@ -331,6 +353,7 @@ impl<R: Reactor> Waiting<R> {
             let mut peers = Vec::<&Watch>::new();
             end.peers(&mut peers);
             peers.iter().for_each(|peer| peer.pass_on());
+            hear(end);
             end.woken();
         }
         cx.waker().wake_by_ref();
@@ -346,8 +369,26 @@ impl<R: Reactor> Waiting<R> {
         if let Some(most) = end.sleep_max() {
             night.ends_within(most);
         }
-        self.bell.arm(night.words(), night.most())?;
+        let mut bells = Vec::<&Doorbell>::new();
+        end.doorbells(&mut bells);
+        let fds: Vec<_> = bells.iter().flat_map(|bell| bell.descriptors()).collect();
+        self.bell.arm_beside(night.words(), &fds, night.most())?;
         Ok(true)
+    }
+}
+
+/// Throws away what has come from hostile peers, and tells the end.
+fn hear(end: &mut dyn Source) {
+    let mut bells = Vec::<&Doorbell>::new();
+    end.doorbells(&mut bells);
+    if bells.is_empty() {
+        return;
+    }
+    let heard = Doorbell::wait_any(&bells, Some(Instant::now()));
+    for (which, heard) in heard.into_iter().enumerate() {
+        if let Some(heard) = heard {
+            end.heard(which, heard);
+        }
     }
 }
 

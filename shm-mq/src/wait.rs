@@ -1,6 +1,9 @@
 //! Waiting for another process: why it does nothing, and sleeping until it does something.
 use shm_core::backoff::Backoff;
-use std::time::Instant;
+use shm_core::event::EventCount;
+use shm_core::participants::Watch;
+use shm_core::sealed::Doorbell;
+use std::time::{Duration, Instant};
 
 /// Why the other side does nothing any more, or not yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,6 +24,62 @@ pub trait Waiter {
     /// Sleeps until the peer does something or dies: `false` once the deadline has passed.
     fn sleep(&mut self, ticket: Self::Ticket, deadline: Option<Instant>) -> bool;
 }
+
+/// Who waits beside others, in a [`WaitSet`](crate::waitset::WaitSet) or as a task: of a
+/// [`Source`](crate::waitset::Source) all but whether it is ready.
+pub trait Sleeps {
+    /// Where the peer wakes who waits.
+    fn bed(&self) -> Option<&EventCount> {
+        None
+    }
+
+    /// Adds those whose death is to wake it.
+    fn peers<'s>(&'s self, _to: &mut Vec<&'s Watch>) {}
+
+    /// So long it may sleep at most.
+    fn sleep_max(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Announces, where there is no bed, that this side is about to sleep.
+    fn announce(&mut self) {}
+
+    /// Adds what its peer rings.
+    fn doorbells<'s>(&'s self, _to: &mut Vec<&'s Doorbell>) {}
+
+    /// After a sleep that was announced.
+    fn woken(&mut self) {}
+}
+
+/// In an `impl Source`: sleeps as this field does, which [`Sleeps`].
+macro_rules! sleeps_by {
+    ($($link:ident).+) => {
+        fn bed(&self) -> Option<&shm_core::event::EventCount> {
+            $crate::wait::Sleeps::bed(&self.$($link).+)
+        }
+
+        fn peers<'s>(&'s self, to: &mut Vec<&'s shm_core::participants::Watch>) {
+            $crate::wait::Sleeps::peers(&self.$($link).+, to);
+        }
+
+        fn sleep_max(&self) -> Option<std::time::Duration> {
+            $crate::wait::Sleeps::sleep_max(&self.$($link).+)
+        }
+
+        fn announce(&mut self) {
+            $crate::wait::Sleeps::announce(&mut self.$($link).+);
+        }
+
+        fn doorbells<'s>(&'s self, to: &mut Vec<&'s shm_core::sealed::Doorbell>) {
+            $crate::wait::Sleeps::doorbells(&self.$($link).+, to);
+        }
+
+        fn woken(&mut self) {
+            $crate::wait::Sleeps::woken(&mut self.$($link).+);
+        }
+    };
+}
+pub(crate) use sleeps_by;
 
 /// One wait, in steps between which the caller looks: spin, announce, sleep.
 pub(crate) struct Pause<T> {

@@ -5,14 +5,19 @@
 #![cfg(shm_explore)]
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_mq::spsc::{LINE_BYTES, Queue, RecvError, SendError};
+use shm_core::sealed::Doorbell;
+use shm_core::trust::Hostile;
+use shm_mq::spsc::explored::Hostiles;
+use shm_mq::spsc::{LINE_BYTES, Queue, Receiver, RecvError, SendError};
 use shm_mq::waitset::{Alarm, Source, WaitSet};
-use shm_testkit::explore::{End, Me, Process, Scenario, finds, kernel};
+use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_after_a_lie, kernel};
 use std::sync::Arc;
 use std::time::Instant;
 
 struct World {
     queues: [Queue; 2],
+    /// Of process 2, to process 3.
+    hostile: Hostiles,
     members: [Arc<Member>; 3],
 }
 
@@ -34,7 +39,7 @@ fn world() -> World {
         queue.set_receiver(&members[2], members[2].id()).unwrap();
     }
     kernel::become_process(kernel::BUILDER);
-    World { queues, members }
+    World { queues, hostile: Hostiles::new(2).unwrap(), members }
 }
 
 /// Sends so many records to its queue, and says each that was taken.
@@ -166,7 +171,7 @@ fn a_lie_does_no_harm() {
 /// Planted bug: of two queues only the first one's sender is watched.
 #[test]
 fn finds_a_source_that_names_no_peers() {
-    struct Unwatched<'r>(&'r mut shm_mq::spsc::Receiver);
+    struct Unwatched<'r>(&'r mut Receiver);
     impl Source for Unwatched<'_> {
         fn is_ready(&mut self) -> bool {
             self.0.is_ready()
@@ -188,4 +193,111 @@ fn finds_a_source_that_names_no_peers() {
     let scenario =
         || scenario("unwatched").deaths(1).process(stands).process(dies).process(waits).explore();
     finds("wait", scenario);
+}
+
+/// Sends so many records to its hostile queue, and says each that was taken.
+fn stranger_sends(world: &World, count: u64) -> Process<'_> {
+    Process::new("stranger", move |me: &Me| {
+        let mut sender = world.hostile.sender(3);
+        for record in 0..count {
+            match sender.send(&[record as u8]) {
+                Ok(()) => me.say(record),
+                Err(SendError::Detached | SendError::PeerDied) => return,
+                Err(SendError::Corrupt) => return assert!(is_after_a_lie()),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    })
+}
+
+/// What became of a receiver that was said to be ready; `None`: it has ended.
+fn taken<R>(received: Result<Option<R>, RecvError>, number: impl Fn(&R) -> u64) -> Option<u64> {
+    match received {
+        Ok(Some(record)) => Some(number(&record)),
+        Err(RecvError::PeerDied | RecvError::Detached) => None,
+        other => {
+            let what = other.err();
+            assert!(is_after_a_lie(), "it was said to be ready: {what:?}");
+            None
+        }
+    }
+}
+
+/// Receives from one that it trusts and from a stranger until both have ended; says each record.
+fn waits_for_both(world: &World) -> Process<'_> {
+    Process::new("waits", move |me: &Me| {
+        let Ok(trusting) = world.queues[0].receiver(&world.members[2]) else { return };
+        let (mut trusting, mut hostile) = (Some(trusting), Some(world.hostile.receiver(2)));
+        let mut set = WaitSet::new();
+        // A liar may send without end.
+        for _ in 0..8 {
+            let mut sources: Vec<(u64, &mut dyn Source)> = Vec::new();
+            sources.extend(trusting.iter_mut().map(|end| (0, end as &mut dyn Source)));
+            sources.extend(hostile.iter_mut().map(|end| (1, end as &mut dyn Source)));
+            if sources.is_empty() {
+                return;
+            }
+            for key in set.wait(&mut sources, None).unwrap() {
+                let number = if key == 0 {
+                    let end = trusting.as_mut().expect("it was in the set");
+                    taken(end.try_recv(), |record| record.number())
+                } else {
+                    let end = hostile.as_mut().expect("it was in the set");
+                    taken(end.try_recv(), |record| record.number())
+                };
+                match number {
+                    Some(number) => me.say(key * 100 + number),
+                    None if key == 0 => trusting = None,
+                    None => hostile = None,
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn a_stranger_among_others_may_die_anywhere() {
+    let world = world();
+    let scenario = scenario("a stranger among others").deaths(2).preemptions_at_most(1);
+    let scenario = scenario.process(sends(&world, 0, 1).mortal());
+    let scenario = scenario.process(stranger_sends(&world, 1).mortal());
+    scenario.process(waits_for_both(&world)).check(all_is_received).explore();
+}
+
+#[test]
+fn a_strangers_lie_does_no_harm() {
+    let world = world();
+    let scenario = scenario("a stranger lies").lies(1).preemptions_at_most(1);
+    let sends = Process::new("sender", |_: &Me| {
+        let Ok(mut sender) = world.queues[0].sender(&world.members[0]) else { return };
+        let _ = sender.try_send(&[0]);
+    });
+    let scenario = scenario.process(sends).process(stranger_sends(&world, 1));
+    scenario.process(waits_for_both(&world)).may_all_wait(|_| ()).explore();
+}
+
+/// Planted bug: the stranger is not told that somebody sleeps.
+#[test]
+fn finds_a_source_that_does_not_announce_itself() {
+    struct Mute(Receiver<Hostile>);
+    impl Source for Mute {
+        fn is_ready(&mut self) -> bool {
+            self.0.is_ready()
+        }
+        fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+            self.0.doorbells(to);
+        }
+    }
+    let world = world();
+    let stranger = Process::new("stranger", |_: &Me| {
+        let mut sender = world.hostile.sender(3);
+        sender.send(&[0]).unwrap();
+        std::mem::forget(sender);
+    });
+    let waits = Process::new("waits", |_: &Me| {
+        let mut mute = Mute(world.hostile.receiver(2));
+        WaitSet::new().wait(&mut [((), &mut mute)], None).unwrap();
+    });
+    let stands = || Process::new("silent", |_: &Me| {});
+    finds("wait", || scenario("mute").process(stands()).process(stranger).process(waits).explore());
 }

@@ -1,13 +1,22 @@
 //! A peer that scribbles over the words of queues can neither hang a wait beyond its deadline, nor
-//! crash it; nor does one that stands in its bed and rings all the time.
+//! crash it; nor does one that stands in its bed and rings all the time, nor a hostile one that rings
+//! its socket: who waits looks in vain, and goes on waiting.
 #![cfg(not(any(shm_loom, shm_explore)))]
+mod common;
+#[path = "hostile_stream/liar.rs"]
+#[allow(dead_code, reason = "it lies about positions too")]
+mod liar;
+use liar::{ASLEEP, HEAD_WORDS, Liar, STATE, Stops, half, liar, victim_receiver, victim_sender};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_core::trust::Buggy;
-use shm_mq::spsc::Queue;
+use shm_core::sync::{AtomicU32, Ordering};
+use shm_core::trust::{Buggy, Hostile};
+use shm_mq::fan_in::Strangers;
+use shm_mq::spsc::{self, Queue};
 use shm_mq::waitset::{Descriptor, Interest, Source, WaitSet};
 use shm_mq::work::{WorkConfig, WorkQueue};
-use shm_testkit::liar::{Edge, Guarded, Liar, Scribbler, Trials};
+use shm_testkit::liar::{Edge, Guarded, Liar as Lies, Scribbler, Trials};
+use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -72,7 +81,7 @@ fn a_scribbler_hangs_no_wait() {
     for seed in trials.seeds(24) {
         let (block, mapping, me) = world();
         let image = block.outside().read();
-        let liar = Liar::new(seed, &image).with_values(&[0, 1, 2, 3, 4, u64::MAX, 1 << 32]);
+        let liar = Lies::new(seed, &image).with_values(&[0, 1, 2, 3, 4, u64::MAX, 1 << 32]);
         let bed = BEDS[seed as usize % 2];
         let liar = match seed % 3 {
             0 => liar,
@@ -88,4 +97,72 @@ fn a_scribbler_hangs_no_wait() {
     trials.finish();
     // Whose ends cannot be had, or who is told at once, is no wait.
     assert!(waited > 0);
+}
+
+/// Rings, and fills the socket, and says that it sleeps; and says nothing else.
+fn rings_all_the_time(liars: &[&Liar], stop: &AtomicU32) -> u64 {
+    let mut rings = 0;
+    while stop.load(Ordering::Relaxed) == 0 {
+        rings += 1;
+        for liar in liars {
+            liar.bell.ring();
+            liar.words[ASLEEP].store(rings, Ordering::Relaxed);
+        }
+    }
+    rings
+}
+
+/// One stranger that is a liar.
+fn a_lying_stranger() -> (Strangers<u32>, Liar) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let lying = std::thread::spawn(move || {
+        let [sender, receiver] = [b"shmqsnd\x01", b"shmqrcv\x01"].map(|m| u64::from_be_bytes(*m));
+        let (own, words) = half(sender, 512, 0);
+        liar(theirs, &own, words, sender, receiver)
+    });
+    let limits = spsc::Limits::default();
+    let end = spsc::Receiver::<Hostile>::connect(ours, limits, 0, None).unwrap();
+    let mut strangers = Strangers::new();
+    strangers.admit(7, end);
+    (strangers, lying.join().unwrap())
+}
+
+#[test]
+fn who_rings_in_vain_makes_nothing_ready_and_ends_no_wait() {
+    let (_block, mapping, me) = world();
+    let mut trusting = Queue::attach(&mapping, 0, 0).unwrap().receiver(&me).unwrap();
+    let mut trusted = Queue::attach(&mapping, 0, 0).unwrap().sender(&me).unwrap();
+    let ((mut receiver, one), (mut sender, two)) = (victim_receiver(64), victim_sender(64, 64));
+    let (mut strangers, three) = a_lying_stranger();
+    while sender.try_send(b"full").is_ok() {}
+    let (stop, mut set) = (AtomicU32::new(0), WaitSet::new());
+    let mut wait = |for_how_long: u64| {
+        let deadline = Instant::now() + Duration::from_millis(for_how_long);
+        let mut space = sender.space(4);
+        let sources: &mut [(u32, &mut dyn Source)] =
+            &mut [(1, &mut receiver), (2, &mut space), (3, &mut strangers), (4, &mut trusting)];
+        let ready = within(LIMIT, || set.wait(sources, Some(deadline))).unwrap();
+        assert_eq!(ready.is_empty(), Instant::now() >= deadline, "{ready:?}");
+        if ready.contains(&4) {
+            drop(trusting.try_recv().unwrap().unwrap());
+        }
+        ready
+    };
+    let rings = std::thread::scope(|scope| {
+        let rings = scope.spawn(|| rings_all_the_time(&[&one, &two, &three], &stop));
+        let _stops = Stops(&stop);
+        for _ in 0..20 {
+            assert_eq!(wait(10), [0_u32; 0], "nothing is there but bells");
+            trusted.send(b"true").unwrap();
+            assert_eq!(wait(60_000), [4], "others are received from");
+        }
+        drop(_stops);
+        rings.join().unwrap()
+    });
+    println!("rung {rings} times");
+    // An end that is no lie is ready at once: the one says so, the others hang up.
+    one.words[STATE].store(2, Ordering::Relaxed);
+    three.words[HEAD_WORDS].store(0, Ordering::Relaxed);
+    drop((two, three));
+    assert_eq!(wait(60_000), [1, 2, 3]);
 }

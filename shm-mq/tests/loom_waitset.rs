@@ -1,5 +1,5 @@
-//! `WaitSet` under every interleaving: of two queues none is missed, and one whose sender dies at
-//! any access is ready then too.
+//! `WaitSet` under every interleaving: of two queues none is missed, nor a stranger's among them, and
+//! one whose sender dies at any access is ready then too.
 //!
 //! The orderings are those of `EventCount`, here in front of two beds; the queues' own are shown in
 //! `loom_spsc`.
@@ -8,8 +8,11 @@ use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::{Table, process_ends};
 use shm_core::process::model::become_process;
+use shm_core::sealed::Doorbell;
 use shm_core::sync::{AtomicU32, Ordering::Relaxed};
-use shm_mq::spsc::{LINE_BYTES, Queue, RecvError};
+use shm_core::trust::Hostile;
+use shm_mq::spsc::model::{Ends, hostile};
+use shm_mq::spsc::{LINE_BYTES, Queue, Receiver, RecvError};
 use shm_mq::waitset::{Source, WaitSet};
 use shm_testkit::model::{self, Deaths, thread::spawn};
 
@@ -162,5 +165,95 @@ fn a_sender_dies(fuel: u32, deaths: &Deaths) {
 fn a_sender_may_die_anywhere() {
     let tried = model::every_death_bounded(Some(1), a_sender_dies);
     println!("waitset, a sender dies: {tried:?}");
+    assert!(tried.deaths > 0);
+}
+
+/// A hostile queue's receiver that does not say that it is about to sleep.
+struct Mute(Receiver<Hostile>);
+
+impl Source for Mute {
+    fn is_ready(&mut self) -> bool {
+        self.0.is_ready()
+    }
+
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        self.0.doorbells(to);
+    }
+}
+
+/// Waits for something from a stranger, and for a condition that nobody brings about.
+fn wait_for_a_stranger(set: &mut WaitSet, nothing: &mut Flag, end: &mut dyn Source) {
+    let ready = set.wait(&mut [(0, nothing), (1, end)], None).unwrap();
+    assert_eq!(ready, [1], "the other one has nothing to say");
+}
+
+/// A stranger sends a record, and stays.
+fn a_stranger_sends(is_mute: bool) {
+    let Ends { mut sender, mut receiver, .. } = hostile(2).unwrap();
+    let sending = spawn(move || {
+        sender.send(b"1").unwrap();
+        sender
+    });
+    let (mut set, mut nothing) =
+        (WaitSet::new(), Flag { two: two(), number: 0, looks_once: false });
+    if is_mute {
+        let mut mute = Mute(receiver);
+        wait_for_a_stranger(&mut set, &mut nothing, &mut mute);
+        receiver = mute.0;
+    } else {
+        wait_for_a_stranger(&mut set, &mut nothing, &mut receiver);
+    }
+    assert_eq!(*receiver.try_recv().unwrap().unwrap(), *b"1");
+    drop(sending.join().unwrap());
+}
+
+#[test]
+fn a_strangers_ring_is_not_missed() {
+    println!("waitset, a stranger sends: {:?}", model::check(|| a_stranger_sends(false)));
+}
+
+/// Planted bug: who waits for strangers does not announce itself.
+#[test]
+fn finds_a_source_that_does_not_announce_itself() {
+    model::finds("deadlock", || {
+        model::check(|| a_stranger_sends(true));
+    });
+}
+
+/// A stranger that may die at any access: what it sent is ready, and then its end is.
+fn a_stranger_dies(fuel: u32, deaths: &Deaths) {
+    let Ends { mut sender, sender_held, mut receiver, .. } = hostile(2).unwrap();
+    let deaths = deaths.clone();
+    let sending = spawn(move || {
+        // It leaves at its end.
+        let sent = model::mortal(fuel, move || sender.send(b"1").unwrap());
+        if sent.is_none() {
+            deaths.died();
+            sender_held.ends();
+        }
+        sent.is_some()
+    });
+    let (mut set, mut nothing) =
+        (WaitSet::new(), Flag { two: two(), number: 0, looks_once: false });
+    let mut received = 0;
+    let end = loop {
+        wait_for_a_stranger(&mut set, &mut nothing, &mut receiver);
+        match receiver.try_recv() {
+            Ok(Some(record)) => received += u32::from(*record == *b"1"),
+            Ok(None) => panic!("it was said to be ready"),
+            Err(end) => break end,
+        }
+    };
+    match (sending.join().unwrap(), end) {
+        (true, RecvError::Detached) => assert_eq!(received, 1, "a record is lost"),
+        (false, RecvError::PeerDied | RecvError::Detached) => assert!(received <= 1),
+        (lives, end) => panic!("{lives}, {end}"),
+    }
+}
+
+#[test]
+fn a_stranger_may_die_anywhere() {
+    let tried = model::every_death_bounded(Some(1), a_stranger_dies);
+    println!("waitset, a stranger dies: {tried:?}");
     assert!(tried.deaths > 0);
 }

@@ -5,16 +5,19 @@ mod fan_common;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use shm_core::bell::Bell;
 use shm_core::participants::Table;
+use shm_core::trust::Hostile;
 use shm_core::{mapping::Mapping, participants::Member};
-use shm_mq::fan_in::{Arrival, Why};
-use shm_mq::futures::{Async, AsyncError, Reactor};
+use shm_mq::fan_in::{Arrival, StrangeArrival, Strangers, StrangersError, Why};
+use shm_mq::futures::{Async, AsyncError, Reactor, Receives, Sends};
 use shm_mq::rpc::{Rpc, RpcConfig};
-use shm_mq::spsc::{Queue, Receiver, RecvError, SendError, Sender};
+use shm_mq::spsc::{Limits, Queue, Receiver, RecvError, SendError, Sender};
+use shm_mq::stream;
 use shm_mq::work::{WorkConfig, WorkQueue};
 use shm_testkit::watchdog::within;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -346,5 +349,131 @@ fn a_call_is_awaited_at_both_ends() {
             request.answer(b"seven").unwrap();
         };
         tokio::join!(asks, serves);
+    });
+}
+
+/// Both ends of a hostile queue of records.
+fn hostile_queue() -> (Sender<Hostile>, Receiver<Hostile>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let receives = || Receiver::<Hostile>::connect(theirs, Limits::default(), 0, None);
+    let receiving = std::thread::spawn(receives);
+    let sender = Sender::<Hostile>::connect(ours, RING_BYTES, 0, None).unwrap();
+    (sender, receiving.join().unwrap().unwrap())
+}
+
+/// Both ends of a hostile stream.
+fn hostile_stream() -> (stream::Sender<Hostile>, stream::Receiver<Hostile>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let receives = || stream::Receiver::<Hostile>::connect(theirs, Limits::default(), None);
+    let receiving = std::thread::spawn(receives);
+    let sender = stream::Sender::<Hostile>::connect(ours, RING_BYTES, None).unwrap();
+    (sender, receiving.join().unwrap().unwrap())
+}
+
+/// Numbers go from one end to the other; who has sent all leaves.
+async fn numbers_arrive<S, R>(to: S, from: R, bell: fn() -> Bell)
+where
+    S: Sends<Error: std::fmt::Debug> + Send + 'static,
+    R: Receives<Item = Vec<u8>, Error: std::fmt::Debug> + Send + 'static,
+{
+    const COUNT: u32 = 1000;
+    let (mut to, mut from) = (wait_for(to, bell), wait_for(from, bell));
+    let sends = tokio::spawn(async move {
+        for number in 0..COUNT {
+            to.send(&number.to_ne_bytes()).await.unwrap();
+            if number % 250 == 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+    for number in 0..COUNT {
+        assert_eq!(from.recv().await.unwrap(), number.to_ne_bytes());
+    }
+    assert!(from.recv().await.is_err(), "it has left");
+    sends.await.unwrap();
+}
+
+#[test]
+fn strangers_records_arrive_and_messages() {
+    everywhere(|_, bell| async move {
+        let (to, from) = hostile_queue();
+        numbers_arrive(to, from, bell).await;
+        let (to, from) = hostile_stream();
+        numbers_arrive(to, from, bell).await;
+    });
+}
+
+#[test]
+fn who_waits_for_a_stranger_learns_of_its_end() {
+    everywhere(|_, bell| async move {
+        let (mut sender, receiver) = hostile_queue();
+        let mut from = wait_for(receiver, bell);
+        assert!(from.recv().now_or_never().is_none(), "armed, and dropped");
+        // Who sleeps by itself meanwhile takes back what was announced.
+        let soon = std::time::Instant::now() + Duration::from_millis(1);
+        assert_eq!(from.end().recv_deadline(soon).err(), Some(RecvError::TimedOut));
+        let sends = tokio::spawn(async move {
+            tokio::time::sleep(SHORT).await;
+            sender.send(b"last").unwrap();
+            tokio::time::sleep(SHORT).await;
+            drop(sender);
+        });
+        assert_eq!(from.recv().await.unwrap(), b"last");
+        let end = from.recv().await;
+        assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+        sends.await.unwrap();
+        let (sender, receiver) = hostile_queue();
+        let mut to = wait_for(sender, bell);
+        while to.send(&[7; 100]).now_or_never().is_some() {}
+        let leaves = tokio::spawn(async move {
+            tokio::time::sleep(SHORT).await;
+            drop(receiver);
+        });
+        let end = to.send(&[7; 100]).await;
+        assert!(matches!(end, Err(AsyncError::Queue(SendError::Detached))), "{end:?}");
+        leaves.await.unwrap();
+    });
+}
+
+#[test]
+fn records_of_many_strangers_arrive_and_their_ends() {
+    const COUNT: u8 = 50;
+    everywhere(|_, bell| async move {
+        let mut strangers = Strangers::new();
+        let senders = [0_usize, 1, 2].map(|key| {
+            let (sender, receiver) = hostile_queue();
+            strangers.admit(key, receiver);
+            sender
+        });
+        let mut stream = wait_for(strangers, bell).into_stream();
+        for sender in senders {
+            let mut to = wait_for(sender, bell);
+            tokio::spawn(async move {
+                for number in 0..COUNT {
+                    to.send(&[number; 56]).await.unwrap();
+                    if number == 20 {
+                        tokio::time::sleep(SHORT).await;
+                    }
+                }
+            });
+        }
+        let (mut next, mut ended) = ([0; 3], 0);
+        loop {
+            match stream.next().await.unwrap() {
+                Ok(StrangeArrival::Record { from, number, bytes }) => {
+                    let next = &mut next[from];
+                    assert_eq!((number, &*bytes), (u64::from(*next), [*next; 56].as_slice()));
+                    *next += 1;
+                }
+                Ok(StrangeArrival::End { received, why, .. }) => {
+                    assert_eq!((received, why), (COUNT.into(), Why::Left));
+                    ended += 1;
+                }
+                Err(AsyncError::Queue(end)) => break assert_eq!(end, StrangersError::Nobody),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((next, ended), ([COUNT; 3], 3));
+        assert!(stream.next().await.is_none());
     });
 }

@@ -1,10 +1,15 @@
 //! One who waits for many things at once is woken by each of them: by what arrives, by room, by a
 //! death, by a time, by a descriptor; and not hindered by one who stands still.
 #![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "proc_common/peer.rs"]
+#[allow(dead_code, reason = "nobody counts here")]
+mod peer;
 use dsm::backend::{self, Backend, Place};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use shm_mq::spsc::{Queue, Receiver, RecvError};
+use shm_core::trust::Hostile;
+use shm_mq::fan_in::{Strange, Strangers, Why};
+use shm_mq::spsc::{self, Limits, Queue, Receiver, RecvError};
 use shm_mq::stream::{self, Stream};
 use shm_mq::waitset::{Alarm, Descriptor, Interest, Source, WaitError, WaitSet};
 use shm_mq::work::{WorkConfig, WorkQueue};
@@ -104,7 +109,7 @@ impl Drop for World {
     }
 }
 
-shm_testkit::children! { sends_when_told, asks_nothing, forks }
+shm_testkit::children! { sends_when_told, stranger, takes_when_told, asks_nothing, forks }
 
 fn sends_when_told(args: &[String]) {
     let world = World::attach(args);
@@ -112,6 +117,29 @@ fn sends_when_told(args: &[String]) {
     tell_parent("attached");
     while parent_says() == "send" {
         sender.send(b"told").unwrap();
+    }
+}
+
+/// As that, through a hostile queue.
+fn stranger(args: &[String]) {
+    let socket = peer::given(args, 0).into();
+    let mut sender = spsc::Sender::<Hostile>::connect(socket, 1024, 0, None).unwrap();
+    tell_parent("attached");
+    while parent_says() == "send" {
+        sender.send(b"told").unwrap();
+    }
+}
+
+/// Takes a message of a hostile stream when it is told to.
+fn takes_when_told(args: &[String]) {
+    let socket = peer::given(args, 0).into();
+    let limits = Limits::default();
+    let mut receiver = stream::Receiver::<Hostile>::connect(socket, limits, None).unwrap();
+    tell_parent("attached");
+    while parent_says() == "take" {
+        drop(receiver.recv().unwrap());
+        // Who sleeps is told of it by who finds nothing more.
+        let _ = receiver.try_recv();
     }
 }
 
@@ -193,6 +221,117 @@ fn a_stopped_one_hinders_nobody() {
     children[0].say("send");
     children[0].cont();
     assert_eq!(within(LIMIT, || wait(&mut receivers, None, None)), [0]);
+}
+
+/// A child that is a stranger, and our end of its queue.
+fn a_stranger() -> (Child, Receiver<Hostile>) {
+    let mut peer = peer::spawn("stranger", 0);
+    let socket = peer.socket.take().unwrap();
+    let connect = || Receiver::<Hostile>::connect(socket, Limits::default(), 0, None);
+    let end = within(LIMIT, connect).unwrap();
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    (peer.child, end)
+}
+
+/// What is waited for together with strangers: a queue of one that is trusted (0), one of a
+/// stranger (1), many strangers (2), a timer (3). Each end is told of once.
+struct Mixed {
+    trusting: Option<Receiver>,
+    hostile: Option<Receiver<Hostile>>,
+    strangers: Strangers<u32>,
+    set: WaitSet,
+}
+
+impl Mixed {
+    fn wait(&mut self, timeout: Duration) -> Vec<u32> {
+        let mut timer = Alarm::at(Instant::now() + timeout);
+        let mut sources: Vec<(u32, &mut dyn Source)> =
+            vec![(2, &mut self.strangers), (3, &mut timer)];
+        sources.extend(self.trusting.iter_mut().map(|end| (0, end as &mut dyn Source)));
+        sources.extend(self.hostile.iter_mut().map(|end| (1, end as &mut dyn Source)));
+        within(2 * LIMIT, || self.set.wait(&mut sources, None)).unwrap()
+    }
+
+    /// Takes what is ready: whether it is a record.
+    fn take(&mut self, key: u32) -> bool {
+        let told = match key {
+            0 => self.trusting.as_mut().unwrap().try_recv().map(|record| record.unwrap().to_vec()),
+            1 => self.hostile.as_mut().unwrap().try_recv().map(|record| record.unwrap().to_vec()),
+            _ => match self.strangers.try_recv().unwrap().unwrap() {
+                Strange::Record(_, record) => Ok(record.to_vec()),
+                Strange::End { why, received, .. } => {
+                    assert_eq!((why, received), (Why::Died, 3));
+                    return false;
+                }
+            },
+        };
+        match told {
+            Ok(record) => assert_eq!(record, b"told"),
+            Err(end) => {
+                assert_eq!(end, RecvError::PeerDied);
+                self.trusting.take_if(|_| key == 0);
+                self.hostile.take_if(|_| key == 1);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[test]
+fn strangers_are_waited_for_beside_others() {
+    let world = World::create();
+    let mut children = vec![(0, world.child(0))];
+    let (child, hostile) = a_stranger();
+    children.push((1, child));
+    let mut strangers = Strangers::new();
+    for name in [20, 21] {
+        let (child, end) = a_stranger();
+        strangers.admit(name, end);
+        children.push((2, child));
+    }
+    let (trusting, hostile, set) = (Some(world.receiver(0)), Some(hostile), WaitSet::new());
+    let mut all = Mixed { trusting, hostile, strangers, set };
+    assert_eq!(all.wait(SHORT), [3], "nobody says anything");
+    for _ in 0..3 {
+        for (key, child) in &mut children {
+            assert_eq!(soon(|| child.say("send"), || all.wait(LIMIT)), [*key]);
+            assert!(all.take(*key));
+        }
+    }
+    assert_eq!(all.wait(SHORT), [3], "all is received");
+    // One that stands still hinders nobody, and is no end.
+    children[1].1.stop();
+    assert_eq!(all.wait(SHORT), [3]);
+    for (key, mut child) in children {
+        assert_eq!(soon(|| child.kill(), || all.wait(LIMIT)), [key]);
+        assert!(!all.take(key), "an end");
+        assert_eq!(all.wait(SHORT), [3], "the others live");
+    }
+    assert!(all.strangers.is_empty());
+}
+
+#[test]
+fn room_in_a_strangers_stream_is_waited_for_and_its_end() {
+    let mut peer = peer::spawn("takes_when_told", 0);
+    let socket = peer.socket.take().unwrap();
+    let connect = || stream::Sender::<Hostile>::connect(socket, 64, None);
+    let mut sender = within(LIMIT, connect).unwrap();
+    assert_eq!(peer.child.hear(LIMIT), "attached");
+    let mut set = WaitSet::new();
+    let mut wait = |sender: &mut stream::Sender<Hostile>, deadline| {
+        let ready = within(2 * LIMIT, || set.wait(&mut [((), &mut sender.space(56))], deadline));
+        !ready.unwrap().is_empty()
+    };
+    for _ in 0..3 {
+        assert!(wait(&mut sender, None));
+        sender.try_send(&[1; 56]).unwrap();
+        assert!(!wait(&mut sender, Some(Instant::now() + SHORT)), "it is full");
+        assert!(soon(|| peer.child.say("take"), || wait(&mut sender, None)));
+    }
+    sender.try_send(&[1; 56]).unwrap();
+    assert!(soon(|| peer.child.kill(), || wait(&mut sender, None)));
+    assert_eq!(sender.try_send(b"1"), Err(stream::SendError::PeerDied));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::mem::ManuallyDrop;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,13 @@ impl Doorbell {
         }
     }
 
+    /// What there is to poll for who sleeps on other things beside: where one of these can be read,
+    /// or has hung up (`POLLIN`, `POLLRDHUP`), [`wait_any`](Doorbell::wait_any) says at once what
+    /// it is.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.socket.as_fd()).chain(self.peer.as_ref().map(AsFd::as_fd))
+    }
+
     /// What to poll: the socket, and the peer's process if it is known.
     fn entries(&self) -> (PollFd<'_>, Option<PollFd<'_>>) {
         let socket = PollFd::new(&*self.socket, PollFlags::IN | PollFlags::RDHUP);
@@ -174,7 +181,7 @@ impl Drop for Doorbell {
 }
 
 impl AsFd for Doorbell {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }

@@ -2,7 +2,7 @@
 //! socket. The kernel does not lie; that a process is dead it says of its own.
 use crate::futex::Futex;
 use crate::mapping::{Mapped, Mapping};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU32, Ordering};
 use relptr::shm_sync;
 use shm_testkit::explore::kernel::{self, Slept};
 use std::os::fd::OwnedFd;
@@ -75,14 +75,13 @@ impl Doorbell {
 
     /// As the system's.
     pub fn is_gone(&self) -> bool {
-        let hung_up = self.ears.hung_up[self.me].word().look_again();
-        hung_up == Some(1) || kernel::is_dead(self.peer)
+        self.hung_up().look_again() == Some(1) || kernel::is_dead(self.peer)
     }
 
     /// As the system's; there is no time.
     pub fn wait(&self, deadline: Option<Instant>) -> Heard {
-        let words = [&self.ears.rung, &self.ears.hung_up].map(|ears| (ears[self.me].word(), 0));
-        let slept = kernel::sleep_beside(self.peer, &words, deadline.is_some());
+        let words = [(self.rung(), 0), (self.hung_up(), 0)];
+        let slept = kernel::sleep_beside(&[self.peer], &words, deadline.is_some());
         match slept {
             _ if self.is_gone() => Heard::Gone,
             Slept::TimedOut => Heard::TimedOut,
@@ -93,29 +92,47 @@ impl Doorbell {
         }
     }
 
-    /// Of those that have one peer: no exploration has others.
+    /// As the system's.
     pub fn wait_any(bells: &[&Doorbell], deadline: Option<Instant>) -> Vec<Option<Heard>> {
-        let Some(first) = bells.first() else { return Vec::new() };
-        assert!(bells.iter().all(|bell| bell.peer == first.peer), "two peers");
-        let ears = bells.iter().flat_map(|bell| {
-            [&bell.ears.rung, &bell.ears.hung_up].map(|ears| (ears[bell.me].word(), 0))
-        });
-        let words: Vec<_> = ears.collect();
-        let slept = kernel::sleep_beside(first.peer, &words, deadline.is_some());
-        let heard = |bell: &&Doorbell| match slept {
-            _ if bell.is_gone() => Heard::Gone,
-            Slept::TimedOut => Heard::TimedOut,
-            Slept::Woken => {
+        Doorbell::wait_beside(bells, &[], deadline)
+    }
+
+    /// As [`wait_any`](Doorbell::wait_any), and while each of `words` is as expected, until one of
+    /// them is woken.
+    pub fn wait_beside(
+        bells: &[&Doorbell],
+        words: &[(&Futex, u32)],
+        deadline: Option<Instant>,
+    ) -> Vec<Option<Heard>> {
+        let ears = bells.iter().flat_map(|bell| [bell.rung(), bell.hung_up()]);
+        let words = words.iter().map(|(word, expected)| (word.word(), *expected));
+        let words: Vec<_> = ears.map(|ear| (ear, 0)).chain(words).collect();
+        let peers: Vec<u32> = bells.iter().map(|bell| bell.peer).collect();
+        kernel::sleep_beside(&peers, &words, deadline.is_some());
+        let heard = |bell: &&Doorbell| {
+            if bell.is_gone() {
+                return Some(Heard::Gone);
+            }
+            let is_rung = bell.rung().look_again() == Some(1);
+            is_rung.then(|| {
                 bell.drain();
                 Heard::Bell
-            }
+            })
         };
-        bells.iter().map(|bell| Some(heard(bell))).collect()
+        bells.iter().map(heard).collect()
     }
 
     /// Throws away what has come.
     pub(super) fn drain(&self) {
-        self.ears.rung[self.me].word().store(0, Ordering::Relaxed);
+        self.rung().store(0, Ordering::Relaxed);
+    }
+
+    fn rung(&self) -> &AtomicU32 {
+        self.ears.rung[self.me].word()
+    }
+
+    fn hung_up(&self) -> &AtomicU32 {
+        self.ears.hung_up[self.me].word()
     }
 }
 

@@ -107,8 +107,19 @@ impl Doorbell {
 
     /// As the system's.
     pub fn wait_any(bells: &[&Doorbell], deadline: Option<Instant>) -> Vec<Option<Heard>> {
+        Doorbell::wait_beside(bells, &[], deadline)
+    }
+
+    /// As [`wait_any`](Doorbell::wait_any), and while each of `words` is as expected, until one of
+    /// them is woken.
+    pub fn wait_beside(
+        bells: &[&Doorbell],
+        words: &[(&Futex, u32)],
+        deadline: Option<Instant>,
+    ) -> Vec<Option<Heard>> {
         let ears = bells.iter().map(|bell| bell.held.mine());
-        let words: Vec<_> = ears.flat_map(|ear| [(&ear.rung, 0), (&ear.ended, 0)]).collect();
+        let ears = ears.flat_map(|ear| [(&ear.rung, 0), (&ear.ended, 0)]);
+        let words: Vec<_> = ears.chain(words.iter().copied()).collect();
         Futex::wait_any(&words, deadline);
         let heard = |bell: &&Doorbell| {
             let Ear { rung, ended } = bell.held.mine();

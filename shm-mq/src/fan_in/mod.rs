@@ -81,7 +81,7 @@ mod strangers;
 pub use crate::spsc::{AttachError, LINE_BYTES, Reserved, SendError, Sender};
 pub use receiver::{Arrival, End, Event, Receiver, Record, RecvError, Why};
 
-pub use strangers::{Strange, Strangers, StrangersError};
+pub use strangers::{Strange, StrangeArrival, Strangers, StrangersError};
 
 use crate::spsc::{Bell, Hub, Queue, Seat, take};
 use crate::stream::OneMapping;

@@ -27,7 +27,8 @@
 //! If the receiver dies, each sender has `PeerDied`; nothing else is left of it.
 use super::Why;
 use crate::spsc::{Receiver, Record, RecvError};
-use crate::wait::Waiter;
+use crate::wait::Sleeps;
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, Heard};
@@ -119,6 +120,43 @@ pub enum Strange<'r, K> {
         /// How many of its records were received.
         received: u64,
     },
+}
+
+/// What has come from strangers, let go of: see [`Strange::into_owned`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StrangeArrival<K> {
+    /// A record.
+    Record {
+        /// Whose.
+        from: K,
+        /// How many of its were before it.
+        number: u64,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A sender sends no more, and all it sent has been received.
+    End {
+        /// Whose.
+        from: K,
+        /// How it ended.
+        why: Why,
+        /// How many of its records were received.
+        received: u64,
+    },
+}
+
+impl<K: Clone> Strange<'_, K> {
+    /// The same, of which nothing lies in a queue: a record is released.
+    pub fn into_owned(self) -> StrangeArrival<K> {
+        match self {
+            Strange::Record(from, record) => StrangeArrival::Record {
+                from: from.clone(),
+                number: record.number(),
+                bytes: record.to_vec(),
+            },
+            Strange::End { from, why, received } => StrangeArrival::End { from, why, received },
+        }
+    }
 }
 
 /// What a look at a lane has found.
@@ -249,34 +287,67 @@ impl<K> Strangers<K> {
             }
             if is_announced {
                 is_announced = false;
-                if let Some(found) = self.sleep(deadline) {
-                    return Ok(found);
-                }
+                self.sleep(deadline);
                 is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
                 backoff.reset();
             } else if !backoff.snooze() {
                 // Look at all once more after this.
-                self.lanes.iter_mut().for_each(|lane| lane.end.wire().prepare());
+                self.announce();
                 is_announced = true;
             }
         }
     }
 
-    /// Sleeps until somebody does something, or dies. What it finds where somebody has died.
-    fn sleep(&mut self, deadline: Option<Instant>) -> Option<(usize, Found)> {
-        let bells: Vec<&Doorbell> =
-            self.lanes.iter_mut().map(|lane| lane.end.wire().bell()).collect();
+    /// Sleeps until somebody does something, or dies.
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let mut bells = Vec::with_capacity(self.lanes.len());
+        self.doorbells(&mut bells);
         let heard = Doorbell::wait_any(&bells, deadline);
-        self.lanes.iter_mut().for_each(|lane| lane.end.wire().withdraw());
-        let gone = heard.iter().position(|heard| *heard == Some(Heard::Gone))?;
-        Some((gone, self.lanes[gone].look_closer()?))
+        for (which, heard) in heard.into_iter().enumerate() {
+            self.heard(which, heard.unwrap_or(Heard::TimedOut));
+        }
+        self.woken();
+    }
+}
+
+/// Ready where [`try_recv`](Strangers::try_recv) gives a record, or an end, or an error. While
+/// nobody is admitted it is not.
+impl<K> Source for Strangers<K> {
+    fn is_ready(&mut self) -> bool {
+        !matches!(self.find(), Ok(None)) || self.step_of_tour().is_some()
+    }
+
+    fn is_ready_at_last(&mut self) -> bool {
+        // Of ends the sleep tells.
+        !matches!(self.find(), Ok(None))
+    }
+
+    fn announce(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.end.wire_mut().announce());
+    }
+
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        self.lanes.iter().for_each(|lane| lane.end.wire().doorbells(to));
+    }
+
+    fn heard(&mut self, which: usize, heard: Heard) {
+        if heard == Heard::Gone
+            && let Some(lane) = self.lanes.get_mut(which)
+        {
+            // The next look finds it.
+            lane.end.wire_mut().gone();
+        }
+    }
+
+    fn woken(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.end.wire_mut().woken());
     }
 }
 
 impl<K> Lane<K> {
     fn look(&mut self) -> Option<Found> {
         match self.end.find() {
-            Ok(None) if self.end.wire().says_that_it_left() => self.look_closer(),
+            Ok(None) if self.end.wire().may_have_ended() => self.look_closer(),
             found => Lane::<K>::found(found),
         }
     }

@@ -1,6 +1,6 @@
 //! What joins the two sides: own words, the other's words, the bell.
 use super::shared::{DETACHED, Half};
-use crate::wait::{Missing, Waiter};
+use crate::wait::{Missing, Sleeps, Waiter};
 use shm_core::mapping::Mapped;
 use shm_core::sealed::{Doorbell, Heard};
 use shm_core::sync::{Ordering, fence};
@@ -95,14 +95,10 @@ impl Wire {
         self.gone
     }
 
-    /// For who sleeps on many bells.
-    pub(crate) fn bell(&self) -> &Doorbell {
-        &self.bell
-    }
-
-    /// After a sleep that was announced.
-    pub(crate) fn withdraw(&self) {
-        self.own.asleep.withdraw();
+    /// Whether the peer is known to be [gone](Wire::gone), or says so: one load.
+    #[inline]
+    pub(crate) fn may_have_ended(&self) -> bool {
+        self.gone.is_some() || self.says_that_it_left()
     }
 
     fn look(&self) -> Option<Missing> {
@@ -118,6 +114,20 @@ impl Wire {
     }
 }
 
+impl Sleeps for Wire {
+    fn announce(&mut self) {
+        self.prepare();
+    }
+
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        to.push(&self.bell);
+    }
+
+    fn woken(&mut self) {
+        self.own.asleep.withdraw();
+    }
+}
+
 impl Waiter for Wire {
     type Ticket = ();
 
@@ -128,7 +138,7 @@ impl Waiter for Wire {
 
     fn sleep(&mut self, (): (), deadline: Option<Instant>) -> bool {
         let heard = self.bell.wait(deadline);
-        self.withdraw();
+        self.woken();
         heard != Heard::TimedOut && deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }

@@ -180,7 +180,12 @@ impl Receiver<Hostile> {
 
 impl Receiver<Hostile> {
     /// Its sender, and the words between the two.
-    pub(crate) fn wire(&mut self) -> &mut Wire {
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.cursor.link
+    }
+
+    /// To ask it, and to sleep.
+    pub(crate) fn wire_mut(&mut self) -> &mut Wire {
         &mut self.cursor.link
     }
 }

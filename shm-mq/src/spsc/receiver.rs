@@ -6,12 +6,11 @@ use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::hand_back::HandBack;
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause};
+use crate::wait::{Missing, Pause, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
-use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Watch};
+use shm_core::participants::Member;
 use shm_core::process::ForkGuard;
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -19,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Why no record was received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -302,7 +301,7 @@ impl<T: Level> Receiver<T> {
 }
 
 /// Ready where [`try_recv`](Receiver::try_recv) gives a record, or an error.
-impl<T: OneMapping> Source for Receiver<T> {
+impl<T: Level> Source for Receiver<T> {
     fn is_ready(&mut self) -> bool {
         let found = match self.find() {
             Ok(None) => self.find_before_the_end(),
@@ -311,17 +310,7 @@ impl<T: OneMapping> Source for Receiver<T> {
         !matches!(found, Ok(None))
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(self.cursor.link.my_bed())
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.cursor.link.living());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.cursor.link.sleep_max()
-    }
+    sleeps_by!(cursor.link);
 }
 
 impl<T: Level> Cursor<T> {

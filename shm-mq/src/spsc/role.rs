@@ -4,7 +4,7 @@ use super::bell::Bell;
 use super::lane::Hub;
 use super::level::Link;
 use super::shared::{Seat, Shared, Told};
-use crate::wait::{Missing, Pause, Waiter};
+use crate::wait::{Missing, Pause, Sleeps, Waiter};
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::Mapped;
 use shm_core::participants::{self, Member, ParticipantId, Watch};
@@ -252,13 +252,6 @@ impl Peer {
     pub(super) fn living(&self) -> Option<&Watch> {
         self.watch.as_ref().filter(|watch| !watch.is_dead())
     }
-
-    /// So long we may sleep at most.
-    pub(super) fn sleep_max(&self) -> Option<Duration> {
-        // It wakes us, or dies.
-        let is_sure = self.side == Side::Sender && self.living().is_some();
-        (!is_sure).then_some(LOOKED_EVERY)
-    }
 }
 
 impl Link for Peer {
@@ -309,6 +302,22 @@ impl Link for Peer {
 
     fn leave(&mut self) {
         Peer::leave(self);
+    }
+}
+
+impl Sleeps for Peer {
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.my_bed())
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        // It wakes us, or dies.
+        let is_sure = self.side == Side::Sender && self.living().is_some();
+        (!is_sure).then_some(LOOKED_EVERY)
     }
 }
 

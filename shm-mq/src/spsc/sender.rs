@@ -5,12 +5,11 @@ use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause};
+use crate::wait::{Missing, Pause, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::Draft;
-use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Watch};
+use shm_core::participants::Member;
 use shm_core::process::ForkGuard;
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -18,7 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Why a record was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -168,16 +167,6 @@ impl<T: OneMapping> Sender<T> {
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
         Ok(self.cursor.link.wait_until_open(deadline)?)
     }
-
-    /// Room for a record of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
-    pub fn space(&mut self, len: usize) -> Space<'_, T> {
-        Space { sender: self, len }
-    }
-
-    /// Why the receiver does nothing any more, if so.
-    pub(crate) fn end(&mut self) -> Option<SendError> {
-        self.cursor.link.gone().map(SendError::from)
-    }
 }
 
 impl<T: Level> Sender<T> {
@@ -319,17 +308,27 @@ impl<T: Level> Sender<T> {
         };
         Ok(Some(Reserved { bytes, room, len, lines: &self.lines, cursor: &mut self.cursor }))
     }
+
+    /// Room for a record of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self, len: usize) -> Space<'_, T> {
+        Space { sender: self, len }
+    }
+
+    /// Why the receiver does nothing any more, if so.
+    pub(crate) fn end(&mut self) -> Option<SendError> {
+        self.cursor.link.gone().map(SendError::from)
+    }
 }
 
 /// Ready where [`try_send`](Sender::try_send) takes a record of so many bytes, or where waiting for
 /// room is an error: made by [`Sender::space`].
 #[derive(Debug)]
-pub struct Space<'s, T: OneMapping = Crashing> {
+pub struct Space<'s, T: Level = Crashing> {
     sender: &'s mut Sender<T>,
     len: usize,
 }
 
-impl<T: OneMapping> Source for Space<'_, T> {
+impl<T: Level> Source for Space<'_, T> {
     fn is_ready(&mut self) -> bool {
         let Sender { lines, cursor } = self.sender;
         if !matches!(cursor.room(self.len), Ok(None)) {
@@ -339,17 +338,7 @@ impl<T: OneMapping> Source for Space<'_, T> {
         self.sender.end().is_some()
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(self.sender.cursor.link.my_bed())
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.sender.cursor.link.living());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.sender.cursor.link.sleep_max()
-    }
+    sleeps_by!(sender.cursor.link);
 }
 
 impl<T: Level> Cursor<T> {

@@ -3,7 +3,7 @@ use super::frame::MESSAGE_BYTES_MAX;
 use super::level::Link;
 use super::shared::{CLOSED, DETACHED, OPEN, Role, Shared};
 use super::{AttachError, RoleTaken};
-use crate::wait::{Missing, Pause, Waiter};
+use crate::wait::{Missing, Pause, Sleeps, Waiter};
 use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::Mapped;
 use shm_core::participants::{self, Member, ParticipantId, Watch};
@@ -167,16 +167,6 @@ impl Peer {
     pub(super) fn my_bed(&self) -> &EventCount {
         self.shared.bed(self.side.other())
     }
-
-    /// The other side, once it has a name, to sleep on its life.
-    pub(super) fn named(&self) -> Option<&Watch> {
-        self.watch.as_ref()
-    }
-
-    /// So long we may sleep at most.
-    pub(super) fn sleep_max(&self) -> Option<Duration> {
-        self.watch.is_none().then_some(UNNAMED_LOOKED_EVERY)
-    }
 }
 
 impl Link for Peer {
@@ -237,6 +227,21 @@ impl Link for Peer {
             self.gone = self.look();
         }
         self.gone
+    }
+}
+
+impl Sleeps for Peer {
+    fn bed(&self) -> Option<&EventCount> {
+        Some(self.my_bed())
+    }
+
+    /// The other side, once it has a name, to sleep on its life.
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(&self.watch);
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.watch.is_none().then_some(UNNAMED_LOOKED_EVERY)
     }
 }
 

@@ -6,12 +6,11 @@ use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
 use crate::hand_back::HandBack;
-use crate::wait::{Missing, Pause};
+use crate::wait::{Missing, Pause, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
-use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Watch};
+use shm_core::participants::Member;
 use shm_core::poison;
 use shm_core::process::{ForkGuard, ProcessId};
 use shm_core::trust::Crashing;
@@ -371,7 +370,7 @@ impl<T: Level> Receiver<T> {
 
 /// Ready where [`try_recv`](Receiver::try_recv) gives a message, or another error than
 /// [`WouldBlock`](RecvError::WouldBlock).
-impl<T: OneMapping> Source for Receiver<T> {
+impl<T: Level> Source for Receiver<T> {
     fn is_ready(&mut self) -> bool {
         let found = match self.find() {
             Ok(false) => self.find_again(),
@@ -380,17 +379,7 @@ impl<T: OneMapping> Source for Receiver<T> {
         found != Err(RecvError::WouldBlock)
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(self.cursor.link.my_bed())
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.cursor.link.named());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.cursor.link.sleep_max()
-    }
+    sleeps_by!(cursor.link);
 }
 
 impl<T: Level> Cursor<T> {

@@ -5,11 +5,10 @@ use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
-use crate::wait::{Missing, Pause};
+use crate::wait::{Missing, Pause, sleeps_by};
 use crate::waitset::Source;
-use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::participants::{Member, Watch};
+use shm_core::participants::Member;
 use shm_core::process::{ForkGuard, ProcessId};
 use shm_core::trust::Crashing;
 use std::cell::Cell;
@@ -175,11 +174,6 @@ impl<T: OneMapping> Sender<T> {
     pub fn wait_for_peer(&mut self, deadline: Option<Instant>) -> Result<(), SendError> {
         Ok(self.link.wait_until_open(deadline)?)
     }
-
-    /// Room for a message of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
-    pub fn space(&mut self, len: usize) -> Space<'_, T> {
-        Space { sender: self, len }
-    }
 }
 
 impl<T: Level> Sender<T> {
@@ -327,6 +321,11 @@ impl<T: Level> Sender<T> {
         self.usable()?;
         self.refresh()?;
         Ok(self.free())
+    }
+
+    /// Room for a message of `len` bytes, to wait for in a [`WaitSet`](crate::waitset::WaitSet).
+    pub fn space(&mut self, len: usize) -> Space<'_, T> {
+        Space { sender: self, len }
     }
 
     #[inline]
@@ -533,12 +532,12 @@ impl<T: Level> Sending<'_, T> {
 /// Ready where [`try_send`](Sender::try_send) takes a message of so many bytes, or, of one longer
 /// than the ring, [`Sending::poll`] goes on; and where that is an error. Made by [`Sender::space`].
 #[derive(Debug)]
-pub struct Space<'s, T: OneMapping = Crashing> {
+pub struct Space<'s, T: Level = Crashing> {
     sender: &'s mut Sender<T>,
     len: usize,
 }
 
-impl<T: OneMapping> Source for Space<'_, T> {
+impl<T: Level> Source for Space<'_, T> {
     fn is_ready(&mut self) -> bool {
         let sender = &mut *self.sender;
         let ring = sender.ring.bytes();
@@ -550,15 +549,5 @@ impl<T: OneMapping> Source for Space<'_, T> {
         }
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(self.sender.link.my_bed())
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.sender.link.named());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.sender.link.sleep_max()
-    }
+    sleeps_by!(sender.link);
 }

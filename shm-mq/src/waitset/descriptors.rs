@@ -1,8 +1,9 @@
-//! The descriptors of a set: `poll(2)`, beside a bell that the words ring.
-use super::{Descriptor, Interest, Source, WaitError};
+//! The descriptors of a set, and its doorbells: `poll(2)`, beside a bell that the words ring.
+use super::{Descriptor, Interest, Source, WaitError, doorbells, told};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use shm_core::bell::{Bell, BellError};
 use shm_core::participants::Night;
+use shm_core::sealed::{Doorbell, Heard};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ pub(super) struct Descriptors {
     /// The numbers of the sources whose descriptors the last `poll` found ready; `None`: it has not
     /// been asked in this wait.
     ready: Option<Vec<usize>>,
+    /// What was heard in the last sleep: the numbers of the source, and of its doorbell.
+    heard: Vec<(usize, usize, Heard)>,
 }
 
 impl Descriptors {
@@ -41,18 +44,28 @@ impl Descriptors {
         self.ready.take().unwrap_or_default()
     }
 
-    /// Sleeps as `night` says, and until a descriptor is ready; `false` where there is none.
+    /// What was heard in the last sleep: told once.
+    pub(super) fn heard(&mut self) -> Vec<(usize, usize, Heard)> {
+        std::mem::take(&mut self.heard)
+    }
+
+    /// Sleeps as `night` says, and until a descriptor is ready, or a doorbell rung; `false` where
+    /// there is none.
     pub(super) fn sleep<K>(
         &mut self,
         sources: &[(K, &mut dyn Source)],
         night: &Night<'_>,
         deadline: Option<Instant>,
     ) -> Result<bool, WaitError> {
-        let all = all(sources);
-        if all.is_empty() {
+        let (all, (owners, bells)) = (all(sources), doorbells(sources));
+        if all.is_empty() && bells.is_empty() {
             return Ok(false);
         }
         let mut fds: Vec<_> = all.iter().map(|(_, descriptor)| entry(descriptor)).collect();
+        let flags = PollFlags::IN | PollFlags::RDHUP;
+        let rung = bells.iter().flat_map(|bell| bell.descriptors());
+        fds.extend(rung.map(|fd| PollFd::from_borrowed_fd(fd, flags)));
+        let rung = all.len()..fds.len();
         let left = |end: Instant| end.saturating_duration_since(Instant::now());
         if !night.words().is_empty() {
             let bell = armed(&mut self.bell, night)?;
@@ -60,6 +73,9 @@ impl Descriptors {
         }
         ask(&mut fds, night.end(deadline).map(left))?;
         self.ready = Some(numbers(&all, &fds));
+        if fds[rung].iter().any(|fd| !fd.revents().is_empty()) {
+            self.heard = told(&owners, Doorbell::wait_any(&bells, Some(Instant::now())));
+        }
         drop(fds);
         // What still waits in the kernel would take wake-ups away from others.
         if let Some(bell) = &mut self.bell
@@ -109,7 +125,7 @@ fn entry<'d>(descriptor: &Descriptor<'d>) -> PollFd<'d> {
 }
 
 fn numbers(all: &[(usize, Descriptor<'_>)], fds: &[PollFd<'_>]) -> Vec<usize> {
-    // Behind them may stand the bell.
+    // Behind them stand doorbells, and the bell.
     let ready = all.iter().zip(fds).filter(|(_, fd)| !fd.revents().is_empty());
     ready.map(|((number, _), _)| *number).collect()
 }

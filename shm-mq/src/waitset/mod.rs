@@ -5,7 +5,8 @@
 //!  queue ── bed, peer ───┤
 //!  peer  ── life word ───┼──► one sleep ──► the keys of what is ready
 //!  timer ── a time ──────┤    futex_waitv; with descriptors: poll(2) and a bell
-//!  fd    ────────────────┘
+//!  fd    ────────────────┤
+//!  hostile queue ─ socket┘
 //! ```
 //!
 //! What is slept on is a [`Source`]: the receiving end of a queue, the sending end that waits for
@@ -17,8 +18,8 @@
 //! | state of a wait | moved on by | to |
 //! | --- | --- | --- |
 //! | looking | something that is ready; nothing, after some rounds | over; announced |
-//! | announced: its bit stands in each bed | something that is ready; nothing | over; asleep |
-//! | asleep, on beds and life words | who fills a queue, or makes room; a death; a time; a descriptor | looking |
+//! | announced: its bit stands in each bed, and in its own half of each hostile queue a number | something that is ready; nothing | over; asleep |
+//! | asleep, on beds, life words and sockets | who fills a queue, or makes room; a death; a time; a descriptor | what it heard is thrown away, the numbers are taken back, and it is looking |
 //!
 //! The second look comes after the announcement, which is what makes the sleep safe: see
 //! [`EventCount`]. Nothing else is shared: the set puts no word of its own into shared memory, and
@@ -27,24 +28,27 @@
 //! | dies | what there is |
 //! | --- | --- |
 //! | the waiter, anywhere | a bit in beds and life words that says "somebody sleeps": a wake-up in vain |
-//! | who filled a queue, before the wake-up | what it sent; its death wakes the sleeper instead. At a queue of many to many, where nobody watches it, the next look: within 50 ms |
+//! | who filled a queue, before the wake-up or the ring | what it sent; its death wakes the sleeper instead. At a queue of many to many, where nobody watches it, the next look: within 50 ms |
 //! | who shall be waited for by a [`Watch`] | the sleeper is woken at once |
 //!
 //! A peer that is stopped holds up nobody; one that writes nonsense into beds ends sleeps early,
-//! or lets them last until the deadline, as [`Sleeper`] says, and no longer.
+//! or lets them last until the deadline, as [`Sleeper`] says, and no longer. A hostile one that
+//! rings all the time costs processor time, until the deadline, and makes nothing ready: what is
+//! ready the queue's own look says. Its hang-up is something that is ready, behind the last record.
 //!
 //! # Costs
 //!
 //! While something is ready `wait` makes no system call, unless descriptors are in the set: then
 //! one, `poll(2)`. A sleep is one, `futex_waitv`; with descriptors three: a [`Bell`] is armed and
-//! silenced around `poll(2)`. So drain a queue before you wait again.
+//! silenced around `poll(2)`. To look at a hostile queue in which there is nothing is one, which asks
+//! whether the peer lives; a sleep that its socket ended is three more, for what came there. So
+//! drain a queue before you wait again.
 //!
 //! # Limits
 //!
 //! One sleep is on at most 128 words, a bed for each queue and a life word for each peer. Beyond
 //! that the set sleeps on as many beds, others each time, and looks at all every 5 ms; and where
-//! the kernel has no `futex_waitv`, on one. Ends of hostile streams, which have sockets for beds,
-//! cannot be in a set.
+//! the kernel has no `futex_waitv`, on one.
 //!
 //! [`Bell`]: shm_core::bell::Bell
 #[cfg_attr(any(shm_loom, shm_explore), path = "descriptors_modelled.rs")]
@@ -58,6 +62,7 @@ use shm_core::backoff::Backoff;
 use shm_core::event::{EventCount, Ticket};
 use shm_core::futex::WAIT_WORDS_MAX;
 use shm_core::participants::{Sleeper, Watch};
+use shm_core::sealed::{Doorbell, Heard};
 use std::time::Instant;
 
 /// Why a wait ended without an answer.
@@ -144,12 +149,18 @@ impl WaitSet {
             }
             if let Some(tickets) = tickets.take() {
                 self.sleep(sources, &tickets, deadline)?;
+                for (number, which, heard) in self.descriptors.heard() {
+                    sources[number].1.heard(which, heard);
+                }
                 sources.iter_mut().for_each(|(_, source)| source.woken());
                 is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
                 backoff.reset();
             } else if !backoff.snooze() {
-                let prepare = |source: &dyn Source| source.bed().map(EventCount::prepare);
-                tickets = Some(sources.iter().map(|(_, source)| prepare(*source)).collect());
+                let prepare = |source: &mut dyn Source| {
+                    source.announce();
+                    source.bed().map(EventCount::prepare)
+                };
+                tickets = Some(sources.iter_mut().map(|(_, source)| prepare(*source)).collect());
             }
         }
     }
@@ -185,6 +196,25 @@ impl WaitSet {
         night.sleep(deadline);
         Ok(())
     }
+}
+
+/// The doorbells in the set, each with the number of its source, and its own of that.
+fn doorbells<'s, K>(
+    sources: &'s [(K, &mut dyn Source)],
+) -> (Vec<(usize, usize)>, Vec<&'s Doorbell>) {
+    let (mut numbers, mut all) = (Vec::new(), Vec::new());
+    for (number, (_, source)) in sources.iter().enumerate() {
+        let before = all.len();
+        source.doorbells(&mut all);
+        numbers.extend((0..all.len() - before).map(|which| (number, which)));
+    }
+    (numbers, all)
+}
+
+/// What was heard of which: of none that has nothing to say.
+fn told(numbers: &[(usize, usize)], heard: Vec<Option<Heard>>) -> Vec<(usize, usize, Heard)> {
+    let all = numbers.iter().zip(heard);
+    all.filter_map(|((number, which), heard)| Some((*number, *which, heard?))).collect()
 }
 
 /// The numbers of those that say that they are ready.

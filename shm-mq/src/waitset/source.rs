@@ -1,6 +1,7 @@
 //! What there is to wait for.
 use shm_core::event::EventCount;
 use shm_core::participants::Watch;
+use shm_core::sealed::{Doorbell, Heard};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ pub trait Source {
     /// a record, or room, an end, or an error. Never waits, and takes nothing.
     fn is_ready(&mut self) -> bool;
 
-    /// The same, after the caller announced itself at the [bed](Source::bed): what is said to be
+    /// The same, after the caller announced itself at the [bed](Source::bed), or had it
+    /// [announced](Source::announce): what is said to be
     /// not there now has not come yet, and who brings it will look for sleepers.
     fn is_ready_at_last(&mut self) -> bool {
         self.is_ready()
@@ -32,12 +34,25 @@ pub trait Source {
         None
     }
 
+    /// Says, in its own words, that the caller is about to sleep: for those who look there before
+    /// they ring one of its doorbells.
+    fn announce(&mut self) {}
+
+    /// Adds what rings when a hostile peer has done something, or is gone. Who sleeps on them throws
+    /// away what has come.
+    ///
+    /// A bell whose peer is gone is rung for good: from then on the source is to be ready.
+    fn doorbells<'s>(&'s self, _to: &mut Vec<&'s Doorbell>) {}
+
+    /// Of doorbell number `which` of these something was heard, in a sleep.
+    fn heard(&mut self, _which: usize, _heard: Heard) {}
+
     /// A descriptor to wait for in place of all that is above.
     fn descriptor(&self) -> Option<Descriptor<'_>> {
         None
     }
 
-    /// After a sleep, whatever ended it: before it is asked again.
+    /// After a sleep, whatever ended it: before it is asked again. Takes an announcement back.
     fn woken(&mut self) {}
 }
 

@@ -31,8 +31,8 @@ pub(super) const TIMED_OUT: u64 = 1;
 pub(super) struct Bed {
     /// By address.
     words: Vec<usize>,
-    /// Until this process is dead.
-    death: Option<u32>,
+    /// Until one of these processes is dead.
+    deaths: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -77,7 +77,7 @@ impl Kernel {
         self.living.retain(|other| *other != pid);
         self.held.retain(|(holder, _)| *holder != pid);
         self.wake(pid);
-        let waited = |s: &&Sleeper| s.bed.death == Some(pid);
+        let waited = |s: &&Sleeper| s.bed.deaths.contains(&pid);
         let woken: Vec<u32> = self.sleepers.iter().filter(waited).map(|s| s.pid).collect();
         woken.iter().for_each(|pid| self.wake(*pid));
         woken
@@ -184,16 +184,16 @@ pub fn let_go(word: &AtomicU32) {
 /// Outside of an exploration, where it would sleep: nobody would wake it.
 #[track_caller]
 pub fn sleep(words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
-    sleep_on(words, None, timed)
+    sleep_on(words, &[], timed)
 }
 
-/// As [`sleep`], and until `pid` is dead.
+/// As [`sleep`], and until one of `pids` is dead.
 ///
 /// # Panics
 /// As [`sleep`].
 #[track_caller]
-pub fn sleep_beside(pid: u32, words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
-    sleep_on(words, Some(pid), timed)
+pub fn sleep_beside(pids: &[u32], words: &[(&AtomicU32, u32)], timed: bool) -> Slept {
+    sleep_on(words, pids, timed)
 }
 
 /// Sleeps until `pid` is dead, or for some time if `timed`.
@@ -202,15 +202,16 @@ pub fn sleep_beside(pid: u32, words: &[(&AtomicU32, u32)], timed: bool) -> Slept
 /// As [`sleep`].
 #[track_caller]
 pub fn sleep_until_dead(pid: u32, timed: bool) -> Slept {
-    sleep_on(&[], Some(pid), timed)
+    sleep_on(&[], &[pid], timed)
 }
 
 #[track_caller]
-fn sleep_on(words: &[(&AtomicU32, u32)], death: Option<u32>, timed: bool) -> Slept {
+fn sleep_on(words: &[(&AtomicU32, u32)], deaths: &[u32], timed: bool) -> Slept {
     let beds = words.iter().map(|(word, _)| std::ptr::from_ref(*word).addr()).collect();
-    let lives = || death.is_none_or(|pid| with(|current| !current.is_dead(pid)));
+    let lives = || deaths.iter().all(|pid| with(|current| !current.is_dead(*pid)));
     let as_expected = || words.iter().all(|(word, expected)| word.peek() == *expected) && lives();
-    go_to_bed(Bed { words: beds, death }, timed, Location::caller(), as_expected)
+    let bed = Bed { words: beds, deaths: deaths.to_vec() };
+    go_to_bed(bed, timed, Location::caller(), as_expected)
 }
 
 fn go_to_bed(

@@ -447,6 +447,16 @@ impl Me {
         });
     }
 
+    /// What it did since it waited last was not in vain: it may [wait](yield_now) anew, although
+    /// nobody else has changed anything. To be called so often as it gets on, which must be bounded.
+    pub fn got_on(&self) {
+        with(|current| {
+            if current.mode == Mode::Running && current.position == current.log.len() {
+                current.vain.yielded = false;
+            }
+        });
+    }
+
     /// Does nothing more for as long as it lives, and keeps what it has: destructors run without
     /// effect, as at a death.
     pub fn stay(&self) {
