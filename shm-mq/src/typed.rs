@@ -46,19 +46,18 @@
 //! # If a process dies here
 //! As in the calls of [`spsc`].
 use crate::spsc::{self, AttachError, ConnectError, Level, Limits, Queue, RecvError, SendError};
-use crate::stream::OneMapping;
+use crate::wait::sleeps_by;
 use crate::waitset::Source;
 use bytemuck::checked::{CheckedCastError, try_pod_read_unaligned};
 use bytemuck::{CheckedBitPattern, NoUninit, PodCastError};
-use shm_core::event::EventCount;
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Watch};
+use shm_core::participants::Member;
 use shm_core::trust::{Crashing, Hostile};
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A type whose values are told apart from other types' by a number, so that nobody attaches to a
 /// queue of something else.
@@ -351,22 +350,12 @@ impl<M, C: Code<M>, T: Level> TypedReceiver<M, C, T> {
 }
 
 /// Ready where [`try_recv`](TypedReceiver::try_recv) gives a value, or an error.
-impl<M, C, T: OneMapping> Source for TypedReceiver<M, C, T> {
+impl<M, C, T: Level> Source for TypedReceiver<M, C, T> {
     fn is_ready(&mut self) -> bool {
         self.receiver.is_ready()
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        self.receiver.bed()
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        self.receiver.peers(to);
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.receiver.sleep_max()
-    }
+    sleeps_by!(receiver);
 }
 
 impl<M, C, T: Level> fmt::Debug for TypedReceiver<M, C, T> {

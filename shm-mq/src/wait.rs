@@ -51,31 +51,31 @@ pub trait Sleeps {
     fn woken(&mut self) {}
 }
 
-/// In an `impl Source`: sleeps as this field does, which [`Sleeps`].
+/// In an `impl Source`: sleeps as this field does, by [`Sleeps`], or as a source itself.
 macro_rules! sleeps_by {
     ($($link:ident).+) => {
         fn bed(&self) -> Option<&shm_core::event::EventCount> {
-            $crate::wait::Sleeps::bed(&self.$($link).+)
+            self.$($link).+.bed()
         }
 
         fn peers<'s>(&'s self, to: &mut Vec<&'s shm_core::participants::Watch>) {
-            $crate::wait::Sleeps::peers(&self.$($link).+, to);
+            self.$($link).+.peers(to);
         }
 
         fn sleep_max(&self) -> Option<std::time::Duration> {
-            $crate::wait::Sleeps::sleep_max(&self.$($link).+)
+            self.$($link).+.sleep_max()
         }
 
         fn announce(&mut self) {
-            $crate::wait::Sleeps::announce(&mut self.$($link).+);
+            self.$($link).+.announce();
         }
 
         fn doorbells<'s>(&'s self, to: &mut Vec<&'s shm_core::sealed::Doorbell>) {
-            $crate::wait::Sleeps::doorbells(&self.$($link).+, to);
+            self.$($link).+.doorbells(to);
         }
 
         fn woken(&mut self) {
-            $crate::wait::Sleeps::woken(&mut self.$($link).+);
+            self.$($link).+.woken();
         }
     };
 }

@@ -1,6 +1,6 @@
 //! A peer that scribbles over the words of queues can neither hang a wait beyond its deadline, nor
-//! crash it; nor does one that stands in its bed and rings all the time, nor a hostile one that rings
-//! its socket: who waits looks in vain, and goes on waiting.
+//! crash it; nor does one that stands in its bed and rings all the time, nor a hostile one that
+//! rings its socket: who waits looks in vain, and goes on waiting.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod common;
 #[path = "hostile_stream/liar.rs"]

@@ -1,5 +1,5 @@
-//! `WaitSet` under every interleaving: of two queues none is missed, nor a stranger's among them, and
-//! one whose sender dies at any access is ready then too.
+//! `WaitSet` under every interleaving: of two queues none is missed, nor a stranger's among others,
+//! and one whose sender dies at any access is ready then too.
 //!
 //! The orderings are those of `EventCount`, here in front of two beds; the queues' own are shown in
 //! `loom_spsc`.

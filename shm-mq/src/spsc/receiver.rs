@@ -6,7 +6,7 @@ use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::hand_back::HandBack;
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause, sleeps_by};
+use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};

@@ -5,7 +5,7 @@ use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause, sleeps_by};
+use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::Draft;
 use shm_core::mapping::{Mapped, Mapping};

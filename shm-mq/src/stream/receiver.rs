@@ -6,7 +6,7 @@ use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
 use crate::hand_back::HandBack;
-use crate::wait::{Missing, Pause, sleeps_by};
+use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};

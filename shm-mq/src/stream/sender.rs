@@ -5,7 +5,7 @@ use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
-use crate::wait::{Missing, Pause, sleeps_by};
+use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
 use crate::waitset::Source;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;

@@ -40,9 +40,9 @@
 //!
 //! While something is ready `wait` makes no system call, unless descriptors are in the set: then
 //! one, `poll(2)`. A sleep is one, `futex_waitv`; with descriptors three: a [`Bell`] is armed and
-//! silenced around `poll(2)`. To look at a hostile queue in which there is nothing is one, which asks
-//! whether the peer lives; a sleep that its socket ended is three more, for what came there. So
-//! drain a queue before you wait again.
+//! silenced around `poll(2)`. To look at a hostile queue in which there is nothing is one, which
+//! asks whether the peer lives; a sleep that its socket ended is two more at least, for what came
+//! there. So drain a queue before you wait again.
 //!
 //! # Limits
 //!

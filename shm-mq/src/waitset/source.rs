@@ -38,8 +38,8 @@ pub trait Source {
     /// they ring one of its doorbells.
     fn announce(&mut self) {}
 
-    /// Adds what rings when a hostile peer has done something, or is gone. Who sleeps on them throws
-    /// away what has come.
+    /// Adds what rings when a hostile peer has done something, or is gone. Who sleeps on them
+    /// throws away what has come.
     ///
     /// A bell whose peer is gone is rung for good: from then on the source is to be ready.
     fn doorbells<'s>(&'s self, _to: &mut Vec<&'s Doorbell>) {}

@@ -448,7 +448,8 @@ impl Me {
     }
 
     /// What it did since it waited last was not in vain: it may [wait](yield_now) anew, although
-    /// nobody else has changed anything. To be called so often as it gets on, which must be bounded.
+    /// nobody else has changed anything. To be called as often as it gets on, which is to be
+    /// bounded.
     pub fn got_on(&self) {
         with(|current| {
             if current.mode == Mode::Running && current.position == current.log.len() {
