@@ -15,6 +15,7 @@ use shm_core::sealed::ExchangeError;
 use shm_core::trust::Hostile;
 use shm_mq::spsc;
 use shm_mq::stream::{ConnectError, Limits, Receiver, RecvError, SendError, Sender};
+use shm_mq::waitset::WaitSet;
 use shm_testkit::fault::Footprint;
 use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario};
 use std::os::unix::net::UnixStream;
@@ -237,9 +238,11 @@ impl Scenario for Connects {
     }
 }
 
-/// Three records are sent, or received, and then it leaves.
+/// Three records are sent, or received, and then it leaves; or waits, in a set, for what does not
+/// come, and then leaves.
 struct Talks {
     doomed: Side,
+    waits: bool,
     operations: &'static [&'static str],
 }
 
@@ -248,7 +251,8 @@ impl Scenario for Talks {
     type Doomed = Option<Half>;
 
     fn name(&self) -> String {
-        format!("hostile queue, a {:?} works and leaves", self.doomed)
+        let waits = if self.waits { ", waits" } else { "" };
+        format!("hostile queue, a {:?} works{waits} and leaves", self.doomed)
     }
 
     fn operations(&self) -> &'static [&'static str] {
@@ -270,6 +274,10 @@ impl Scenario for Talks {
 
     fn operate(&self, _: &World, half: &mut Option<Half>, notes: &Notes) {
         half.as_mut().unwrap().talk(|number| notes.set(TOLD, number));
+        if let (true, Some(Half::RecordReceiver(receiver))) = (self.waits, half.as_mut()) {
+            let ready = WaitSet::new().wait(&mut [((), receiver)], Some(Instant::now()));
+            assert!(ready.unwrap().is_empty(), "nothing has come");
+        }
         *half = None;
     }
 
@@ -307,7 +315,12 @@ fn one_may_die_connecting_or_talking() {
         &["shm_mq::spsc::Sender::try_send", "shm_mq::spsc::Sender::drop"],
         &["shm_mq::spsc::Receiver::try_recv", "shm_mq::spsc::receiver::Held::drop"],
     );
-    for (doomed, operations) in [(Side::Sender, sends), (Side::Receiver, receives)] {
-        Run::new(&Talks { doomed, operations }).points(1000).kill().passes();
+    let waits: &[&str] = &["shm_mq::waitset::WaitSet::wait"];
+    for (doomed, waits, operations) in [
+        (Side::Sender, false, sends),
+        (Side::Receiver, false, receives),
+        (Side::Receiver, true, waits),
+    ] {
+        Run::new(&Talks { doomed, waits, operations }).points(1000).kill().passes();
     }
 }

@@ -5,6 +5,7 @@ mod fan_common;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use shm_core::bell::Bell;
 use shm_core::participants::Table;
+use shm_core::sync::{AtomicU32, Ordering};
 use shm_core::trust::Hostile;
 use shm_core::{mapping::Mapping, participants::Member};
 use shm_mq::fan_in::{Arrival, StrangeArrival, Strangers, StrangersError, Why};
@@ -25,6 +26,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tokio::runtime::{Builder, Runtime};
 
 mod broadcast_common;
+mod common;
+#[path = "hostile_stream/liar.rs"]
+#[allow(dead_code, reason = "it only rings here")]
+mod liar;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
@@ -475,5 +480,28 @@ fn records_of_many_strangers_arrive_and_their_ends() {
         }
         assert_eq!((next, ended), ([COUNT; 3], 3));
         assert!(stream.next().await.is_none());
+    });
+}
+
+/// Who rings all the time keeps no other task of the thread from its turn.
+#[test]
+fn a_stranger_that_rings_in_vain_hinders_nobody() {
+    everywhere(|_, bell| async move {
+        let (receiver, liar) = liar::victim_receiver(64);
+        let (mut from, stop) = (wait_for(receiver, bell), Arc::new(AtomicU32::new(0)));
+        let stops = stop.clone();
+        let rings = std::thread::spawn(move || {
+            while stops.load(Ordering::Relaxed) == 0 {
+                liar.bell.ring();
+            }
+        });
+        let (to, records) = hostile_queue();
+        let others = tokio::spawn(numbers_arrive(to, records, bell));
+        assert!(tokio::time::timeout(2 * SHORT, from.recv()).await.is_err(), "nothing is there");
+        others.await.unwrap();
+        stop.store(1, Ordering::Relaxed);
+        let end = from.recv().await;
+        assert!(matches!(end, Err(AsyncError::Queue(stream::RecvError::PeerDied))), "{end:?}");
+        rings.join().unwrap();
     });
 }
