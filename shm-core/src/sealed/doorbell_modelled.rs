@@ -143,7 +143,8 @@ impl Doorbell {
 
 impl Drop for Doorbell {
     fn drop(&mut self) {
-        if model::step() == Effect::Happens {
+        // A model that has failed unwinds as a death does, and can do nothing more.
+        if !std::thread::panicking() && model::step() == Effect::Happens {
             self.held.ends();
         }
     }

@@ -16,8 +16,8 @@
 //! 2. A word that (b) loads is m's, of a (B): the fences pair by it, and so (A) is before (c),
 //!    which finds that the mark is not n's any more.
 //! 3. (c) says n, and so no word was m's, by 2.
-use super::shared::Mark;
-use super::{BroadcastConfig, Kind};
+use super::shared::{Mark, NUMBER_MAX};
+use super::{BroadcastConfig, Kind, Lapped};
 use shm_core::BadPtr;
 use shm_core::bytes::{Draft, View, WORD_BYTES, Word, relaxed};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
@@ -37,7 +37,7 @@ const LINE_WORDS: u64 = 8;
 const LINE_WORDS: u64 = 1;
 
 /// Words of a cell for records of so many bytes.
-const fn cell_words(record_bytes: u64) -> u64 {
+pub(super) const fn cell_words(record_bytes: u64) -> u64 {
     (HEAD_WORDS + record_bytes.div_ceil(WORD_BYTES as u64)).next_multiple_of(LINE_WORDS)
 }
 
@@ -85,16 +85,25 @@ impl<T: Trust> Cells<T> {
         count: u64,
         record_bytes: u64,
     ) -> Result<Self, BadPtr> {
-        let cell_words = cell_words(record_bytes);
-        let words = MappedSlice::new(m, at, count * cell_words)?;
-        Ok(Cells {
+        let words = MappedSlice::new(m, at, count * cell_words(record_bytes))?;
+        Ok(Cells::of(words, kind, count, record_bytes))
+    }
+
+    /// The cells whose words these are: so many as they take.
+    pub(super) fn of(
+        words: MappedSlice<Word>,
+        kind: Kind,
+        count: u64,
+        record_bytes: u64,
+    ) -> Cells<T> {
+        Cells {
             words,
             count,
-            cell_words: cell_words as usize,
+            cell_words: cell_words(record_bytes) as usize,
             record_bytes: record_bytes as usize,
             is_lossy: kind == Kind::Lossy,
             level: PhantomData,
-        })
+        }
     }
 
     /// The same cells at another level.
@@ -137,7 +146,37 @@ impl<T: Trust> Cells<T> {
     #[inline]
     pub(super) fn look(&self, at: Place) -> Mark {
         // Pairs with the Release in `publish`: the record's words.
-        Mark::from_bits(self.cell(at)[0].atomic().load(Ordering::Acquire))
+        Mark::from_bits(T::load_published(self.cell(at)[0].atomic()))
+    }
+
+    /// The oldest record that is still there, of so many that were published.
+    pub(super) fn oldest(&self, published: u64) -> u64 {
+        let Some(oldest) = published.checked_sub(self.count) else { return 0 };
+        // The cell that is written next may be in work, or have been.
+        let is_there = self.look(Place::of(oldest, self.count)) == Mark::there(oldest);
+        oldest + u64::from(!is_there)
+    }
+
+    /// Where one goes on who was to read the record at `at`, and found that it is gone: `None`
+    /// where what is there instead, or how many the publisher says are `published`, is nonsense.
+    pub(super) fn after_lap(
+        &self,
+        at: Place,
+        lapped: Lapped,
+        published: impl FnOnce() -> Option<u64>,
+    ) -> Option<u64> {
+        let seen = self.look(at).number().filter(|seen| {
+            let ahead = seen.checked_sub(at.number).filter(|ahead| *ahead > 0);
+            *seen <= NUMBER_MAX && ahead.is_some_and(|ahead| ahead.is_multiple_of(self.count))
+        })?;
+        // Who writes a record has said how many there were before, and then passed the fence of the
+        // wake-up, which pairs with the Acquire in `look`.
+        let published = published().filter(|published| seen <= *published)?;
+        let oldest = published.max(seen + 1) - self.count;
+        Some(match lapped {
+            Lapped::Oldest => oldest,
+            Lapped::Newest => oldest.max(published - 1),
+        })
     }
 
     /// Whether the record that `look` has found at `at` is still there: all words that were looked

@@ -53,7 +53,8 @@
 //! for good, which then hold nobody back. A subscriber whose row says that it has read what was
 //! never published is struck from those that the publisher waits for, and hears `Corrupt` once it
 //! has read what is there, or was lapped; one that says that it has not read holds a lossless
-//! publisher back: there is no other difference between the slow and the liars.
+//! publisher back: there is no other difference between the slow and the liars. Where nobody trusts
+//! anybody there is [`StrangePublisher`].
 //!
 //! The sequence word of each cell is that of a seqlock (H.-J. Boehm, 2012) and of Agrona's
 //! broadcast buffer; the slowest position that is looked at seldom is the Disruptor's gating
@@ -63,10 +64,13 @@ mod latest;
 mod publisher;
 mod rows;
 mod shared;
+mod strangers;
 mod subscriber;
 
+pub use crate::hostile::{ConnectError, Limits};
 pub use latest::{Latest, ReadError};
 pub use publisher::{Draft, PublishError, Publisher, Space};
+pub use strangers::{Ended, Guest, Invitation, StrangePublisher, StrangeSubscriber};
 pub use subscriber::{Arrival, Record, RecvError, Subscriber};
 
 use crate::spsc::{self, Seat, take};
@@ -91,6 +95,19 @@ pub const RECORD_BYTES_MAX: u64 = 1 << 32;
 
 /// A broadcast has at most so many subscribers at a time.
 pub const SUBSCRIBERS_MAX: u32 = 1 << 12;
+
+/// What models need of broadcasts among strangers.
+#[cfg(shm_loom)]
+pub mod model {
+    pub use super::strangers::modelled::Strangers;
+    pub use crate::hostile::modelled::Ends;
+}
+
+/// What explorations need of broadcasts among strangers.
+#[cfg(shm_explore)]
+pub mod explored {
+    pub use super::strangers::explored::Strangers;
+}
 
 /// Who waits looks this often whether it was missed, or somebody has died.
 const LOOKED_EVERY: Duration = Duration::from_millis(20);
@@ -148,6 +165,20 @@ impl BroadcastConfig {
         let kind = Kind::Lossy;
         BroadcastConfig { kind, cells, record_bytes, subscribers, fingerprint: 0 }
     }
+
+    fn check(&self) -> Result<(), CreateError> {
+        let bad = |what, value| Err(CreateError::Config { what, value });
+        if !(1..=CELLS_MAX).contains(&self.cells) {
+            return bad("cells", self.cells.into());
+        }
+        if self.record_bytes > RECORD_BYTES_MAX {
+            return bad("bytes a record", self.record_bytes);
+        }
+        if !(1..=SUBSCRIBERS_MAX).contains(&self.subscribers) {
+            return bad("subscribers", self.subscribers.into());
+        }
+        Ok(())
+    }
 }
 
 /// With which record a subscriber begins.
@@ -198,6 +229,9 @@ pub enum CreateError {
     /// The broadcast does not fit there.
     #[error("the broadcast does not fit into the mapping")]
     Place(#[from] BadPtr),
+    /// Of a [`StrangePublisher`]: its memory could not be made.
+    #[error("own memory: {0}")]
+    Memory(#[from] shm_core::sealed::CreateError),
 }
 
 /// Why a broadcast, or its publisher's role, could not be attached to.
@@ -366,19 +400,7 @@ impl Broadcast {
         offset: u64,
         config: &BroadcastConfig,
     ) -> Result<Broadcast, CreateError> {
-        let bad = |what, value| Err(CreateError::Config { what, value });
-        match config {
-            _ if !(1..=CELLS_MAX).contains(&config.cells) => {
-                return bad("cells", config.cells.into());
-            }
-            _ if config.record_bytes > RECORD_BYTES_MAX => {
-                return bad("bytes a record", config.record_bytes);
-            }
-            _ if !(1..=SUBSCRIBERS_MAX).contains(&config.subscribers) => {
-                return bad("subscribers", config.subscribers.into());
-            }
-            _ => {}
-        }
+        config.check()?;
         // Before anything is written.
         m.region().range(offset, Broadcast::bytes_for(config))?;
         // SAFETY: nobody else uses these bytes, the caller says.
@@ -572,14 +594,5 @@ impl<T: OneMapping> Broadcast<T> {
         let mark = |number| self.cells.look(Place::of(number, self.cells.count()));
         let is_lie = number.checked_sub(1).is_some_and(|last| mark(last).number() < Some(last));
         (!is_lie).then(|| (number, mark(number)))
-    }
-
-    /// The oldest record that is still there, of so many that were published.
-    fn oldest(&self, published: u64) -> u64 {
-        let count = self.cells.count();
-        let Some(oldest) = published.checked_sub(count) else { return 0 };
-        // The cell that is written next may be in work, or have been.
-        let is_there = self.cells.look(Place::of(oldest, count)) == Mark::there(oldest);
-        oldest + u64::from(!is_there)
     }
 }

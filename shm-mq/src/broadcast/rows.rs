@@ -149,7 +149,7 @@ fn open_row<T: OneMapping>(
     let mut number = match start {
         Start::Next => published,
         Start::Newest => published.saturating_sub(1),
-        Start::Oldest => broadcast.oldest(published),
+        Start::Oldest => broadcast.cells.oldest(published),
     };
     row.missed.store(0, Ordering::Relaxed);
     row.position.store(number, Ordering::Relaxed);

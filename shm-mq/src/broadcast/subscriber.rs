@@ -1,7 +1,7 @@
 //! A subscriber's half.
 use super::cells::{Cells, Place};
 use super::rows::{is_open, leave_row, strike_row, take_row};
-use super::shared::{Mark, NUMBER_MAX, Row};
+use super::shared::{Mark, Row};
 use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription, sleep};
 use crate::spsc::{Seat, gone};
 use crate::stream::OneMapping;
@@ -265,21 +265,9 @@ impl<T: OneMapping> Subscriber<T> {
     fn lapped(&mut self) -> RecvError {
         let cursor = &mut self.cursor;
         let (at, count) = (cursor.place, self.cells.count());
-        let seen = self.cells.look(at).number().filter(|seen| {
-            *seen > at.number && *seen <= NUMBER_MAX && (seen - at.number).is_multiple_of(count)
-        });
-        let (Some(seen), true) = (seen, self.cells.is_lossy()) else { return cursor.corrupt() };
-        let Some(published) = cursor.broadcast.published() else { return cursor.corrupt() };
-        // Who writes a record has said how many there were before, and then passed the fence in
-        // `notify`, which pairs with the Acquire in `look`.
-        if seen > published {
-            return cursor.corrupt();
-        }
-        let oldest = published.max(seen + 1) - count;
-        let to = match cursor.lapped {
-            Lapped::Oldest => oldest,
-            Lapped::Newest => oldest.max(published - 1),
-        };
+        let published = || cursor.broadcast.published();
+        let to = self.cells.after_lap(at, cursor.lapped, published);
+        let (Some(to), true) = (to, self.cells.is_lossy()) else { return cursor.corrupt() };
         let records = to - at.number;
         cursor.missed = cursor.missed.saturating_add(records);
         cursor.place = Place::of(to, count);

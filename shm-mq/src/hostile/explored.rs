@@ -23,6 +23,19 @@ impl Met {
         let half = Half::new(kind.sender, ring_bytes, 0, 0);
         // SAFETY: our own memory, which nobody has yet.
         let written = unsafe { Mapped::place(&memory, 0, half) }?;
+        Met::with(kind, memory, written)
+    }
+
+    /// Another receiver of the same sender, which has met it too.
+    pub(crate) fn beside(&self, kind: &Kind) -> Result<Met, BadPtr> {
+        Met::with(kind, self.memory.clone(), self.sender_half().clone())
+    }
+
+    pub(crate) fn sender_half(&self) -> &Mapped<Half> {
+        &self.halves[0]
+    }
+
+    fn with(kind: &Kind, memory: Arc<Mapping>, written: Mapped<Half>) -> Result<Met, BadPtr> {
         let half = Half::new(kind.receiver, 0, u64::MAX, 0);
         // SAFETY: as above.
         let read = unsafe { Mapped::place(&Mapping::heap(HALF_BYTES as usize), 0, half) }?;

@@ -61,10 +61,9 @@ pub(crate) mod modelled;
 mod shared;
 mod wire;
 
-pub(crate) use shared::HALF_BYTES;
+pub(crate) use shared::{DETACHED, HALF_BYTES, Half};
 pub(crate) use wire::Wire;
 
-use shared::Half;
 use shm_core::BadPtr;
 use shm_core::mapping::Mapped;
 use shm_core::sealed::{self, Doorbell, ExchangeError, Foreign, Own, Wanted};
@@ -167,7 +166,27 @@ impl Meeting {
         own: &Own,
         ring_bytes: u64,
     ) -> Result<Wire, ConnectError> {
-        let half = place(own, Half::new(self.kind.sender, ring_bytes, 0, self.fingerprint))?;
+        let half = self.sender_half(own, ring_bytes, 0)?;
+        self.meet_one(socket, own, half)
+    }
+
+    /// Writes the words that a sender's memory begins with; of a broadcast with the longest record.
+    pub(crate) fn sender_half(
+        &self,
+        own: &Own,
+        ring_bytes: u64,
+        record_bytes: u64,
+    ) -> Result<Mapped<Half>, BadPtr> {
+        place(own, Half::new(self.kind.sender, ring_bytes, record_bytes, self.fingerprint))
+    }
+
+    /// Hands a sender's memory over to one receiver, be it one of many, and takes the receiver's.
+    pub(crate) fn meet_one(
+        &self,
+        socket: UnixStream,
+        own: &Own,
+        half: Mapped<Half>,
+    ) -> Result<Wire, ConnectError> {
         let (mine, theirs) = (self.kind.sender, self.kind.receiver);
         let bytes_max = sealed::page_bytes();
         let wanted = Wanted { mine, theirs, bytes_min: HALF_BYTES, bytes_max };

@@ -1,4 +1,5 @@
-//! The words that one side of a hostile queue writes. In the sender's memory the ring follows.
+//! The words that one side of a hostile queue writes. In the sender's memory the ring follows, or
+//! the cells of a broadcast.
 use shm_core::event::Announcement;
 use shm_core::sync::{AtomicU32, AtomicU64};
 use shm_core::{Reserved, shm_sync};
@@ -6,18 +7,18 @@ use shm_core::{Reserved, shm_sync};
 /// The handle is there.
 pub(super) const OPEN: u32 = 1;
 /// The handle is gone.
-pub(super) const DETACHED: u32 = 2;
+pub(crate) const DETACHED: u32 = 2;
 
 /// What one side says to the other: it writes all of it, and the other can only read.
 ///
 /// | word | the sender's says | the receiver's says | read by the other | may be stale |
 /// | --- | --- | --- | --- | --- |
 /// | `magic` | the number of its [`Kind`] | likewise | once, when they come together | no |
-/// | `ring_bytes` | size of the ring | 0 | once | no |
-/// | `message_bytes_max` | 0 | the longest message it takes | once | no |
+/// | `ring_bytes` | size of the ring, or of all cells | 0 | once | no |
+/// | `message_bytes_max` | 0; a publisher's: the longest record | the longest message it takes | once | no |
 /// | `fingerprint` | what its records are; 0: bytes | likewise | once | no |
 /// | `state` | `OPEN`, later `DETACHED` | the same | by each call; its last position before `DETACHED` (Release, and an Acquire fence) | yes |
-/// | `position` | `written`: bytes ever published (of records 0: their headers tell) | `read`, or `released`: bytes, or words of records, ever given back | when the last look says "empty" or "full" (Release, and an Acquire fence) | yes |
+/// | `position` | `written`: bytes ever published (of records 0: their headers tell); a publisher's: records | `read`, or `released`: bytes, or words of records, ever given back; a subscriber's: the record that it reads next | when the last look says "empty" or "full" (Release, and an Acquire fence) | yes |
 /// | `asleep` | number of its present sleep, or 0 | the same | by each publication, behind a fence | yes: a ring in vain |
 ///
 /// The first five are written before the memory is handed over, `state` once more at the end. What
@@ -29,17 +30,17 @@ pub(super) const DETACHED: u32 = 2;
 /// memory that cannot be written.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct Half {
+pub(crate) struct Half {
     pub(super) magic: AtomicU64,
     pub(super) ring_bytes: AtomicU64,
     pub(super) message_bytes_max: AtomicU64,
-    pub(super) state: AtomicU32,
+    pub(crate) state: AtomicU32,
     pad_0: AtomicU32,
     pub(super) fingerprint: AtomicU64,
     pad_1: Reserved<11>,
-    pub(super) position: AtomicU64,
+    pub(crate) position: AtomicU64,
     pad_2: Reserved<15>,
-    pub(super) asleep: Announcement,
+    pub(crate) asleep: Announcement,
     pad_3: Reserved<15>,
 }
 

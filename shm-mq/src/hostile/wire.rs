@@ -39,6 +39,11 @@ impl Wire {
         self.message_bytes_max
     }
 
+    /// What a publisher says of its longest record, before the first one: a claim.
+    pub(crate) fn record_bytes(&self) -> u64 {
+        self.theirs.message_bytes_max.load(Ordering::Relaxed)
+    }
+
     /// How far the other side says it is, and what it did before.
     #[inline]
     pub(crate) fn position(&self) -> u64 {
@@ -59,9 +64,26 @@ impl Wire {
     #[inline]
     pub(crate) fn wake(&mut self) {
         let number = self.theirs.asleep.announced();
-        if number != 0 && number != self.rung && self.bell.ring() {
+        self.ring_for(number);
+    }
+
+    /// The same of one of many, behind a fence for all: `false` where it hears no bell any more.
+    #[inline]
+    pub(crate) fn wake_one(&mut self) -> bool {
+        let number = self.theirs.asleep.look();
+        self.ring_for(number)
+    }
+
+    #[inline]
+    fn ring_for(&mut self, number: u64) -> bool {
+        if number == 0 || number == self.rung {
+            return true;
+        }
+        let rang = self.bell.ring();
+        if rang {
             self.rung = number;
         }
+        rang
     }
 
     /// Says that our handle is gone.
