@@ -8,6 +8,7 @@ mod common;
 mod liar;
 use common::{LIMIT, next, text};
 use liar::{ASLEEP, HEAD_WORDS, Liar, POSITION, STATE, Stops, half, liar};
+use rustix::net::{SendFlags, send};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_mq::broadcast::{
     BroadcastConfig, ConnectError, Ended, Kind, Lapped, Limits, PublishError, RecvError, Start,
@@ -16,6 +17,7 @@ use shm_mq::broadcast::{
 use shm_mq::fan_in::Why;
 use shm_testkit::depth::is_deep;
 use shm_testkit::watchdog::within;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -290,15 +292,42 @@ fn who_says_that_it_sleeps_costs_a_ring_each_and_one_that_is_dead_is_found() {
     assert_eq!(publisher.next_end().map(|end| end.why), Some(Why::Died));
 }
 
-/// Scribbles on all that a subscriber says.
+#[test]
+fn who_is_dead_is_found_while_records_are_published() {
+    let (mut publisher, liar, invitation) = lying_subscriber(Kind::Lossy);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let connect = || StrangeSubscriber::connect(theirs, Limits::default(), HOW, 0, None);
+    let connecting = std::thread::spawn(connect);
+    assert!(publisher.admit(1, invitation.meet(ours, None).unwrap()).is_ok());
+    let _lives = connecting.join().unwrap().unwrap();
+    // It neither sleeps nor is asked.
+    drop(liar);
+    let found = (0..2000).position(|_| {
+        assert!(publisher.try_publish(b"on and on").unwrap());
+        publisher.len() == 1
+    });
+    assert!(found.is_some_and(|records| records > 0), "within a tour: {found:?}");
+    let end = publisher.next_end().map(|end| (end.key, end.why));
+    assert_eq!(end, Some((9, Why::Died)));
+}
+
+/// Scribbles on all that a subscriber says, and reads as far as the others; at some record it says
+/// what cannot be, or reads no more.
 fn lie_to_publisher(liar: &Liar, seed: &mut u64, pace: &AtomicU64, stop: &AtomicU32) {
+    let (until, last_word) = (next(seed) % 1000, [None, Some(next(seed))][next(seed) as usize & 1]);
+    while pace.load(Ordering::Relaxed) < until && stop.load(Ordering::Relaxed) == 0 {
+        liar.words[POSITION].store(pace.load(Ordering::Relaxed), Ordering::Release);
+        std::thread::yield_now();
+    }
+    if let Some(word) = last_word {
+        liar.words[POSITION].store(word, Ordering::Relaxed);
+    }
     while stop.load(Ordering::Relaxed) == 0 {
         let some = next(seed).wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20;
         match some % 16 {
             0 => drop(liar.bell.ring()),
             1 | 2 => liar.words[ASLEEP].store(some, Ordering::Relaxed),
-            3 if some % 8192 < 64 => liar.words[POSITION].store(some, Ordering::Relaxed),
-            4..8 => liar.words[POSITION].store(pace.load(Ordering::Relaxed), Ordering::Release),
+            3 => drop(send(liar.bell.as_fd(), &[1; 512], SendFlags::DONTWAIT)),
             _ => std::thread::yield_now(),
         }
     }

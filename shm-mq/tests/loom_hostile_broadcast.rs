@@ -189,6 +189,27 @@ fn each_of_two_has_all() {
     println!("strangers, two subscribers: {tried:?}");
 }
 
+/// A subscriber may sleep before it is admitted, and what was published by then is not rung for: it
+/// is woken when it is.
+fn is_admitted_late() {
+    let config = BroadcastConfig::lossy(1, BYTES as u64, 1);
+    let (strangers, mut publisher) = Strangers::create(&config).unwrap();
+    let Ends { sender, mut receiver, .. } = strangers.meet(HOW).unwrap();
+    let publishing = model::thread::spawn(move || {
+        assert!(publisher.try_publish(&record(0)).unwrap());
+        admit(&mut publisher, 0, sender);
+        // It stays.
+        publisher
+    });
+    assert_eq!(receiver.recv().unwrap(), (0, &record(0)[..]));
+    drop(publishing.join().unwrap());
+}
+
+#[test]
+fn who_is_admitted_late_is_woken() {
+    println!("strangers, admitted late: {:?}", model::check(is_admitted_late));
+}
+
 /// The shadow of a word synchronizes together with fences, and here is one behind each load: what
 /// passes above has to pass without it.
 #[test]

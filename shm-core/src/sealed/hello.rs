@@ -81,6 +81,10 @@ pub struct Wanted {
 /// make our calls wait for it. And our copies of the *other* end are to be closed: as long as we
 /// have one, nobody is seen to hang up.
 ///
+/// The same `own` may be handed to any number of peers, one socket each, also at the same time: all
+/// can read it, and none write. What one of them does to the open file, its offset and its locks,
+/// is seen by the others and by us, who use neither.
+///
 /// What the peer gets of us it may keep: `own`, for as long as it lives, also where this fails.
 ///
 /// # Errors

@@ -10,6 +10,9 @@
 //!          both sealed; their descriptors and the bell go over one connected Unix socket
 //! ```
 //!
+//! A broadcast's publisher hands one memory to all its subscribers, each of whom has a socket of
+//! its own, and is to it what a receiver is to a sender.
+//!
 //! [`shm_core::sealed`] says how memory is handed over, and what is checked. Who waits announces it
 //! in its own half and sleeps on the bell: there is no futex in memory that only one side can
 //! write.

@@ -119,7 +119,8 @@ struct Memory {
     fingerprint: u64,
 }
 
-/// A subscriber that was met: for [`StrangePublisher::admit`].
+/// A subscriber that was met: for [`StrangePublisher::admit`]. Before that nobody wakes it, and
+/// where it is dropped, it is hung up on.
 #[derive(Debug)]
 pub struct Guest {
     wire: Wire,
@@ -214,6 +215,8 @@ impl<K> StrangePublisher<K> {
         self.subscribers.push(Admitted { key, wire: guest.wire, position: 0 });
         // It may be behind where we wanted to go without another look.
         self.limit = self.limit_at_most(self.place.number);
+        // And asleep, since before a record that it was not woken for.
+        self.wake_all();
         Ok(())
     }
 
