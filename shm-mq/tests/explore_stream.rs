@@ -111,7 +111,7 @@ const AROUND: &[&[u8]] = &[b"1", b"12345678abcd"];
 #[test]
 fn a_sender_may_die_anywhere() {
     for (name, ring, messages, preemptions) in [
-        ("short messages", 8, &SHORT[..2], 2),
+        ("short messages", 8, &SHORT[..2], if is_deep() { 2 } else { 1 }),
         ("fragments", 8, LONG, 1),
         ("around the end", 24, AROUND, 1),
     ] {
@@ -128,7 +128,8 @@ fn a_sender_may_die_anywhere() {
 #[test]
 fn either_may_die_anywhere() {
     let world = World::given(16);
-    let scenario = scenario("either dies").deaths(2).states_at_most(3_000_000);
+    let most = if is_deep() { 3_000_000 } else { 400_000 };
+    let scenario = scenario("either dies").deaths(2).states_at_most(most);
     let scenario = scenario.process(sends(&world, SHORT).mortal());
     let scenario = scenario.process(receives(&world, SHORT).mortal()).preemptions_at_most(1);
     scenario.check(|end| nothing_is_lost(SHORT, end)).explore();
