@@ -278,9 +278,14 @@ fn a_sender_may_die_anywhere() {
     assert!(tried.deaths > 0);
 }
 
+/// Preemptions, of models that are dear: one, and with `SHM_DEEP=1` as many as elsewhere.
+fn dear_bound() -> Option<usize> {
+    Some(if is_deep() { model::preemption_bound() } else { 1 })
+}
+
 #[test]
 fn a_sender_of_fragments_may_die_anywhere() {
-    let tried = model::every_death(sender_dies::<Crashing>(8, LONG));
+    let tried = model::every_death_bounded(dear_bound(), sender_dies::<Crashing>(8, LONG));
     println!("stream, sender of fragments: {tried:?}");
     assert!(tried.deaths > 0);
 }
@@ -299,7 +304,7 @@ fn finds_a_death_that_was_guessed() {
 
 #[test]
 fn a_receiver_may_die_anywhere() {
-    let tried = model::every_death(receiver_dies::<Crashing>(8, TWO));
+    let tried = model::every_death_bounded(dear_bound(), receiver_dies::<Crashing>(8, TWO));
     println!("stream, receiver: {tried:?}");
     assert!(tried.deaths > 0);
 }
