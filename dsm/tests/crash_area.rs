@@ -291,9 +291,9 @@ fn one_may_die_allocating_and_freeing() {
         ..AT_AREA
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).points(300).stop().passes();
+    Run::new(&scenario).points(60).stop().passes();
     Run::new(&scenario).points(300).fork().passes();
-    Run::new(&scenario).points(400).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 /// Blocks of a survivor's, who uses them again at once, and of another one who dies too.
@@ -323,7 +323,7 @@ fn one_may_die_freeing_blocks_of_others_and_taking_them_back() {
         ..AT_AREA
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).points(400).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn one_may_die_taking_a_heap_and_leaving_it() {
         ..AT_AREA
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).points(300).stop().passes();
+    Run::new(&scenario).points(60).stop().passes();
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn one_may_die_reaping() {
         ..AT_AREA
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).points(300).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 /// The area's creator.

@@ -241,7 +241,7 @@ fn a_client_may_die_anywhere() {
         check: |world, _, _| world.rest(),
     };
     run(&scenario).kill().passes();
-    run(&scenario).nested().passes();
+    run(&scenario).points(60).nested().passes();
     run(&scenario).fork().passes();
 }
 
@@ -273,7 +273,7 @@ fn who_stands_still_hinders_nobody() {
         operate: asks,
         check: |world, _, _| world.rest(),
     };
-    run(&scenario).stop().passes();
+    run(&scenario).points(60).stop().passes();
 }
 
 fn serve(world: &World, doomed: &mut Doomed, notes: &Notes) {
@@ -323,7 +323,7 @@ fn a_server_may_die_anywhere() {
         check: was_served,
     };
     run(&scenario).kill().passes();
-    run(&scenario).nested().passes();
+    run(&scenario).points(60).nested().passes();
 }
 
 fn gives_no_answer(_: &World, doomed: &mut Doomed, _: &Notes) {
@@ -410,7 +410,7 @@ fn who_takes_back_may_die_anywhere() {
         check: was_reaped,
     };
     run(&scenario).kill().passes();
-    run(&scenario).nested().passes();
+    run(&scenario).points(60).nested().passes();
 }
 
 #[test]

@@ -223,9 +223,9 @@ fn a_producer_may_die_anywhere() {
         check: was_sent,
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).stop().passes();
+    Run::new(&scenario).points(60).stop().passes();
     Run::new(&scenario).fork().passes();
-    Run::new(&scenario).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 fn work(_: &World, doomed: &mut Doomed, notes: &Notes) {
@@ -268,9 +268,9 @@ fn a_worker_may_die_anywhere() {
         check: was_done,
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).stop().passes();
+    Run::new(&scenario).points(60).stop().passes();
     Run::new(&scenario).fork().passes();
-    Run::new(&scenario).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 fn work_by_rank(world: &World, doomed: &mut Doomed, notes: &Notes) {
@@ -343,7 +343,7 @@ fn who_takes_back_may_die_anywhere() {
         },
     };
     Run::new(&scenario).kill().passes();
-    Run::new(&scenario).nested().passes();
+    Run::new(&scenario).points(60).nested().passes();
 }
 
 #[test]
