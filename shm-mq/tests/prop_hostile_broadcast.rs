@@ -3,7 +3,6 @@
 //! lossless broadcast only those do that were expelled; who leaves has one end; and there is room
 //! unless somebody who lives has not read.
 #![cfg(not(any(shm_loom, shm_explore)))]
-mod spsc_common;
 use proptest::prelude::*;
 use shm_mq::broadcast::{
     BroadcastConfig, ConnectError, Ended, Invitation, Kind, Lapped, Limits, RecvError, Start,
@@ -11,7 +10,7 @@ use shm_mq::broadcast::{
 };
 use shm_mq::fan_in::Why;
 use shm_testkit::depth::cases;
-use spsc_common::text;
+use shm_testkit::random::text;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;

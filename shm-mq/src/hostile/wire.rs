@@ -33,6 +33,11 @@ impl Wire {
         Wire { own, theirs, bell, message_bytes_max, sleeps: 0, rung: 0, gone: None }
     }
 
+    /// What the other side rings, to sleep by.
+    pub(crate) fn bell(&self) -> &Doorbell {
+        &self.bell
+    }
+
     /// The longest message that the receiver takes.
     #[inline]
     pub(crate) fn message_bytes_max(&self) -> usize {
@@ -142,7 +147,7 @@ impl Sleeps for Wire {
     }
 
     fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
-        to.push(&self.bell);
+        to.push(self.bell());
     }
 
     fn woken(&mut self) {

@@ -3,7 +3,7 @@ use super::{HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
 use crate::hostile::ConnectError;
 use crate::rpc::{AskError, due_at};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
-use crate::wait::Waiter;
+use crate::wait::{Sleeps, Waiter};
 use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
@@ -430,7 +430,7 @@ impl StrangeClient {
                 backoff.reset();
             } else if !backoff.snooze() {
                 let both = for_room || !self.untold.is_empty();
-                self.answers.wire().prepare();
+                self.answers.wire_mut().prepare();
                 if both {
                     self.requests.link().prepare();
                 }
@@ -441,12 +441,12 @@ impl StrangeClient {
 
     /// Sleeps until the server does something, or `until`.
     fn sleep(&mut self, until: Option<Instant>, both: bool) {
-        let (requests, answers) = (self.requests.link(), self.answers.wire());
+        let (requests, answers) = (self.requests.link(), self.answers.wire_mut());
         let bells = [answers.bell(), requests.bell()];
         let heard = Doorbell::wait_any(if both { &bells } else { &bells[..1] }, until);
-        answers.withdraw();
+        answers.woken();
         if both {
-            requests.withdraw();
+            requests.woken();
         }
         if heard.get(1) == Some(&Some(Heard::Gone)) {
             // It hung up, and so it has left or died: what it answered before is there.

@@ -4,7 +4,7 @@ use crate::fan_in::Why;
 use crate::hostile::ConnectError;
 use crate::rpc::{AnswerError, is_past, left_until};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
-use crate::wait::Waiter;
+use crate::wait::{Sleeps, Waiter};
 use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
@@ -516,7 +516,7 @@ impl<K> Lane<K> {
     }
 
     fn prepare(&mut self) {
-        self.requests.wire().prepare();
+        self.requests.wire_mut().prepare();
         self.awaits_room = !self.calls.unsent.is_empty();
         if self.awaits_room {
             self.answers.link().prepare();
@@ -529,9 +529,9 @@ impl<K> Lane<K> {
     }
 
     fn withdraw(&mut self) {
-        self.requests.wire().withdraw();
+        self.requests.wire_mut().woken();
         if self.awaits_room {
-            self.answers.link().withdraw();
+            self.answers.link().woken();
         }
     }
 }
