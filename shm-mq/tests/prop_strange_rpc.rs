@@ -12,7 +12,7 @@ use shm_mq::rpc::strangers::{
 };
 use shm_mq::rpc::{AnswerError, AskError};
 use shm_testkit::depth::cases;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 use strange_rpc_common::{config, met, text};
 
@@ -67,8 +67,8 @@ struct Client {
     client: Option<StrangeClient>,
     calls: Vec<Plain>,
     asked: u64,
-    /// Calls that others had taken while it had one that waits.
-    passed_over: usize,
+    /// Of whom a call was taken while it had one that waits.
+    passed_by: BTreeSet<u64>,
 }
 
 impl Client {
@@ -95,11 +95,14 @@ struct World {
 impl World {
     fn admit(&mut self) {
         let small = StrangeConfig { calls: CALLS, ring_bytes: 512, ..config() };
-        let (client, connection) = met(&small, &StrangeConfig { calls: 9, ..small });
+        // There is room for all that it can say before the server looks.
+        let more = StrangeConfig { calls: 9, ring_bytes: 2048, ..small };
+        let (client, connection) = met(&small, &more);
         self.server.admit(self.admitted, connection);
         assert_eq!(client.calls_max(), CALLS as usize);
         let (key, client, calls) = (self.admitted, Some(client), Vec::new());
-        self.clients.push(Client { key, client, calls, asked: 0, passed_over: 0 });
+        let passed_by = BTreeSet::new();
+        self.clients.push(Client { key, client, calls, asked: 0, passed_by });
         self.admitted += 1;
     }
 
@@ -125,13 +128,15 @@ impl World {
             }
             Op::WaitAny(who) => self.wait_any(who),
             Op::Cancel(who, which) => {
-                let Some(Client { client: Some(client), calls, .. }) = self.chosen(who) else {
-                    return;
-                };
+                let Some(chosen) = self.chosen(who) else { return };
+                let Client { client: Some(client), calls, .. } = chosen else { return };
                 let Some(plain) = pick(calls, which) else { return };
                 client.cancel(plain.id);
                 assert_eq!(client.poll(plain.id), Err(StrangeError::NotOpen));
                 plain.is_given_up = true;
+                if !chosen.waits() {
+                    chosen.passed_by.clear();
+                }
             }
             Op::Leave(who) => {
                 if let Some(chosen) = self.chosen(who) {
@@ -163,7 +168,7 @@ impl World {
             client.try_ask(&request)
         };
         let Some(id) = asking.unwrap() else {
-            // All are in use, or as long as the server looks at none there is no room.
+            // All are in use: taken, or not looked at, or their ends not.
             return;
         };
         *asked += 1;
@@ -189,15 +194,13 @@ impl World {
         match event {
             Some(Event::Asked(key, request)) => {
                 let key = *key;
-                let others = self.clients.len() - 1;
                 for other in &mut self.clients {
                     if other.key != key && other.waits() {
-                        other.passed_over += 1;
-                        assert!(other.passed_over <= others, "out of turn");
+                        assert!(other.passed_by.insert(key), "out of turn");
                     }
                 }
                 let from = self.clients.iter_mut().find(|client| client.key == key).unwrap();
-                from.passed_over = 0;
+                from.passed_by.clear();
                 let call = from.calls.iter_mut().find(|call| call.waits()).expect("it was asked");
                 assert_eq!(*request, *call.request);
                 call.is_taken = true;

@@ -281,7 +281,8 @@ impl StrangeClient {
         self.waits(until, due, false, StrangeClient::look_at_all)?
     }
 
-    /// Does not want the call any more, nor its answer. The server is told.
+    /// Does not want the call any more, nor its answer. The server is told; where there is no room
+    /// for that, with the next operation.
     ///
     /// # If a process dies here
     /// As in [`poll`](StrangeClient::poll).

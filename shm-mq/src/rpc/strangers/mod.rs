@@ -40,7 +40,7 @@
 //! | ended, not told | who asks for it | its last word waits for room | the client, which makes room |
 //!
 //! **Turns.** The server takes one call of each client in turn, of one client in the order in which
-//! it asked. None that is cancelled or past due when it looks.
+//! it asked. None that is past due when it looks, or of which it was told that it is cancelled.
 //!
 //! **Ends.** A call ends once for its client: with its answer, or with a [`StrangeError`]. The
 //! server's end is found behind the last of its answers. A client's end is an
@@ -62,10 +62,10 @@
 //! | lies in a queue's words | what [`spsc`](crate::spsc) says of that one: at most `Corrupt`, its end |
 //! | says a number out of order, another kind, a word or bytes where there are none, less than a header | `Corrupt`, its end |
 //! | asks more than it may have open | the same: at most so many of its requests are kept, none longer than the server's limit |
-//! | floods within that, or cancels without end | its own turn, and no more; of one look so many records at most are read as are twice its calls |
+//! | floods within that, or cancels without end | its own turn, and no more; a look reads three times as many records at most as are its calls |
 //! | says any moment as due | its own call is taken, or not |
 //! | cancels what has ended, or twice | nothing |
-//! | reads no answers | so many last words are kept, none longer than the server was told it takes; its next calls are `Corrupt`, for all of these are open |
+//! | reads no answers | so many last words are kept, none longer than half the server's ring; its next calls are `Corrupt`, for all of these are open |
 //! | says nothing, hangs up, dies, forks | as there; its calls go |
 //!
 //! | the server | achieves |
@@ -91,7 +91,7 @@ use crate::hostile::Limits;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StrangeConfig {
     /// Calls that are open at a time, at most: the server's figure is told to the client, and the
-    /// lesser one is true.
+    /// lesser one is true. A server's 0 counts as 1.
     pub calls: u32,
     /// The ring that this side writes: no record, nor its header of 16 bytes, is longer than half
     /// of it.

@@ -337,8 +337,8 @@ impl<K> StrangeServer<K> {
     fn event(&mut self, index: usize, found: Found) -> Event<'_, K> {
         if let Found::End(why) = found {
             let Lane { key, calls, .. } = self.lanes.remove(index);
-            // Whose turn it was.
-            self.next = index;
+            // It is the same one's turn as before.
+            self.next -= usize::from(index < self.next);
             return Event::End { client: key, why, asked: calls.asked, open: calls.taken.len() };
         }
         self.next = index + 1;
@@ -465,10 +465,10 @@ impl<K> Lane<K> {
         }
     }
 
-    /// Hears what the client has said: at most so many records as it may have open, and as many
-    /// that say that it wants none of these.
+    /// Hears what the client has said since the last time: all of it unless it lies, for there are
+    /// as many calls at most as it may have open, and it wants none of these, nor of those before.
     fn hears(&mut self) {
-        for _ in 0..2 * self.calls.calls_max {
+        for _ in 0..3 * self.calls.calls_max {
             if self.end.is_some() {
                 return;
             }
