@@ -20,7 +20,7 @@ fn lanes(lines: u64) -> [Hostiles; 2] {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("strangers", name).alone_at_most(3000).states_at_most(60_000)
+    Scenario::new("strangers", name).alone_at_most(3000).states_at_most(45_000)
 }
 
 /// Sends so many records, and says each that was taken.

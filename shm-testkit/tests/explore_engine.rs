@@ -411,3 +411,20 @@ fn a_bound_on_interruptions_leaves_out_what_needs_more() {
     }
     finds("seen", || scenario().preemptions_at_most(3).check(never).explore());
 }
+
+/// Who has got on may wait anew, though nobody else did anything.
+#[test]
+fn who_got_on_may_wait_anew() {
+    let explore = |gets_on: bool| {
+        let waits = Process::new("waits", move |me| {
+            yield_now();
+            if gets_on {
+                me.got_on();
+            }
+            yield_now();
+        });
+        Scenario::new("toy", "waits twice").process(waits).explore()
+    };
+    explore(true);
+    finds("everybody waits", || explore(false));
+}
