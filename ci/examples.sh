@@ -2,16 +2,13 @@
 # Every numbered example of every crate runs, and ends by itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# As ci/test.sh has built what they use.
+cargo build --workspace --all-features --examples
 ran=0
 for file in */examples/[0-9]*.rs; do
-    [ -e "$file" ] || continue
-    crate=${file%%/*}
     example=$(basename "$file" .rs)
-    # One that needs a feature: ci/features.sh.
-    [ "$example" != 10_tokio ] || continue
-    cargo build --quiet -p "$crate" --example "$example"
-    echo "-- $crate $example"
-    timeout --kill-after=5 60 cargo run --quiet -p "$crate" --example "$example" </dev/null
+    echo "-- ${file%%/*} $example"
+    timeout --kill-after=5 60 "${CARGO_TARGET_DIR:-target}/debug/examples/$example" </dev/null
     ran=$((ran + 1))
 done
 echo "examples run: $ran"

@@ -2,4 +2,4 @@
 # The test command of the README.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo test --workspace
+cargo test --workspace --all-features
