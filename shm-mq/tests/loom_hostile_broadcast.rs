@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Counter, Ordering::Relaxed};
 
 const BYTES: usize = 16;
+/// One less than elsewhere: more takes minutes here.
+const PREEMPTIONS: usize = 1;
 const HOW: Subscription = Subscription { start: Start::Oldest, lapped: Lapped::Oldest };
 
 fn record(number: u64) -> [u8; BYTES] {
@@ -150,9 +152,8 @@ fn both_live() -> [Life; 2] {
 }
 
 fn each_dies(name: &str, shape: Shape) {
-    // One preemption less than elsewhere.
-    let bound = model::preemption_bound() - 1;
-    let tried = model::every_death_of(bound, move |lives: [Life; 2]| all_arrives(shape, &lives));
+    let tried =
+        model::every_death_of(PREEMPTIONS, move |lives: [Life; 2]| all_arrives(shape, &lives));
     println!("strangers, {name}, each dies: {tried:?}");
 }
 
@@ -172,8 +173,7 @@ fn either_side_of_a_lossless_one_may_die_anywhere() {
 #[test]
 fn each_sleep_is_ended_by_a_ring() {
     for (name, shape) in [("lossless", LOSSLESS), ("lapped", LAPPED)] {
-        // As above: what is left out is tried when deep.
-        let bound = model::preemption_bound() - usize::from(!is_deep());
+        let bound = PREEMPTIONS + usize::from(is_deep());
         let tried = model::check_bounded(Some(bound), move || all_arrives(shape, &both_live()));
         println!("strangers, {name}: {tried:?}");
     }
@@ -184,8 +184,7 @@ fn each_sleep_is_ended_by_a_ring() {
 fn each_of_two_has_all() {
     let shape = Shape { count: 1, ..LOSSLESS };
     let lives = || [Life::endless(), Life::endless(), Life::endless()];
-    let bound = model::preemption_bound() - 1;
-    let tried = model::check_bounded(Some(bound), move || all_arrives(shape, &lives()));
+    let tried = model::check_bounded(Some(PREEMPTIONS), move || all_arrives(shape, &lives()));
     println!("strangers, two subscribers: {tried:?}");
 }
 
@@ -216,7 +215,8 @@ fn who_is_admitted_late_is_woken() {
 fn nothing_rests_on_the_shadow() {
     model::without_shadow(|| {
         for shape in [OVERWRITTEN, LOSSLESS] {
-            let tried = model::check(move || all_arrives(shape, &both_live()));
+            let bound = PREEMPTIONS + 1;
+            let tried = model::check_bounded(Some(bound), move || all_arrives(shape, &both_live()));
             println!("strangers, bare: {tried:?}");
         }
     });
@@ -232,9 +232,7 @@ fn every_ordering_matters() {
     let files = ["shm-mq/src/broadcast/", "shm-mq/src/hostile/"];
     let found = model::every_ordering_matters_but(&files, &NOT_HERE, || {
         for shape in [OVERWRITTEN, LOSSLESS] {
-            // One preemption less than elsewhere.
-            let bound = model::preemption_bound() - 1;
-            model::check_bounded(Some(bound), move || all_arrives(shape, &both_live()));
+            model::check_bounded(Some(PREEMPTIONS), move || all_arrives(shape, &both_live()));
         }
     });
     assert_eq!(found, 8, "marks and number: both halves; the record's two fences; the wake-up's");
