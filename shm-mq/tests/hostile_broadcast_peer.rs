@@ -6,7 +6,7 @@ mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "it lies about streams")]
 mod liar;
-use common::{LIMIT, next, text};
+use common::LIMIT;
 use liar::{ASLEEP, HEAD_WORDS, Liar, POSITION, STATE, Stops, half, liar};
 use rustix::net::{SendFlags, send};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use shm_mq::broadcast::{
 };
 use shm_mq::fan_in::Why;
 use shm_testkit::depth::is_deep;
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;

@@ -240,8 +240,8 @@ impl<K> Strangers<K> {
             }
             Found::End(why) => {
                 let Lane { key, end } = self.lanes.remove(number);
-                // Whose turn it was.
-                self.next = number;
+                // Whose turn it is stays so.
+                self.next -= usize::from(number < self.next);
                 Strange::End { from: key, why, received: end.received() }
             }
         }
