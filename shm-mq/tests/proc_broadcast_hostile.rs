@@ -6,7 +6,7 @@ mod common;
 #[path = "proc_common/peer.rs"]
 #[allow(dead_code, reason = "it has what more tests need")]
 mod peer;
-use common::{LIMIT, next, text};
+use common::LIMIT;
 use peer::{Peer, count, given, spawn};
 use shm_core::mapping::Mapped;
 use shm_core::sync::{AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use shm_mq::broadcast::{
 };
 use shm_mq::fan_in::Why;
 use shm_testkit::child::{Child, Setup, parent_says, tell_parent};
+use shm_testkit::random::{next, text};
 use shm_testkit::watchdog::within;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
