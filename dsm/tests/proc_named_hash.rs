@@ -147,7 +147,8 @@ fn several_ask_and_one_makes_it() {
             assert!(ask(&domain).was_found(), "it stays");
             domain.remove_named("shared").unwrap();
             drop(domain);
-            bench.unique.assert_nothing_left(Duration::ZERO);
+            // A fork that another test makes meanwhile has it mapped for a moment.
+            bench.unique.assert_nothing_left(LIMIT / 2);
         }
     });
 }
