@@ -266,6 +266,9 @@ struct Ring {
     number: u64,
     /// So many parts of it have not answered.
     waiting: usize,
+    /// What its entries point to: kept, for the kernel may refuse to read them at once.
+    waits: Vec<types::FutexWaitV>,
+    time: Box<types::Timespec>,
 }
 
 /// What an answer belongs to: an arming's wait, the end of its time, or a cancelling.
@@ -280,7 +283,7 @@ impl Ring {
     /// Its memory is not there in a forked child, lest two use one queue.
     fn new() -> io::Result<Ring> {
         let ring = IoUring::builder().dontfork().setup_submit_all().build(ENTRIES)?;
-        Ok(Ring { ring, number: 0, waiting: 0 })
+        Ok(Ring { ring, number: 0, waiting: 0, waits: Vec::new(), time: Box::default() })
     }
 
     fn arm(
@@ -289,32 +292,34 @@ impl Ring {
         fds: &[BorrowedFd<'_>],
         most: Option<Duration>,
     ) -> io::Result<()> {
+        // What it refused last time goes first, as long as what that points to is there.
+        self.submit()?;
         self.take();
         if self.waiting > 0 {
             self.push_cancel()?;
         }
         self.number += 1;
         let number = self.number << 2;
-        let time = types::Timespec::from(most.unwrap_or_default());
-        let waits: Vec<_> =
-            words.iter().map(|(word, expected)| wait_for(word, *expected)).collect();
-        if !waits.is_empty() {
-            let wait = opcode::FutexWaitV::new(waits.as_ptr(), waits.len() as u32).build();
+        *self.time = types::Timespec::from(most.unwrap_or_default());
+        self.waits.clear();
+        self.waits.extend(words.iter().map(|(word, expected)| wait_for(word, *expected)));
+        if !self.waits.is_empty() {
+            let (first, count) = (self.waits.as_ptr(), self.waits.len() as u32);
+            let wait = opcode::FutexWaitV::new(first, count).build();
             let wait = wait.user_data(number | WAIT);
             self.push(if most.is_some() { wait.flags(Flags::IO_LINK) } else { wait })?;
             if most.is_some() {
-                self.push(opcode::LinkTimeout::new(&time).build().user_data(number | TIME))?;
+                self.push(opcode::LinkTimeout::new(&*self.time).build().user_data(number | TIME))?;
             }
         } else if most.is_some() {
-            self.push(opcode::Timeout::new(&time).build().user_data(number | WAIT))?;
+            self.push(opcode::Timeout::new(&*self.time).build().user_data(number | WAIT))?;
         }
-        self.waiting = usize::from(!waits.is_empty() || most.is_some());
+        self.waiting = usize::from(!self.waits.is_empty() || most.is_some());
         for fd in fds {
             let poll = opcode::PollAdd::new(types::Fd(fd.as_raw_fd()), READABLE).build();
             self.push(poll.user_data(number | WAIT))?;
             self.waiting += 1;
         }
-        // The kernel has read `waits` and `time` when this returns.
         self.submit()
     }
 
@@ -322,7 +327,7 @@ impl Ring {
         if self.ring.submission().is_full() {
             self.submit()?;
         }
-        // SAFETY: what it points to lives until it is submitted, in the same call of ours.
+        // SAFETY: what it points to is this ring's, and is not touched before it is submitted.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         debug_assert!(pushed.is_ok(), "there is room");
         Ok(())
