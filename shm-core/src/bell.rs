@@ -336,8 +336,9 @@ impl Ring {
     fn push_cancel(&mut self) -> io::Result<()> {
         let all = types::CancelBuilder::user_data(self.number << 2 | WAIT).all();
         let cancel = opcode::AsyncCancel2::new(all).build();
+        self.push(cancel.user_data(CANCEL).flags(Flags::SKIP_SUCCESS))?;
         self.waiting = 0;
-        self.push(cancel.user_data(CANCEL).flags(Flags::SKIP_SUCCESS))
+        Ok(())
     }
 
     fn submit(&mut self) -> io::Result<()> {

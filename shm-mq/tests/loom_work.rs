@@ -121,6 +121,12 @@ impl World {
             self.queue.reap(self.member(1));
         }
         while self.works(1) {}
+        if deaths {
+            // Nor does one that comes now.
+            assert_eq!(self.producer(1).try_send(&[9]), Ok(true));
+            assert!(self.works(1), "a job hides");
+            self.jobs.lock().unwrap().truncate(9);
+        }
         let all_free = Status { free: self.queue.slots(), ..Status::default() };
         assert_eq!(self.queue.status(), all_free, "a job hides");
         for fate in self.jobs.lock().unwrap().iter() {

@@ -112,6 +112,35 @@ fn ping(bytes: usize) -> f64 {
     seconds * 1e9 / (2 * PINGS) as f64
 }
 
+/// Nanoseconds one way, of records of `bytes` that nobody writes or reads: they change hands where
+/// they lie.
+fn ping_in_place(bytes: usize) -> f64 {
+    let (me, queues) = queues(2, 4 * bytes as u64);
+    let (mut there, mut theirs) = ends(&me, &queues[0]);
+    let (mut back, mut ours) = ends(&me, &queues[1]);
+    let give = |to: &mut Sender| to.reserve(bytes).expect("sound").expect("room").commit();
+    let take = |from: &mut Receiver| {
+        while from.try_recv().expect("sound").is_none() {
+            std::hint::spin_loop();
+        }
+    };
+    let seconds = two(
+        || {
+            for _ in 0..PINGS {
+                give(&mut there);
+                take(&mut ours);
+            }
+        },
+        || {
+            for _ in 0..PINGS {
+                take(&mut theirs);
+                give(&mut back);
+            }
+        },
+    );
+    seconds * 1e9 / (2 * PINGS) as f64
+}
+
 /// Millions of records of 64 bytes in a second, of a ring that does nothing but carry them: each
 /// slot has a word that says whose turn it is, and the reader says now and then how far it is.
 fn bare_ring() -> f64 {
@@ -268,6 +297,32 @@ fn long_records(len: usize) -> f64 {
     LONG_BYTES as f64 / seconds / 1e9
 }
 
+/// The same through a Unix socket of the kind `SOCK_SEQPACKET`.
+fn long_packets(len: usize) -> f64 {
+    use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+    let (unix, packets) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    let pair = rustix::net::socketpair(unix, packets, SocketFlags::CLOEXEC, None);
+    let (from, to) = pair.expect("a pair");
+    let (sent, mut received) = (vec![1; len], vec![0; len]);
+    let count = LONG_BYTES / len as u64;
+    let seconds = two(
+        || {
+            for _ in 0..count {
+                let sent = rustix::net::send(&from, black_box(&sent), SendFlags::empty());
+                assert_eq!(sent, Ok(len));
+            }
+        },
+        || {
+            for _ in 0..count {
+                let got = rustix::net::recv(&to, &mut received[..], RecvFlags::empty());
+                assert_eq!(got.expect("it lives").0, len);
+                black_box(all_of(&received));
+            }
+        },
+    );
+    LONG_BYTES as f64 / seconds / 1e9
+}
+
 /// Millions of jobs of so many words in a second, by so many producers and one worker.
 fn jobs<const WORDS: usize>(producers: u64) -> f64 {
     let config = WorkConfig::new(256, 8 * WORDS as u64);
@@ -372,13 +427,17 @@ fn main() {
         ("  spsc, 120 B", &|| ping(120)),
         ("  four bare lines", &|| bare_ping(4)),
         ("  spsc, 248 B", &|| ping(248)),
+        ("  spsc, 64 KiB in place", &|| ping_in_place(1 << 16)),
+        ("  spsc, 1 MiB in place", &|| ping_in_place(1 << 20)),
         ("64 B, M/s: a bare ring", &bare_ring),
         ("  spsc", &stream_of_records),
         ("  rtrb", &stream_of_rtrb),
         ("64 KiB, GB/s: a bare ring", &|| bare_bytes(1 << 16)),
         ("  spsc", &|| long_records(1 << 16)),
+        ("  a SEQPACKET socket", &|| long_packets(1 << 16)),
         ("1 KiB, GB/s: a bare ring", &|| bare_bytes(1 << 10)),
         ("  spsc", &|| long_records(1 << 10)),
+        ("  a SEQPACKET socket", &|| long_packets(1 << 10)),
         ("24 B, one to one, M/s: ArrayQueue", &|| array_queue::<3>(1)),
         ("  work", &|| jobs::<3>(1)),
         ("  fan_in", &|| lanes::<3>(1)),

@@ -2,6 +2,7 @@
 use super::WORD_BYTES;
 use crate::sync::{AtomicU64, Ordering};
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use relptr::ShmSync;
 
@@ -121,22 +122,28 @@ pub unsafe fn copy_out(words: &[Word], at: usize, out: &mut [u8]) {
 /// Bytes where they lie, in shared memory or in a private buffer.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
-    bytes: &'a [u8],
+    /// No reference: a receiver that moves or drops what it has may write there, once nobody looks.
+    bytes: *const [u8],
+    life: PhantomData<&'a [u8]>,
 }
+
+// SAFETY: a `&[u8]`, as far as others see.
+unsafe impl Send for View<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for View<'_> {}
 
 impl<'a> View<'a> {
     /// The `len` bytes at byte `at` of `words`, not copied.
     ///
     /// # Safety
-    /// Nobody writes these bytes for `'a`.
+    /// Nobody writes these bytes as long as somebody looks at it.
     ///
     /// # Panics
     /// Where they do not lie inside `words`.
     #[inline]
     pub unsafe fn new(words: &'a [Word], at: usize, len: usize) -> View<'a> {
         let from = range(words, at, len).cast_const();
-        // SAFETY: in range, initialised, and unwritten for 'a by the caller's promise.
-        View { bytes: unsafe { core::slice::from_raw_parts(from, len) } }
+        View { bytes: core::ptr::slice_from_raw_parts(from, len), life: PhantomData }
     }
 }
 
@@ -185,7 +192,7 @@ impl DerefMut for Draft<'_> {
 impl<'a> From<&'a [u8]> for View<'a> {
     #[inline]
     fn from(bytes: &'a [u8]) -> View<'a> {
-        View { bytes }
+        View { bytes, life: PhantomData }
     }
 }
 
@@ -194,6 +201,7 @@ impl Deref for View<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.bytes
+        // SAFETY: in range, initialised, and unwritten by the promise of `new`, or a slice for 'a.
+        unsafe { &*self.bytes }
     }
 }

@@ -60,8 +60,9 @@ fn bury(files: impl Send + 'static) {
 /// Closes a socket. Descriptors that nobody took from it are closed with the last of it, which is
 /// then not ours to close: not a copy is buried, but the socket itself.
 pub(super) fn let_go(socket: UnixStream) {
-    // From here on the peer cannot put anything into it.
-    let _ = socket.shutdown(Shutdown::Read);
+    // From here on the peer cannot put anything into it, and sees that nobody listens, also where a
+    // forked child has it still.
+    let _ = socket.shutdown(Shutdown::Both);
     let mut bytes = [0; 512];
     for _ in 0..LEFT_MAX {
         match receive(&socket, &mut bytes) {

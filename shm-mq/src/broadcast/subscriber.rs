@@ -43,7 +43,7 @@ pub enum RecvError {
     #[error("the publisher has left")]
     Detached,
     /// The publisher's process has died, and all it published has been received. Its successor goes
-    /// on.
+    /// on; a stranger has none.
     #[error("the publisher's process has died")]
     PublisherDied,
     /// Another process wrote nonsense into shared memory. The handle is of no further use.

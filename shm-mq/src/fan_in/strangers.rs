@@ -251,9 +251,9 @@ impl<K> Strangers<K> {
     fn find(&mut self) -> Result<Option<(usize, Found)>, StrangersError> {
         self.fork.check().map_err(|_| StrangersError::Forked)?;
         if self.since_tour >= TOUR_EVERY
-            && let Some(found) = self.step_of_tour()
+            && let Some((number, end @ Found::End(_))) = self.step_of_tour()
         {
-            return Ok(Some(found));
+            return Ok(Some((number, end)));
         }
         let first = if self.next < self.lanes.len() { self.next } else { 0 };
         for number in (first..self.lanes.len()).chain(0..first) {

@@ -105,6 +105,9 @@ pub enum ConnectError {
         /// What it said of them.
         found: u64,
     },
+    /// The handle belongs to the process that this one was forked from.
+    #[error("the publisher was made by the process that this one was forked from")]
+    Forked,
     /// Nothing has been made that does not lie in its memory.
     #[error("own memory is too small")]
     Place(#[from] BadPtr),
@@ -116,7 +119,8 @@ pub struct Limits {
     /// The largest ring: so much of the sender's memory is mapped here.
     pub ring_bytes_max: u64,
     /// The longest message, or record: at most twice as much private memory is needed for it. The
-    /// sender is told, and refuses to send longer ones.
+    /// sender is told, and refuses to send longer ones; a broadcast that may have longer ones is not
+    /// connected to.
     pub message_bytes_max: usize,
 }
 

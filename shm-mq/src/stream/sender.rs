@@ -384,7 +384,10 @@ impl<T: Level> Sender<T> {
             if !self.has_room(piece)? {
                 return Err(self.would_block());
             }
-            self.write_frame(message, piece);
+            // In one piece, if that goes after all: what is begun is put together anyway.
+            let whole = frame_bytes(message.left);
+            let fits = !message.begun && whole <= self.free();
+            self.write_frame(message, if fits { whole } else { piece });
             self.publish();
         }
         self.attached()

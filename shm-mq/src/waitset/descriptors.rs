@@ -23,6 +23,8 @@ impl Descriptors {
     /// A new wait begins.
     pub(super) fn forget(&mut self) {
         self.ready = None;
+        // Of a wait that ended by an error, with other sources.
+        self.heard.clear();
     }
 
     /// Looks which descriptors are ready, unless a sleep has just told.

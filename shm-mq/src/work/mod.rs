@@ -69,6 +69,9 @@ const ROUNDS_MAX: u32 = 1 << 16;
 /// Slots between one that is written or taken and one that is fetched to be.
 const AHEAD: u64 = 4;
 
+/// So many slots are passed by a worker at most before `head` says so.
+const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 8 };
+
 /// Who waits looks this often whether somebody has died.
 const REAPED_EVERY: Duration = Duration::from_millis(50);
 
@@ -430,9 +433,10 @@ impl<T: OneMapping> WorkQueue<T> {
                     reaped += usize::from(self.bring_back(slot, state));
                 }
                 (Some(Kind::Ready), _) => {
-                    // One that somebody brought back who died at it.
+                    // One that somebody brought back who died at it; also where some worker has
+                    // passed its slot, and `head` does not say so yet.
                     let front = Front::from_bits(self.shared.head.load(Ordering::Relaxed));
-                    if slot.at.load(Ordering::Relaxed) < front.position() {
+                    if slot.at.load(Ordering::Relaxed) < front.position() + PASSED {
                         self.let_it_be_seen(slot);
                     }
                 }

@@ -131,10 +131,11 @@ impl<T: OneMapping> Producer<T> {
             if slot.state.compare_exchange(state.bits(), writing.bits(), ok, err).is_err() {
                 continue;
             }
-            // Pairs with the Acquire in `Worker::has_come`: that the slot is being written.
-            slot.at.store(at, Ordering::Release);
             // Pairs with the Acquire in `Worker::look`: that the slot is being written.
             let next = queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Release);
+            // Pairs with the Acquire in `Worker::has_come`: the same. Behind the tail, lest one that
+            // dies here say that a place was taken which is the next one's.
+            slot.at.store(at, Ordering::Release);
             if next > at {
                 // Others were faster, and workers may have passed the slot when it was free.
                 queue.let_it_be_seen(slot);

@@ -1,6 +1,6 @@
 //! Doing jobs.
 use super::shared::{Due, Front, Kind, Slot, State};
-use super::{AHEAD, NextReady, REAPED_EVERY, WorkQueue, due_in};
+use super::{AHEAD, NextReady, PASSED, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
 use crate::waitset::Source;
 use shm_core::backoff::Backoff;
@@ -80,9 +80,6 @@ pub(super) struct Claimed {
 /// So often a look begins anew; each time somebody sent a job or brought one back. Then it takes
 /// what it finds, be it out of its turn.
 const LOOKS_MAX: u32 = 64;
-
-/// So many slots are passed at most before `head` says so.
-const PASSED: u64 = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 8 };
 
 /// So often a look passes each slot at most. Producers that find no free slot pass places that are
 /// freed at that moment, so the tail may well be more than one lap ahead of who is not late.
@@ -290,7 +287,7 @@ impl<T: OneMapping> Worker<T> {
                     } else if is_in_turn && self.has_come_back(front) {
                         return None;
                     } else if let Some(doing) = self.take(slot, state) {
-                        if at + AHEAD < tail {
+                        if tail - at > AHEAD {
                             self.queue.prefetch(number + AHEAD as usize);
                         }
                         passed += u64::from(is_unbroken);
@@ -312,8 +309,8 @@ impl<T: OneMapping> Worker<T> {
         Some(Found::Nothing(due_next))
     }
 
-    /// Whether somebody has taken the slot of this position. Then the tail is behind it, or will
-    /// be, and is left to the producers, who write it all the time.
+    /// Whether somebody has taken the slot of this position. Then the tail is behind it, and
+    /// is left to the producers, who write it all the time.
     #[inline(always)]
     fn has_come(&self, at: u64) -> bool {
         let slot = self.queue.slot((at % u64::from(self.queue.slots())) as usize);

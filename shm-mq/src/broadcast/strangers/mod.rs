@@ -52,13 +52,15 @@
 //! | says that it has read what was not published, or less than it said before | its end: `Corrupt`. A lossy publisher does not care, until it asks |
 //! | never says that it reads | a lossless publisher that has no room, until that expels it |
 //! | says all the time that it sleeps, with a new number | one system call, which never blocks, for each record |
+//! | hears no bell, so that none can be rung | its end: `Died` |
+//! | has its page swapped out to where there is no room | the publisher's wait, as [`sealed`](shm_core::sealed) says |
 //! | rings the publisher | its sleep ends early; only the bell of who is slowest is listened to |
-//! | keeps the memory after its end | records to read, as long as some are published: what was once handed over cannot be taken back. So admit nobody who is not to read |
+//! | keeps the memory after its end | records to read, as long as some are published: what was once handed over cannot be taken back. So meet nobody who is not to read |
 //! | sets the file's offset, or takes its locks, which all who have it share | nothing: nobody uses either |
 //!
 //! | the publisher | achieves |
 //! | --- | --- |
-//! | says cells or records of no size, or of too much | an error of `connect` |
+//! | says cells of no size, or cells or records of too much | an error of `connect` |
 //! | says of a cell what no publisher would: a record of another cell, one beyond those it says there are, one from the far future, a length beyond the longest | `Corrupt`, for good, and is told that we have left |
 //! | writes over records, or says that it has | `Missed`, as often as we ask: each time we are further on |
 //! | says that a record is there which it has not written, or changes one while, or after, it is read | some bytes it chose, once: what is checked and lent is our copy |

@@ -117,6 +117,7 @@ struct Memory {
     own: Own,
     half: Mapped<Half>,
     fingerprint: u64,
+    fork: ForkGuard,
 }
 
 /// A subscriber that was met: for [`StrangePublisher::admit`]. Before that nobody wakes it, and
@@ -154,7 +155,9 @@ impl Invitation {
         socket: UnixStream,
         deadline: Option<Instant>,
     ) -> Result<Guest, ConnectError> {
-        let Memory { own, half, fingerprint } = &*self.memory;
+        let Memory { own, half, fingerprint, fork } = &*self.memory;
+        // The subscriber would wait for the child's death, and not for the publisher's.
+        fork.check().map_err(|_| ConnectError::Forked)?;
         let meeting = Meeting { kind: &CAST, fingerprint: *fingerprint, deadline };
         Ok(Guest::new(meeting.meet_one(socket, own, half.clone())?, half.clone()))
     }
@@ -177,7 +180,8 @@ impl<K> StrangePublisher<K> {
         unsafe { Cells::<Hostile>::create(own.mapping(), HALF_BYTES, config) }?;
         let cells = Cells::attach(own.mapping(), HALF_BYTES, Kind::Lossy, count, longest)?;
         let publisher = StrangePublisher::of(half.clone(), cells, config);
-        Ok((publisher, Invitation { memory: Arc::new(Memory { own, half, fingerprint }) }))
+        let memory = Memory { own, half, fingerprint, fork: ForkGuard::new() };
+        Ok((publisher, Invitation { memory: Arc::new(memory) }))
     }
 
     pub(super) fn of(half: Mapped<Half>, cells: Cells<Hostile>, config: &BroadcastConfig) -> Self {
@@ -203,20 +207,27 @@ impl<K> StrangePublisher<K> {
     /// From now on wakes this subscriber too, and, where nothing is to be lost, waits for it.
     ///
     /// # Errors
-    /// Both are given back where there are as many subscribers as there can be.
+    /// Both are given back where there are as many subscribers as there can be, none of whom has
+    /// ended, and in a forked child.
     ///
     /// # Panics
     /// If it was met for another publisher.
     pub fn admit(&mut self, key: K, guest: Guest) -> Result<(), (K, Guest)> {
         assert!(std::ptr::eq(&*guest.half, &*self.half), "the guest is another publisher's");
+        if self.fork.check().is_err() {
+            return Err((key, guest));
+        }
+        if self.subscribers.len() >= self.subscribers_max {
+            self.bury();
+        }
         if self.subscribers.len() >= self.subscribers_max {
             return Err((key, guest));
         }
         self.subscribers.push(Admitted { key, wire: guest.wire, position: 0 });
         // It may be behind where we wanted to go without another look.
         self.limit = self.limit_at_most(self.place.number);
-        // And asleep, since before a record that it was not woken for.
-        self.wake_all();
+        // And asleep, since before a record that it was not woken for: whose fence is behind us.
+        self.wake_one(self.subscribers.len() - 1);
         Ok(())
     }
 
@@ -299,7 +310,8 @@ impl<K> StrangePublisher<K> {
         self.ends.pop_front()
     }
 
-    /// How many records each subscriber lags behind, as it says. Somebody who lies is left out.
+    /// How many records each subscriber lags behind, as it says: all of them until it has mapped our
+    /// memory and said where it begins. Somebody who lies is left out.
     pub fn lags(&self) -> impl Iterator<Item = (&K, u64)> {
         let published = self.published();
         let lag = move |at: &Admitted<K>| published.checked_sub(at.wire.position());
@@ -309,7 +321,8 @@ impl<K> StrangePublisher<K> {
     /// Hangs up on each subscriber of whom `is_to_go` says so, given its key, and how many records
     /// it lags behind: who they were. `next_end` does not tell of them.
     ///
-    /// It is waited for no more, and woken no more. What was handed over it keeps: it finds records
+    /// One that has only just come may not have said yet where it begins, and seems to be behind by
+    /// all records. Who is expelled is waited for no more, and woken no more. What was handed over it keeps: it finds records
     /// in it, if it looks, and is told to have missed others, and then that its publisher is gone.
     pub fn expel(&mut self, mut is_to_go: impl FnMut(&K, u64) -> bool) -> Vec<K> {
         let (mut gone, published) = (Vec::new(), self.published());
@@ -357,16 +370,28 @@ impl<K> StrangePublisher<K> {
         // The fence of all `Announcement`s, also where nobody is there: our number before the mark
         // of the next record, for who is lapped by it and asks how many there are.
         announced();
-        let mut is_deaf = false;
-        for subscriber in &mut self.subscribers {
-            is_deaf |= !subscriber.wire.wake_one();
-        }
-        if is_deaf {
-            self.bury();
+        for index in (0..self.subscribers.len()).rev() {
+            self.wake_one(index);
         }
     }
 
-    /// Somebody hears no bell any more.
+    /// Wakes this one, behind the fence.
+    #[inline]
+    fn wake_one(&mut self, index: usize) {
+        if !self.subscribers[index].wire.wake_one() {
+            self.let_go(index);
+        }
+    }
+
+    /// It hears no bell any more: it is dead to us, also where it is not.
+    #[cold]
+    fn let_go(&mut self, index: usize) {
+        if !self.look_for_end(index) {
+            self.end(index, Why::Died);
+        }
+    }
+
+    /// Looks for the ends of all.
     #[cold]
     fn bury(&mut self) {
         for index in (0..self.subscribers.len()).rev() {

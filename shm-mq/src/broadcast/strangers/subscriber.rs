@@ -95,7 +95,7 @@ impl StrangeSubscriber {
     }
 
     /// Begins where `how` says; `None` where the publisher says nonsense.
-    pub(super) fn begin(cells: Cells<Hostile>, wire: Wire, how: Subscription) -> Option<Self> {
+    pub(super) fn begin(cells: Cells<Hostile>, mut wire: Wire, how: Subscription) -> Option<Self> {
         let published = said(&wire)?;
         let number = match how.start {
             Start::Next => published,
@@ -103,6 +103,8 @@ impl StrangeSubscriber {
             Start::Oldest => cells.oldest(published),
         };
         wire.tell(number);
+        // A publisher that waits for us has no room before.
+        wire.wake();
         let place = Place::of(number, cells.count());
         Some(StrangeSubscriber {
             cells,

@@ -356,9 +356,9 @@ impl<K> StrangeServer<K> {
         self.fork.check().map_err(|_| StrangeTakeError::Forked)?;
         self.lets_go();
         if self.since_tour >= TOUR_EVERY
-            && let Some(found) = self.step_of_tour()
+            && let Some((number, end @ Found::End(_))) = self.step_of_tour()
         {
-            return Ok(Some(found));
+            return Ok(Some((number, end)));
         }
         let first = if self.next < self.lanes.len() { self.next } else { 0 };
         for index in (first..self.lanes.len()).chain(0..first) {
