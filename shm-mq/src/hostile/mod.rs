@@ -119,8 +119,8 @@ pub struct Limits {
     /// The largest ring: so much of the sender's memory is mapped here.
     pub ring_bytes_max: u64,
     /// The longest message, or record: at most twice as much private memory is needed for it. The
-    /// sender is told, and refuses to send longer ones; a broadcast that may have longer ones is not
-    /// connected to.
+    /// sender is told, and refuses to send longer ones; a broadcast that may have longer ones is
+    /// not connected to.
     pub message_bytes_max: usize,
 }
 

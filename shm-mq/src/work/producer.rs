@@ -133,8 +133,8 @@ impl<T: OneMapping> Producer<T> {
             }
             // Pairs with the Acquire in `Worker::look`: that the slot is being written.
             let next = queue.shared.tail.fetch_max(at.wrapping_add(1), Ordering::Release);
-            // Pairs with the Acquire in `Worker::has_come`: the same. Behind the tail, lest one that
-            // dies here say that a place was taken which is the next one's.
+            // Pairs with the Acquire in `Worker::has_come`: the same. Behind the tail, lest one
+            // that dies here say of the next one's place that it was taken.
             slot.at.store(at, Ordering::Release);
             if next > at {
                 // Others were faster, and workers may have passed the slot when it was free.

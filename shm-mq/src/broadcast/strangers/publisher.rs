@@ -310,8 +310,8 @@ impl<K> StrangePublisher<K> {
         self.ends.pop_front()
     }
 
-    /// How many records each subscriber lags behind, as it says: all of them until it has mapped our
-    /// memory and said where it begins. Somebody who lies is left out.
+    /// How many records each subscriber lags behind, as it says: all of them until it has mapped
+    /// our memory and said where it begins. Somebody who lies is left out.
     pub fn lags(&self) -> impl Iterator<Item = (&K, u64)> {
         let published = self.published();
         let lag = move |at: &Admitted<K>| published.checked_sub(at.wire.position());
@@ -322,8 +322,9 @@ impl<K> StrangePublisher<K> {
     /// it lags behind: who they were. `next_end` does not tell of them.
     ///
     /// One that has only just come may not have said yet where it begins, and seems to be behind by
-    /// all records. Who is expelled is waited for no more, and woken no more. What was handed over it keeps: it finds records
-    /// in it, if it looks, and is told to have missed others, and then that its publisher is gone.
+    /// all records. Who is expelled is waited for no more, and woken no more. What was handed over
+    /// it keeps: it finds records in it, if it looks, and is told to have missed others, and then
+    /// that its publisher is gone.
     pub fn expel(&mut self, mut is_to_go: impl FnMut(&K, u64) -> bool) -> Vec<K> {
         let (mut gone, published) = (Vec::new(), self.published());
         if self.fork.check().is_err() {
