@@ -15,8 +15,8 @@ pub trait Source {
     fn is_ready(&mut self) -> bool;
 
     /// The same, after the caller announced itself at the [bed](Source::bed), or had it
-    /// [announced](Source::announce): what is said to be
-    /// not there now has not come yet, and who brings it will look for sleepers.
+    /// [announced](Source::announce): what is said to be not there now has not come yet, and who
+    /// brings it will look for sleepers.
     fn is_ready_at_last(&mut self) -> bool {
         self.is_ready()
     }

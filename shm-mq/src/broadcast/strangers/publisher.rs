@@ -303,9 +303,7 @@ impl<K> StrangePublisher<K> {
     /// Publishing finds ends too, of those who are in the way, and, seldom, of one of the others.
     pub fn next_end(&mut self) -> Option<Ended<K>> {
         if self.ends.is_empty() && self.fork.check().is_ok() {
-            for index in (0..self.subscribers.len()).rev() {
-                self.look_for_end(index);
-            }
+            self.bury();
         }
         self.ends.pop_front()
     }
