@@ -248,8 +248,8 @@ fn a_process_that_waits_for_a_vfork_is_alive(_: &[String]) {
     });
 }
 
-/// A child that shares the memory, for a second, and then ends.
-fn vforks(world: &World) {
+/// A child that shares the memory, for a second, and then ends; and the next.
+fn vforks(world: &World) -> ! {
     const STACK: usize = 64 << 10;
     extern "C" fn child(word: *mut libc::c_void) -> libc::c_int {
         // SAFETY: the word that `vforks` gave, which outlives this process.
@@ -264,10 +264,13 @@ fn vforks(world: &World) {
     let top = stack.as_mut_ptr().wrapping_add(STACK).map_addr(|address| address & !15);
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let word = std::ptr::from_ref(&world.board.words[1]).cast_mut().cast();
-    // SAFETY: a stack of its own, on which `child` makes system calls only; we wait meanwhile.
-    let pid = unsafe { libc::clone(child, top.cast(), flags, word) };
-    assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
-    sleeps_for_ever();
+    loop {
+        // SAFETY: a stack of its own, on which `child` makes system calls only; we wait meanwhile.
+        let pid = unsafe { libc::clone(child, top.cast(), flags, word) };
+        assert!(pid > 0, "clone: {}", std::io::Error::last_os_error());
+        // SAFETY: our own child, whose status nobody asks for.
+        unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+    }
 }
 
 fn a_zombie_stays_dead(_: &[String]) {
