@@ -27,7 +27,7 @@ log=${SHM_CRASH_LOG:-$(mktemp)}
 [ -n "${SHM_CRASH_LOG:-}" ] || trap 'rm -f "$log"' EXIT
 : >"$log"
 log=$(realpath "$log")
-export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-60}
+export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-40}
 cargo test --profile crash "${crates[@]}" "${tests[@]}" --no-run
 # Each run stays on one processor: two of them are not to choose the same.
 printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 --process-slot-var=SLOT bash -c '
