@@ -66,12 +66,13 @@
 //! sleeper for a death, who wakes the others: a task that is not polled any more, though it was
 //! woken, may keep others waiting for a second. Messages of a `stream` that are longer than its
 //! ring are [`TooLarge`](crate::stream::SendError::TooLarge) here.
+use crate::wait::announce;
 use crate::waitset::Source;
 use crate::{broadcast, fan_in, spsc, stream};
 use futures_core::Stream;
 use futures_sink::Sink;
 use shm_core::bell::{Bell, BellError};
-use shm_core::event::{EventCount, Ticket};
+use shm_core::event::Ticket;
 use shm_core::participants::{Sleeper, Watch};
 use shm_core::sealed::Doorbell;
 use std::future::poll_fn;
@@ -330,8 +331,7 @@ impl<R: Reactor> Waiting<R> {
                 return Poll::Ready(Ok(()));
             }
             if !self.is_armed {
-                end.announce();
-                let ticket = end.bed().map(EventCount::prepare);
+                let ticket = announce(end);
                 if end.is_ready_at_last() {
                     return Poll::Ready(Ok(()));
                 }

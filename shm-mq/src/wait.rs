@@ -1,9 +1,10 @@
 //! Waiting for another process: why it does nothing, and sleeping until it does something.
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
-use shm_core::event::EventCount;
-use shm_core::participants::Watch;
+use shm_core::event::{EventCount, Ticket};
+use shm_core::participants;
 use shm_core::sealed::Doorbell;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Why the other side does nothing any more, or not yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,45 +14,7 @@ pub enum Missing {
     Died,
 }
 
-/// Who waits, in the steps of a [`Pause`].
-pub trait Waiter {
-    /// What sleeping needs, from before the last look at the condition.
-    type Ticket;
-
-    /// Announces that this side is about to sleep. Look at the condition once more after this.
-    fn prepare(&mut self) -> Self::Ticket;
-
-    /// Sleeps until the peer does something or dies: `false` once the deadline has passed.
-    fn sleep(&mut self, ticket: Self::Ticket, deadline: Option<Instant>) -> bool;
-}
-
-/// Who waits beside others, in a [`WaitSet`](crate::waitset::WaitSet) or as a task: of a
-/// [`Source`](crate::waitset::Source) all but whether it is ready.
-pub trait Sleeps {
-    /// Where the peer wakes who waits.
-    fn bed(&self) -> Option<&EventCount> {
-        None
-    }
-
-    /// Adds those whose death is to wake it.
-    fn peers<'s>(&'s self, _to: &mut Vec<&'s Watch>) {}
-
-    /// So long it may sleep at most.
-    fn sleep_max(&self) -> Option<Duration> {
-        None
-    }
-
-    /// Announces, where there is no bed, that this side is about to sleep.
-    fn announce(&mut self) {}
-
-    /// Adds what its peer rings.
-    fn doorbells<'s>(&'s self, _to: &mut Vec<&'s Doorbell>) {}
-
-    /// After a sleep that was announced.
-    fn woken(&mut self) {}
-}
-
-/// In an `impl Source`: sleeps as this field does, by [`Sleeps`], or as a source itself.
+/// In an `impl Source`: sleeps as this field does.
 macro_rules! sleeps_by {
     ($($link:ident).+) => {
         fn bed(&self) -> Option<&shm_core::event::EventCount> {
@@ -81,27 +44,63 @@ macro_rules! sleeps_by {
 }
 pub(crate) use sleeps_by;
 
-/// One wait, in steps between which the caller looks: spin, announce, sleep.
-pub(crate) struct Pause<T> {
+/// Looks again and again until there is something: spins, has `source` announce the sleep, looks
+/// once more, and sleeps. `None` where nothing is there after `deadline`.
+///
+/// `look` is told whether this look is the last before a sleep, or after the deadline. What is not
+/// there when it has been announced has not come yet, and who brings it wakes us.
+pub(crate) fn look_until<W, S: Source, R>(
+    waiter: &mut W,
+    source: impl Fn(&mut W) -> &mut S,
     deadline: Option<Instant>,
-    backoff: Backoff,
-    ticket: Option<T>,
+    mut look: impl FnMut(&mut W, bool) -> Option<R>,
+) -> Option<R> {
+    let (mut backoff, mut announced, mut is_over) = (Backoff::new(), None, false);
+    loop {
+        let found = look(waiter, announced.is_some() || is_over);
+        if found.is_some() || is_over {
+            return found;
+        }
+        if let Some(ticket) = announced.take() {
+            sleep(source(waiter), ticket, deadline);
+            is_over = has_passed(deadline);
+            backoff.reset();
+        } else if !backoff.snooze() {
+            announced = Some(announce(source(waiter)));
+        }
+    }
 }
 
-impl<T> Pause<T> {
-    pub(crate) fn new(deadline: Option<Instant>) -> Pause<T> {
-        Pause { deadline, backoff: Backoff::new(), ticket: None }
-    }
+/// Says that we are about to sleep: to be followed by a look.
+pub(crate) fn announce<S: Source + ?Sized>(source: &mut S) -> Option<Ticket> {
+    source.announce();
+    source.bed().map(EventCount::prepare)
+}
 
-    /// One step, after the caller looked in vain: `false` once the deadline has passed.
-    pub(crate) fn step(&mut self, waiter: &mut impl Waiter<Ticket = T>) -> bool {
-        if let Some(ticket) = self.ticket.take() {
-            self.backoff.reset();
-            return waiter.sleep(ticket, self.deadline);
+/// Sleeps, once, until `source` may be ready, or `deadline`.
+pub(crate) fn sleep<S: Source>(source: &mut S, ticket: Option<Ticket>, deadline: Option<Instant>) {
+    let mut peers = Vec::new();
+    source.peers(&mut peers);
+    // After the peers: where one is not among them, for it is dead, there is a limit by now.
+    let soon = source.sleep_max().and_then(|most| Instant::now().checked_add(most));
+    let until = soon.into_iter().chain(deadline).min();
+    if let Some((bed, ticket)) = source.bed().zip(ticket) {
+        participants::wait(bed, ticket, &peers, until);
+    } else {
+        let mut bells = Vec::new();
+        source.doorbells(&mut bells);
+        let is_silent = bells.is_empty();
+        let heard = if is_silent { Vec::new() } else { Doorbell::wait_any(&bells, until) };
+        for (which, heard) in heard.into_iter().enumerate() {
+            if let Some(heard) = heard {
+                source.heard(which, heard);
+            }
         }
-        if !self.backoff.snooze() {
-            self.ticket = Some(waiter.prepare());
-        }
-        true
     }
+    source.woken();
+}
+
+/// Whether there is a deadline that is over.
+pub(crate) fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
 }

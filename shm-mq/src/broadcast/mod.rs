@@ -78,14 +78,13 @@ use crate::stream::OneMapping;
 use cells::{Cells, Place};
 use shared::{Claim, MAGIC, Mark, NUMBER_MAX, Row, Shared, parts};
 use shm_core::BadPtr;
-use shm_core::event::{EventCount, Ticket};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::participants::{Member, ParticipantId};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A broadcast has at most so many cells.
 pub const CELLS_MAX: u32 = 1 << 24;
@@ -114,20 +113,6 @@ const LOOKED_EVERY: Duration = Duration::from_millis(20);
 
 /// Who waits for one that lives looks this often for a record that it was not woken for.
 const STOPPED_EVERY: Duration = Duration::from_secs(1);
-
-/// Sleeps in `bed` until it is woken, or who is watched dies, at most for so long: `false` once the
-/// deadline has passed.
-fn sleep(
-    bed: &EventCount,
-    ticket: Ticket,
-    watch: Option<&Watch>,
-    most: Option<Duration>,
-    deadline: Option<Instant>,
-) -> bool {
-    let soon = most.map(|most| Instant::now() + most);
-    participants::wait(bed, ticket, watch.as_slice(), soon.into_iter().chain(deadline).min());
-    deadline.is_none_or(|deadline| Instant::now() < deadline)
-}
 
 /// What becomes of records that a subscriber has not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 use super::cells::{Cells, Place};
 use super::rows::{free_dead, look_at_rows, stride};
 use super::shared::{Mark, Row, Shared};
-use super::{AttachError, Broadcast, LOOKED_EVERY, sleep};
+use super::{AttachError, Broadcast, LOOKED_EVERY};
 use crate::spsc::{Seat, leave_seat, take};
 use crate::stream::OneMapping;
-use crate::wait::{Pause, Waiter};
+use crate::wait::{look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::Draft as InPlace;
-use shm_core::event::{EventCount, Ticket};
+use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::ForkGuard;
@@ -243,20 +243,10 @@ pub struct Space<'p, T: OneMapping = Crashing> {
 impl<T: OneMapping> Source for Space<'_, T> {
     fn is_ready(&mut self) -> bool {
         let cursor = &mut self.publisher.cursor;
-        cursor.fork.check().is_err() || cursor.has_room()
+        cursor.fork.check().is_err() || cursor.is_ready()
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(&self.publisher.cursor.shared.left)
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.publisher.cursor.living());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        Some(LOOKED_EVERY)
-    }
+    sleeps_by!(publisher.cursor);
 }
 
 /// Finds out how far the last publisher was, and says so.
@@ -329,14 +319,8 @@ impl Cursor {
 
     #[cold]
     fn wait_for_room(&mut self, deadline: Option<Instant>) -> Result<(), PublishError> {
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        while !self.has_room() {
-            if is_over {
-                return Err(PublishError::TimedOut);
-            }
-            is_over = !pause.step(self);
-        }
-        Ok(())
+        let look = |cursor: &mut Self, _| cursor.has_room().then_some(());
+        look_until(self, |cursor| cursor, deadline, look).ok_or(PublishError::TimedOut)
     }
 
     /// The bytes of a record have been written: lets all see it.
@@ -353,16 +337,23 @@ impl Cursor {
     }
 }
 
-/// A subscriber that reads wakes us without a fence, and may miss us: we look again soon.
-impl Waiter for Cursor {
-    type Ticket = Ticket;
-
-    fn prepare(&mut self) -> Ticket {
-        self.shared.left.prepare()
+/// Ready where there is room. A subscriber that reads wakes us without a fence, and may miss us: we
+/// look again soon.
+impl Source for Cursor {
+    fn is_ready(&mut self) -> bool {
+        self.has_room()
     }
 
-    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        sleep(&self.shared.left, ticket, self.living(), Some(LOOKED_EVERY), deadline)
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.shared.left)
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.living());
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        Some(LOOKED_EVERY)
     }
 }
 

@@ -2,13 +2,13 @@
 use super::cells::{Cells, Place};
 use super::rows::{is_open, leave_row, strike_row, take_row};
 use super::shared::{Mark, Row};
-use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription, sleep};
+use super::{Broadcast, LOOKED_EVERY, Lapped, STOPPED_EVERY, SubscribeError, Subscription};
 use crate::spsc::{Seat, gone};
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause, Waiter};
+use crate::wait::{Missing, look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
-use shm_core::event::{EventCount, Ticket};
+use shm_core::event::EventCount;
 use shm_core::participants::{Member, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::Ordering;
@@ -188,33 +188,21 @@ impl<T: OneMapping> Subscriber<T> {
     /// [`RecvError::PublisherDied`] where one is dead that nobody has come after.
     pub fn wait_for_publisher(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
         self.cursor.usable()?;
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        loop {
-            match self.cursor.gone() {
-                None if self.cursor.has_publisher() => return Ok(()),
-                // Somebody may come after it.
-                None | Some(Missing::Detached) => {}
-                Some(gone) => return Err(gone.into()),
-            }
-            if is_over {
-                return Err(RecvError::TimedOut);
-            }
-            is_over = !pause.step(&mut self.cursor);
-        }
+        let look = |cursor: &mut Cursor<T>, _| match cursor.gone() {
+            None if cursor.has_publisher() => Some(Ok(())),
+            // Somebody may come after it.
+            None | Some(Missing::Detached) => None,
+            Some(gone) => Some(Err(gone.into())),
+        };
+        look_until(&mut self.cursor, |cursor| cursor, deadline, look)
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<usize, RecvError> {
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        loop {
-            if let Some(len) = self.find_before_the_end()? {
-                return Ok(len);
-            }
-            if is_over {
-                return Err(RecvError::TimedOut);
-            }
-            is_over = !pause.step(&mut self.cursor);
-        }
+        let look = |subscriber: &mut Self, _| subscriber.find_before_the_end().transpose();
+        look_until(self, |subscriber| &mut subscriber.cursor, deadline, look)
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Looks at the publisher, and then once more for a record: it may have published one before
@@ -293,22 +281,11 @@ impl<T: OneMapping> Subscriber<T> {
 /// missed, too.
 impl<T: OneMapping> Source for Subscriber<T> {
     fn is_ready(&mut self) -> bool {
-        let cursor = &mut self.cursor;
         // Whether we were lapped is for `try_recv` to find out, and to say.
-        cursor.usable().is_err() || cursor.has_come() || cursor.end().is_some()
+        self.cursor.usable().is_err() || self.cursor.has_come() || self.cursor.is_ready()
     }
 
-    fn bed(&self) -> Option<&EventCount> {
-        Some(&self.cursor.broadcast.shared.arrived)
-    }
-
-    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
-        to.extend(self.cursor.living());
-    }
-
-    fn sleep_max(&self) -> Option<Duration> {
-        self.cursor.sleep_max()
-    }
+    sleeps_by!(cursor);
 }
 
 impl<T: OneMapping> Cursor<T> {
@@ -393,8 +370,22 @@ impl<T: OneMapping> Cursor<T> {
     fn living(&self) -> Option<&Watch> {
         self.watch.as_ref().filter(|watch| !watch.is_dead())
     }
+}
 
-    /// So long we may sleep at most.
+/// Ready once the publisher is gone.
+impl<T: OneMapping> Source for Cursor<T> {
+    fn is_ready(&mut self) -> bool {
+        self.end().is_some()
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.broadcast.shared.arrived)
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.living());
+    }
+
     fn sleep_max(&self) -> Option<Duration> {
         match self.living() {
             // Nobody has the role: there is no life word to sleep on.
@@ -404,18 +395,6 @@ impl<T: OneMapping> Cursor<T> {
             // It may stand still between a record and its wake-up.
             Some(_) => Some(STOPPED_EVERY),
         }
-    }
-}
-
-impl<T: OneMapping> Waiter for Cursor<T> {
-    type Ticket = Ticket;
-
-    fn prepare(&mut self) -> Ticket {
-        self.broadcast.shared.arrived.prepare()
-    }
-
-    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        sleep(&self.broadcast.shared.arrived, ticket, self.living(), self.sleep_max(), deadline)
     }
 }
 

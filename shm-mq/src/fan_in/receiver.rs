@@ -3,10 +3,10 @@ use super::lane::{Found, Lane};
 use super::{BITS, FanIn};
 use crate::spsc::{self, leave_seat};
 use crate::stream::OneMapping;
+use crate::wait::look_until;
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
-use shm_core::event::{EventCount, Ticket};
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::event::EventCount;
+use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::ForkGuard;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -313,35 +313,12 @@ impl<T: OneMapping> Receiver<T> {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(usize, Found), RecvError> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        loop {
-            let found = match (self.find()?, &ticket) {
-                (Some(found), _) => Some(found),
-                (None, Some(_)) => self.find_anywhere(),
-                (None, None) => self.find_more(),
-            };
-            if let Some(found) = found {
-                return Ok(found);
-            }
-            if is_over {
-                return Err(RecvError::TimedOut);
-            }
-            if let Some(ticket) = ticket.take() {
-                is_over = !self.sleep(ticket, deadline);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(self.fan_in.shared.arrived.prepare());
-            }
-        }
-    }
-
-    /// Sleeps until somebody does something, or dies: `false` once the deadline has passed.
-    fn sleep(&self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let watches: Vec<&Watch> = self.watches().collect();
-        let soon = self.sleep_max().map(|most| Instant::now() + most);
-        let until = soon.into_iter().chain(deadline).min();
-        participants::wait(&self.fan_in.shared.arrived, ticket, &watches, until);
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
+        let look = |receiver: &mut Self, is_last| match receiver.find() {
+            Ok(None) if is_last => receiver.find_anywhere().map(Ok),
+            Ok(None) => receiver.find_more().map(Ok),
+            found => found.transpose(),
+        };
+        look_until(self, |receiver| receiver, deadline, look).unwrap_or(Err(RecvError::TimedOut))
     }
 
     fn watches(&self) -> impl Iterator<Item = &Watch> {

@@ -27,9 +27,8 @@
 //! If the receiver dies, each sender has `PeerDied`; nothing else is left of it.
 use super::Why;
 use crate::spsc::{Receiver, Record, RecvError};
-use crate::wait::Sleeps;
+use crate::wait::look_until;
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, Heard};
 use shm_core::trust::Hostile;
@@ -274,39 +273,12 @@ impl<K> Strangers<K> {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(usize, Found), StrangersError> {
-        let (mut backoff, mut is_announced, mut is_over) = (Backoff::new(), false, false);
-        loop {
-            if self.is_empty() {
-                return Err(StrangersError::Nobody);
-            }
-            if let Some(found) = self.find()? {
-                return Ok(found);
-            }
-            if is_over {
-                return Err(StrangersError::TimedOut);
-            }
-            if is_announced {
-                is_announced = false;
-                self.sleep(deadline);
-                is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
-                backoff.reset();
-            } else if !backoff.snooze() {
-                // Look at all once more after this.
-                self.announce();
-                is_announced = true;
-            }
-        }
-    }
-
-    /// Sleeps until somebody does something, or dies.
-    fn sleep(&mut self, deadline: Option<Instant>) {
-        let mut bells = Vec::with_capacity(self.lanes.len());
-        self.doorbells(&mut bells);
-        let heard = Doorbell::wait_any(&bells, deadline);
-        for (which, heard) in heard.into_iter().enumerate() {
-            self.heard(which, heard.unwrap_or(Heard::TimedOut));
-        }
-        self.woken();
+        let look = |strangers: &mut Self, _| match strangers.is_empty() {
+            true => Some(Err(StrangersError::Nobody)),
+            false => strangers.find().transpose(),
+        };
+        look_until(self, |strangers| strangers, deadline, look)
+            .unwrap_or(Err(StrangersError::TimedOut))
     }
 }
 

@@ -1,10 +1,10 @@
 //! What joins the two sides: own words, the other's words, the bell.
 use super::shared::{DETACHED, Half};
-use crate::wait::{Missing, Sleeps, Waiter};
+use crate::wait::Missing;
+use crate::waitset::Source;
 use shm_core::mapping::Mapped;
-use shm_core::sealed::{Doorbell, Heard};
+use shm_core::sealed::Doorbell;
 use shm_core::sync::{Ordering, fence};
-use std::time::Instant;
 
 /// What one side has of a hostile queue, apart from the ring.
 #[derive(Debug)]
@@ -141,9 +141,15 @@ impl Wire {
     }
 }
 
-impl Sleeps for Wire {
+/// Ready once the other side is gone.
+impl Source for Wire {
+    fn is_ready(&mut self) -> bool {
+        self.gone().is_some()
+    }
+
     fn announce(&mut self) {
-        self.prepare();
+        self.sleeps += 1;
+        self.own.asleep.announce(self.sleeps);
     }
 
     fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
@@ -152,20 +158,5 @@ impl Sleeps for Wire {
 
     fn woken(&mut self) {
         self.own.asleep.withdraw();
-    }
-}
-
-impl Waiter for Wire {
-    type Ticket = ();
-
-    fn prepare(&mut self) {
-        self.sleeps += 1;
-        self.own.asleep.announce(self.sleeps);
-    }
-
-    fn sleep(&mut self, (): (), deadline: Option<Instant>) -> bool {
-        let heard = self.bell.wait(deadline);
-        self.woken();
-        heard != Heard::TimedOut && deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }

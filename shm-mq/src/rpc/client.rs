@@ -4,8 +4,10 @@ use super::shared::{Kind, Lane, Slot, State, Turn, leave_seat, take_seat};
 use super::{Rpc, due_at};
 use crate::lent::Lent;
 use crate::stream::OneMapping;
-use shm_core::backoff::Backoff;
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use crate::wait::look_until;
+use crate::waitset::Source;
+use shm_core::event::EventCount;
+use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use shm_core::trust::Crashing;
@@ -135,31 +137,22 @@ impl<T: OneMapping> OwnLane<T> {
         until: Option<Instant>,
         look: impl Fn(Option<&[Arc<Watch>]>) -> Result<R, Awaited>,
     ) -> Option<R> {
-        let bell = &self.shared().bell;
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        let mut servers = Vec::new();
-        loop {
-            let asks = ticket.is_some() || is_over;
-            if asks {
-                self.see_servers(&mut servers);
+        let mut asleep = Asleep { lane: self, servers: Vec::new() };
+        let look = |asleep: &mut Asleep<'_, T>, is_last: bool| {
+            if !is_last {
+                return look(None).ok();
             }
-            let awaited = match look(asks.then_some(&servers)) {
+            self.see_servers(&mut asleep.servers);
+            let awaited = match look(Some(&asleep.servers)) {
                 Ok(found) => return Some(found),
-                Err(_) if is_over => return None,
                 Err(awaited) => awaited,
             };
-            if let Some(ticket) = ticket.take() {
-                if let Some(server) = awaited {
-                    servers = vec![self.watch(server)];
-                }
-                let watches: Vec<&Watch> = servers.iter().map(|watch| &**watch).collect();
-                participants::wait(bell, ticket, &watches, until);
-                is_over = until.is_some_and(|until| Instant::now() >= until);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(bell.prepare());
+            if let Some(server) = awaited {
+                asleep.servers = vec![self.watch(server)];
             }
-        }
+            None
+        };
+        look_until(&mut asleep, |asleep| asleep, until, look)
     }
 
     /// Takes the first free slot, to be written.
@@ -203,6 +196,27 @@ impl<T: OneMapping> OwnLane<T> {
             }
             _ => state.owner() != me,
         }
+    }
+}
+
+/// Who sleeps at the bell of its lane, beside these servers.
+struct Asleep<'l, T: OneMapping> {
+    lane: &'l OwnLane<T>,
+    servers: Vec<Arc<Watch>>,
+}
+
+/// Ready where its [look](OwnLane::waits) says so.
+impl<T: OneMapping> Source for Asleep<'_, T> {
+    fn is_ready(&mut self) -> bool {
+        false
+    }
+
+    fn bed(&self) -> Option<&EventCount> {
+        Some(&self.lane.shared().bell)
+    }
+
+    fn peers<'s>(&'s self, to: &mut Vec<&'s Watch>) {
+        to.extend(self.servers.iter().map(|server| &**server));
     }
 }
 

@@ -4,8 +4,8 @@ use super::shared::{Kind, SERVERS_MAX, Slot, State, Turn, leave_seat, take_seat}
 use super::{is_past, left_until};
 use crate::lent::{self, Lent};
 use crate::stream::OneMapping;
+use crate::wait::{has_passed, look_until};
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::bytes::View;
 use shm_core::event::EventCount;
 use shm_core::participants::{Member, ParticipantId, Watch};
@@ -178,30 +178,18 @@ impl<T: OneMapping> Server<T> {
     /// # If a process dies here
     /// As in [`try_take`](Server::try_take).
     pub fn take(&mut self, deadline: Option<Instant>) -> Result<Request<'_, T>, TakeError> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        let (number, state, client) = loop {
-            let is_restless = match self.look()? {
-                Looked::Taken(number, state, client) => break (number, state, client),
-                Looked::Nothing => false,
-                Looked::Restless => true,
-            };
-            if is_over {
-                return Err(TakeError::TimedOut);
-            }
-            let bed = &self.rpc.shared.arrived;
-            match ticket.take() {
-                Some(ticket) if !is_restless => {
-                    bed.wait(ticket, deadline);
-                    backoff.reset();
+        let look = |server: &mut Self, _| loop {
+            match server.look() {
+                Ok(Looked::Taken(number, state, client)) => {
+                    return Some(Ok((number, state, client)));
                 }
-                _ if is_restless || backoff.snooze() => {}
-                _ => {
-                    ticket = Some(bed.prepare());
-                    continue;
-                }
+                Ok(Looked::Restless) if !has_passed(deadline) => {}
+                Ok(Looked::Nothing | Looked::Restless) => return None,
+                Err(error) => return Some(Err(error)),
             }
-            is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
         };
+        let taken = look_until(self, |server| server, deadline, look);
+        let (number, state, client) = taken.unwrap_or(Err(TakeError::TimedOut))?;
         self.request(number, state, client)
     }
 

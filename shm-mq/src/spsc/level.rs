@@ -2,7 +2,8 @@
 use super::role::Peer;
 use super::shared::Told;
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Sleeps, Waiter};
+use crate::wait::Missing;
+use crate::waitset::Source;
 use shm_core::trust::Trust;
 
 /// A level of trust that a queue has ends for: those of [`stream`](crate::stream::Level).
@@ -17,7 +18,7 @@ impl<T: OneMapping> Level for T {
 }
 
 /// The other side, and the words between the two, but for the ring. What comes from it is a claim.
-pub trait Link: Waiter + Sleeps {
+pub trait Link: Source {
     /// The longest record that the receiver takes, whatever the ring.
     fn message_bytes_max(&self) -> usize;
 

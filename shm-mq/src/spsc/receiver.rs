@@ -6,7 +6,7 @@ use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::hand_back::HandBack;
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
+use crate::wait::{Missing, look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};
@@ -224,16 +224,9 @@ impl<T: Level> Receiver<T> {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<usize, RecvError> {
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        loop {
-            if let Some(len) = self.find_before_the_end()? {
-                return Ok(len);
-            }
-            if is_over {
-                return Err(RecvError::TimedOut);
-            }
-            is_over = !pause.step(&mut self.cursor.link);
-        }
+        let look = |receiver: &mut Self, _| receiver.find_before_the_end().transpose();
+        look_until(self, |receiver| &mut receiver.cursor.link, deadline, look)
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Looks at the sender, and then once more for a record: it may have published one before its

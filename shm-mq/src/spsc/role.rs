@@ -4,10 +4,11 @@ use super::bell::Bell;
 use super::lane::Hub;
 use super::level::Link;
 use super::shared::{Seat, Shared, Told};
-use crate::wait::{Missing, Pause, Sleeps, Waiter};
-use shm_core::event::{EventCount, Ticket};
+use crate::wait::{Missing, look_until};
+use crate::waitset::Source;
+use shm_core::event::EventCount;
 use shm_core::mapping::Mapped;
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::Liveness;
 use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -214,18 +215,13 @@ impl Peer {
 
     /// Waits until the other side is there.
     pub(super) fn wait_until_open(&mut self, deadline: Option<Instant>) -> Result<(), Missing> {
-        let mut pause = Pause::new(deadline);
-        loop {
-            match self.gone() {
-                None if self.is_open() => return Ok(()),
-                // Somebody may come after it.
-                None | Some(Missing::Detached) => {}
-                Some(gone) => return Err(gone),
-            }
-            if !pause.step(self) {
-                return Err(Missing::TimedOut);
-            }
-        }
+        let look = |peer: &mut Peer, _| match peer.gone() {
+            None if peer.is_open() => Some(Ok(())),
+            // Somebody may come after it.
+            None | Some(Missing::Detached) => None,
+            Some(gone) => Some(Err(gone)),
+        };
+        look_until(self, |peer| peer, deadline, look).unwrap_or(Err(Missing::TimedOut))
     }
 
     /// Wakes it, if it sleeps.
@@ -305,7 +301,12 @@ impl Link for Peer {
     }
 }
 
-impl Sleeps for Peer {
+/// Ready once the other side is gone.
+impl Source for Peer {
+    fn is_ready(&mut self) -> bool {
+        self.gone().is_some()
+    }
+
     fn bed(&self) -> Option<&EventCount> {
         Some(self.my_bed())
     }
@@ -318,27 +319,5 @@ impl Sleeps for Peer {
         // It wakes us, or dies.
         let is_sure = self.side == Side::Sender && self.living().is_some();
         (!is_sure).then_some(LOOKED_EVERY)
-    }
-}
-
-impl Waiter for Peer {
-    type Ticket = Ticket;
-
-    fn prepare(&mut self) -> Ticket {
-        self.my_bed().prepare()
-    }
-
-    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        let watch = self.living();
-        let until = match (&watch, self.side) {
-            // It wakes us, or dies.
-            (Some(_), Side::Sender) => deadline,
-            _ => {
-                let soon = Instant::now() + LOOKED_EVERY;
-                Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
-            }
-        };
-        participants::wait(self.my_bed(), ticket, watch.as_slice(), until);
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }

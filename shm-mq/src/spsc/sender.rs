@@ -5,7 +5,7 @@ use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
 use crate::stream::OneMapping;
-use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
+use crate::wait::{Missing, look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::Draft;
 use shm_core::mapping::{Mapped, Mapping};
@@ -461,20 +461,12 @@ impl<T: Level> Cursor<T> {
         deadline: Option<Instant>,
     ) -> Result<Room, SendError> {
         self.publish(lines);
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        loop {
-            let gone = self.link.gone();
-            if let Some(room) = self.room(len)? {
-                return Ok(room);
-            }
-            if let Some(gone) = gone {
-                return Err(gone.into());
-            }
-            if is_over {
-                return Err(SendError::TimedOut);
-            }
-            is_over = !pause.step(&mut self.link);
-        }
+        let look = |cursor: &mut Self, _| {
+            let gone = cursor.link.gone();
+            cursor.room(len).transpose().or_else(|| Some(Err(gone?.into())))
+        };
+        look_until(self, |cursor| &mut cursor.link, deadline, look)
+            .unwrap_or(Err(SendError::TimedOut))
     }
 
     /// The bytes of a record have been written: it is the next one.

@@ -1,6 +1,7 @@
 //! What a stream is at each level of trust: how its bytes move, and what joins its two sides.
 use super::peer::Peer;
-use crate::wait::{Missing, Sleeps, Waiter};
+use crate::wait::Missing;
+use crate::waitset::Source;
 use shm_core::trust::{Buggy, Crashing, Trust};
 use std::fmt;
 
@@ -24,7 +25,7 @@ impl OneMapping for Crashing {}
 impl OneMapping for Buggy {}
 
 /// The other side, and the words between the two. What comes from it is a claim.
-pub trait Link: Waiter + Sleeps + fmt::Debug {
+pub trait Link: Source + fmt::Debug {
     /// The longest message that the receiver takes.
     fn message_bytes_max(&self) -> usize;
 

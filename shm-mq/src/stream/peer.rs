@@ -3,10 +3,11 @@ use super::frame::MESSAGE_BYTES_MAX;
 use super::level::Link;
 use super::shared::{CLOSED, DETACHED, OPEN, Role, Shared};
 use super::{AttachError, RoleTaken};
-use crate::wait::{Missing, Pause, Sleeps, Waiter};
-use shm_core::event::{EventCount, Ticket};
+use crate::wait::{Missing, look_until};
+use crate::waitset::Source;
+use shm_core::event::EventCount;
 use shm_core::mapping::Mapped;
-use shm_core::participants::{self, Member, ParticipantId, Watch};
+use shm_core::participants::{Member, ParticipantId, Watch};
 use shm_core::process::{Liveness, ProcessId};
 use shm_core::sync::Ordering;
 use std::sync::Arc;
@@ -150,18 +151,12 @@ impl Peer {
 
     /// Waits until the peer has opened its handle.
     pub(super) fn wait_until_open(&mut self, deadline: Option<Instant>) -> Result<(), Missing> {
-        let mut pause = Pause::new(deadline);
-        loop {
-            if let Some(gone) = self.gone() {
-                return Err(gone);
-            }
-            if self.shared.role(self.side).state.load(Ordering::Relaxed) == OPEN {
-                return Ok(());
-            }
-            if !pause.step(self) {
-                return Err(Missing::TimedOut);
-            }
-        }
+        let look = |peer: &mut Peer, _| match peer.gone() {
+            Some(gone) => Some(Err(gone)),
+            None => (peer.shared.role(peer.side).state.load(Ordering::Relaxed) == OPEN)
+                .then_some(Ok(())),
+        };
+        look_until(self, |peer| peer, deadline, look).unwrap_or(Err(Missing::TimedOut))
     }
 
     pub(super) fn my_bed(&self) -> &EventCount {
@@ -230,7 +225,12 @@ impl Link for Peer {
     }
 }
 
-impl Sleeps for Peer {
+/// Ready once the other side is gone.
+impl Source for Peer {
+    fn is_ready(&mut self) -> bool {
+        self.gone().is_some()
+    }
+
     fn bed(&self) -> Option<&EventCount> {
         Some(self.my_bed())
     }
@@ -245,29 +245,11 @@ impl Sleeps for Peer {
     }
 }
 
-impl Waiter for Peer {
-    type Ticket = Ticket;
-
-    fn prepare(&mut self) -> Ticket {
-        self.my_bed().prepare()
-    }
-
-    fn sleep(&mut self, ticket: Ticket, deadline: Option<Instant>) -> bool {
-        if let Some(watch) = &self.watch {
-            participants::wait(self.my_bed(), ticket, &[watch], deadline);
-        } else {
-            let soon = Instant::now() + UNNAMED_LOOKED_EVERY;
-            let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-            participants::wait(self.my_bed(), ticket, &[], Some(until));
-        }
-        deadline.is_none_or(|deadline| Instant::now() < deadline)
-    }
-}
-
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::super::Stream;
     use super::*;
+    use crate::wait::{announce, sleep};
     use shm_core::mapping::Mapping;
     use shm_core::participants::Table;
 
@@ -324,8 +306,8 @@ mod tests {
         let (shared, me, _other) = world();
         let mut peer = Peer::new(shared, Side::Receiver, me);
         let before = Instant::now();
-        let ticket = peer.prepare();
-        assert!(peer.sleep(ticket, None));
+        let ticket = announce(&mut peer);
+        sleep(&mut peer, ticket, None);
         assert!(before.elapsed() >= UNNAMED_LOOKED_EVERY);
     }
 }

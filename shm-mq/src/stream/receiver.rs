@@ -6,7 +6,7 @@ use super::ring::{Place, Ring, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
 use crate::hand_back::HandBack;
-use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
+use crate::wait::{Missing, look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::bytes::View;
 use shm_core::mapping::{Mapped, Mapping};
@@ -270,16 +270,12 @@ impl<T: Level> Receiver<T> {
 
     #[cold]
     fn find_slowly(&mut self, deadline: Option<Instant>) -> Result<(), RecvError> {
-        let mut pause = Pause::new(deadline);
-        loop {
-            match self.find_again() {
-                Err(RecvError::WouldBlock) => {}
-                end => return end,
-            }
-            if !pause.step(&mut self.cursor.link) {
-                return Err(RecvError::TimedOut);
-            }
-        }
+        let look = |receiver: &mut Self, _| match receiver.find_again() {
+            Err(RecvError::WouldBlock) => None,
+            end => Some(end),
+        };
+        look_until(self, |receiver| &mut receiver.cursor.link, deadline, look)
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Looks at the sender's position, and if that does not help, at the sender.

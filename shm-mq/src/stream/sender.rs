@@ -5,7 +5,7 @@ use super::peer::{Peer, Side};
 use super::ring::{Place, Ring, WORD, checked_distance};
 use super::shared::Shared;
 use super::{AttachError, Stream};
-use crate::wait::{Missing, Pause, Sleeps, sleeps_by};
+use crate::wait::{Missing, has_passed, look_until, sleeps_by};
 use crate::waitset::Source;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;
@@ -355,16 +355,12 @@ impl<T: Level> Sender<T> {
         mut message: Outgoing<'_>,
         deadline: Option<Instant>,
     ) -> Result<(), SendError> {
-        let mut pause = Pause::new(deadline);
-        loop {
-            match self.advance(&mut message, deadline) {
-                Err(SendError::WouldBlock) => {}
-                end => return end,
-            }
-            if !pause.step(&mut self.link) {
-                return Err(SendError::TimedOut);
-            }
-        }
+        let look = |sender: &mut Self, _| match sender.advance(&mut message, deadline) {
+            Err(SendError::WouldBlock) => None,
+            end => Some(end),
+        };
+        look_until(self, |sender| &mut sender.link, deadline, look)
+            .unwrap_or(Err(SendError::TimedOut))
     }
 
     /// Writes and publishes what there is room for, a [piece](Sender::piece) at a time.
@@ -377,7 +373,7 @@ impl<T: Level> Sender<T> {
     ) -> Result<(), SendError> {
         self.usable()?;
         while !message.is_done() {
-            if message.begun && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if message.begun && has_passed(deadline) {
                 return Err(SendError::TimedOut);
             }
             let piece = self.piece(message.left);

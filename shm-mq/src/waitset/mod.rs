@@ -57,9 +57,10 @@ mod source;
 
 pub use source::{Alarm, Descriptor, Interest, Interval, Source};
 
+use crate::wait::{announce, has_passed};
 use descriptors::Descriptors;
 use shm_core::backoff::Backoff;
-use shm_core::event::{EventCount, Ticket};
+use shm_core::event::Ticket;
 use shm_core::futex::WAIT_WORDS_MAX;
 use shm_core::participants::{Sleeper, Watch};
 use shm_core::sealed::{Doorbell, Heard};
@@ -153,14 +154,10 @@ impl WaitSet {
                     sources[number].1.heard(which, heard);
                 }
                 sources.iter_mut().for_each(|(_, source)| source.woken());
-                is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+                is_over = has_passed(deadline);
                 backoff.reset();
             } else if !backoff.snooze() {
-                let prepare = |source: &mut dyn Source| {
-                    source.announce();
-                    source.bed().map(EventCount::prepare)
-                };
-                tickets = Some(sources.iter_mut().map(|(_, source)| prepare(*source)).collect());
+                tickets = Some(sources.iter_mut().map(|(_, source)| announce(*source)).collect());
             }
         }
     }

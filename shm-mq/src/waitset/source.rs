@@ -29,7 +29,8 @@ pub trait Source {
     /// Adds those whose death makes it ready.
     fn peers<'s>(&'s self, _to: &mut Vec<&'s Watch>) {}
 
-    /// So long nobody may have woken who waits although it is ready.
+    /// So long nobody may have woken who waits although it is ready. Asked after the
+    /// [peers](Source::peers), one of which may have died between.
     fn sleep_max(&self) -> Option<Duration> {
         None
     }

@@ -3,8 +3,8 @@ use super::shared::{Due, Kind, Slot, State};
 use super::{AHEAD, REAPED_EVERY, WorkQueue, due_in};
 use crate::lent::Lent;
 use crate::stream::OneMapping;
+use crate::wait::look_until;
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::event::EventCount;
 use shm_core::participants::Member;
 use shm_core::sync::Ordering;
@@ -79,25 +79,16 @@ impl<T: OneMapping> Producer<T> {
     /// # If a process dies here
     /// As in [`try_send`](Producer::try_send).
     pub fn send(&mut self, job: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        loop {
-            if self.try_send(job)? {
-                return Ok(());
-            }
-            if is_over {
-                return Err(SendError::TimedOut);
-            }
-            let bed = &self.queue.shared.left;
-            if let Some(ticket) = ticket.take() {
-                let soon = Instant::now() + REAPED_EVERY;
-                bed.wait(ticket, Some(deadline.map_or(soon, |deadline| deadline.min(soon))));
-                self.queue.reap(&self.member);
-                is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(bed.prepare());
-            }
-        }
+        if self.try_send(job)? { Ok(()) } else { self.wait_and_send(job, deadline) }
+    }
+
+    #[cold]
+    fn wait_and_send(&mut self, job: &[u8], deadline: Option<Instant>) -> Result<(), SendError> {
+        let look = |producer: &mut Self, _| match producer.try_send(job) {
+            Ok(false) => None,
+            sent => Some(sent.map(drop)),
+        };
+        look_until(self, |producer| producer, deadline, look).unwrap_or(Err(SendError::TimedOut))
     }
 
     /// Lends a slot, to write a job of `len` bytes where it will lie; `None` where none is free.

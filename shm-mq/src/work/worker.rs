@@ -2,8 +2,8 @@
 use super::shared::{Due, Front, Kind, Slot, State};
 use super::{AHEAD, NextReady, PASSED, REAPED_EVERY, WorkQueue, due_in};
 use crate::stream::OneMapping;
+use crate::wait::look_until;
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::bytes::{View, Word, relaxed};
 use shm_core::event::EventCount;
 use shm_core::futex::now_ms;
@@ -120,30 +120,21 @@ impl<T: OneMapping> Worker<T> {
     /// # If a process dies here
     /// As in [`try_claim`](Worker::try_claim).
     pub fn claim(&mut self, deadline: Option<Instant>) -> Result<Job<'_, T>, ClaimError> {
-        let (mut backoff, mut ticket, mut is_over) = (Backoff::new(), None, false);
-        let claimed = loop {
-            let due = match self.look()? {
-                Ok(claimed) => break claimed,
-                Err(due) => due,
-            };
-            if is_over {
-                return Err(ClaimError::TimedOut);
-            }
-            let bed = &self.queue.shared.arrived;
-            if let Some(ticket) = ticket.take() {
-                let wait = due.map_or(REAPED_EVERY, |due| {
-                    Duration::from_millis(due.saturating_sub(now_ms())).min(REAPED_EVERY)
-                });
-                let soon = Instant::now() + wait;
-                bed.wait(ticket, Some(deadline.map_or(soon, |deadline| deadline.min(soon))));
-                self.queue.reap(&self.member);
-                is_over = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-                backoff.reset();
-            } else if !backoff.snooze() {
-                ticket = Some(bed.prepare());
-            }
+        let claimed = match self.look()? {
+            Ok(claimed) => claimed,
+            Err(_) => self.wait(deadline)?,
         };
         Ok(self.job(claimed))
+    }
+
+    #[cold]
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Claimed, ClaimError> {
+        let look = |worker: &mut Self, _| match worker.look() {
+            Ok(Err(_)) => None,
+            Ok(Ok(claimed)) => Some(Ok(claimed)),
+            Err(error) => Some(Err(error)),
+        };
+        look_until(self, |worker| worker, deadline, look).unwrap_or(Err(ClaimError::TimedOut))
     }
 
     /// Takes a dead job, to look at it: [`ack`](Job::ack) takes it away,
@@ -415,10 +406,12 @@ impl<T: OneMapping> Source for Worker<T> {
 
     fn sleep_max(&self) -> Option<Duration> {
         Some(match self.queue.next_ready() {
+            // It is due since we looked.
+            NextReady::Now => Duration::ZERO,
             NextReady::At(due) => {
                 Duration::from_millis(due.saturating_sub(now_ms())).min(REAPED_EVERY)
             }
-            _ => REAPED_EVERY,
+            NextReady::Never => REAPED_EVERY,
         })
     }
 

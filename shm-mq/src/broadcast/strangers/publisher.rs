@@ -4,11 +4,12 @@ use super::super::{BroadcastConfig, CreateError, Kind, LOOKED_EVERY, PublishErro
 use super::{CAST, model_unwinds};
 use crate::fan_in::Why;
 use crate::hostile::{ConnectError, DETACHED, HALF_BYTES, Half, Meeting, Wire};
-use crate::wait::{Missing, Pause, Waiter};
+use crate::wait::{Missing, look_until};
+use crate::waitset::Source;
 use shm_core::event::announced;
 use shm_core::mapping::Mapped;
 use shm_core::process::ForkGuard;
-use shm_core::sealed::Own;
+use shm_core::sealed::{Doorbell, Own};
 use shm_core::sync::Ordering;
 use shm_core::trust::Hostile;
 use std::cell::Cell;
@@ -17,7 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const IS_MODEL: bool = cfg!(any(shm_loom, shm_explore));
 /// After so many records we look whether one subscriber is gone.
@@ -478,14 +479,8 @@ impl<K> StrangePublisher<K> {
 
     #[cold]
     fn wait_for_room(&mut self, deadline: Option<Instant>) -> Result<(), PublishError> {
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        while !self.has_room() {
-            if is_over {
-                return Err(PublishError::TimedOut);
-            }
-            is_over = !pause.step(self);
-        }
-        Ok(())
+        let look = |publisher: &mut Self, _| publisher.has_room().then_some(());
+        look_until(self, |publisher| publisher, deadline, look).ok_or(PublishError::TimedOut)
     }
 }
 
@@ -501,24 +496,29 @@ impl<K> Admitted<K> {
     }
 }
 
-/// On the bell of who is slowest: there is no room before that one has read.
-impl<K> Waiter for StrangePublisher<K> {
-    type Ticket = ();
+/// Ready where there is room. Sleeps on the bell of who is slowest, before which there is none: it
+/// wakes us for what it reads when it finds no more, or was given half of all anew.
+impl<K> Source for StrangePublisher<K> {
+    fn is_ready(&mut self) -> bool {
+        self.has_room()
+    }
 
-    fn prepare(&mut self) {
+    fn announce(&mut self) {
         self.sleeps += 1;
         self.half.asleep.announce(self.sleeps);
     }
 
-    fn sleep(&mut self, (): (), deadline: Option<Instant>) -> bool {
-        // It wakes us for what it reads when it finds no more, or was given half of all anew.
-        let soon = (!IS_MODEL).then(|| Instant::now() + LOOKED_EVERY);
-        let until = soon.into_iter().chain(deadline).min();
-        let slowest = self.slowest.and_then(|index| self.subscribers.get_mut(index));
-        let goes_on = slowest.is_none_or(|slowest| slowest.wire.sleep((), until));
-        // It says so of our half; but there may be nobody.
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        let slowest = self.slowest.and_then(|index| self.subscribers.get(index));
+        to.extend(slowest.map(|slowest| slowest.wire.bell()));
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        (!IS_MODEL).then_some(LOOKED_EVERY)
+    }
+
+    fn woken(&mut self) {
         self.half.asleep.withdraw();
-        (goes_on || !IS_MODEL) && deadline.is_none_or(|deadline| Instant::now() < deadline)
     }
 }
 

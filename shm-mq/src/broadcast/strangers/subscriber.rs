@@ -4,7 +4,7 @@ use super::super::shared::{Mark, NUMBER_MAX};
 use super::super::{CELLS_MAX, Kind, Lapped, RECORD_BYTES_MAX, RecvError, Start, Subscription};
 use super::{CAST, model_unwinds};
 use crate::hostile::{ConnectError, HALF_BYTES, Limits, Meeting, Wire};
-use crate::wait::Pause;
+use crate::wait::look_until;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::process::ForkGuard;
 use shm_core::trust::Hostile;
@@ -189,16 +189,9 @@ impl StrangeSubscriber {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<usize, RecvError> {
-        let (mut pause, mut is_over) = (Pause::new(deadline), false);
-        loop {
-            if let Some(len) = self.find_before_the_end()? {
-                return Ok(len);
-            }
-            if is_over {
-                return Err(RecvError::TimedOut);
-            }
-            is_over = !pause.step(&mut self.wire);
-        }
+        let look = |subscriber: &mut Self, _| subscriber.find_before_the_end().transpose();
+        look_until(self, |subscriber| &mut subscriber.wire, deadline, look)
+            .unwrap_or(Err(RecvError::TimedOut))
     }
 
     /// Looks at the publisher, and then once more for a record: it may have published one before

@@ -3,7 +3,7 @@ use super::{HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
 use crate::hostile::ConnectError;
 use crate::rpc::{AskError, due_at};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
-use crate::wait::{Sleeps, Waiter};
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
@@ -431,9 +431,9 @@ impl StrangeClient {
                 backoff.reset();
             } else if !backoff.snooze() {
                 let both = for_room || !self.untold.is_empty();
-                self.answers.wire_mut().prepare();
+                self.answers.wire_mut().announce();
                 if both {
-                    self.requests.link().prepare();
+                    self.requests.link().announce();
                 }
                 is_announced = Some(both);
             }

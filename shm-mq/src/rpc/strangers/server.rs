@@ -4,7 +4,7 @@ use crate::fan_in::Why;
 use crate::hostile::ConnectError;
 use crate::rpc::{AnswerError, is_past, left_until};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
-use crate::wait::{Sleeps, Waiter};
+use crate::waitset::Source;
 use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
@@ -516,10 +516,10 @@ impl<K> Lane<K> {
     }
 
     fn prepare(&mut self) {
-        self.requests.wire_mut().prepare();
+        self.requests.wire_mut().announce();
         self.awaits_room = !self.calls.unsent.is_empty();
         if self.awaits_room {
-            self.answers.link().prepare();
+            self.answers.link().announce();
         }
     }
 
