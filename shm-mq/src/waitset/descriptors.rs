@@ -73,21 +73,27 @@ impl Descriptors {
             let bell = armed(&mut self.bell, night)?;
             fds.push(PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN));
         }
-        ask(&mut fds, night.end(deadline).map(left))?;
-        self.ready = Some(numbers(&all, &fds));
-        if fds[rung].iter().any(|fd| !fd.revents().is_empty()) {
-            self.heard = told(&owners, Doorbell::wait_any(&bells, Some(Instant::now())));
+        let asked = ask(&mut fds, night.end(deadline).map(left));
+        if asked.is_ok() {
+            self.ready = Some(numbers(&all, &fds));
+            if fds[rung].iter().any(|fd| !fd.revents().is_empty()) {
+                self.heard = told(&owners, Doorbell::wait_any(&bells, Some(Instant::now())));
+            }
         }
         drop(fds);
-        // What still waits in the kernel would take wake-ups away from others.
-        if let Some(bell) = &mut self.bell
-            && !night.words().is_empty()
-            && !bell.take().map_err(refused)?
-        {
-            bell.silence().map_err(refused)?;
-        }
+        // Whatever `poll` says: what still waits in the kernel would take wake-ups from others.
+        let silenced = if night.words().is_empty() { Ok(()) } else { self.silence() };
         night.peers().iter().for_each(|peer| peer.pass_on());
-        Ok(true)
+        asked.and(silenced).map(|()| true)
+    }
+
+    /// The bell rings no more, and has not rung.
+    fn silence(&mut self) -> Result<(), WaitError> {
+        let Some(bell) = &mut self.bell else { return Ok(()) };
+        if bell.take().map_err(refused)? {
+            return Ok(());
+        }
+        bell.silence().map_err(refused)
     }
 }
 
@@ -139,5 +145,47 @@ fn ask(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<(), WaitErro
         // A signal: look again.
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(std::io::Error::from(error).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Alarm;
+    use super::*;
+    use shm_core::event::EventCount;
+    use shm_core::participants::Sleeper;
+    use shm_testkit::child::in_a_fork;
+    use shm_testkit::fault::{Limit, limit, unlimited};
+    use std::os::unix::net::UnixStream;
+
+    /// Sleeps on a socket and on `event`; the system polls one descriptor at most if it `refuses`.
+    fn sleeps(descriptors: &mut Descriptors, event: &EventCount, refuses: bool) -> bool {
+        let (socket, _other) = UnixStream::pair().unwrap();
+        let mut silent = Descriptor::new(socket.as_fd(), Interest::Readable);
+        let (mut sleeper, events) = (Sleeper::new(), [(event, event.prepare())]);
+        let night = sleeper.lie_down(&events, &[]).unwrap();
+        let mut never = Alarm::never();
+        let sources: [((), &mut dyn Source); 2] = [((), &mut silent), ((), &mut never)];
+        if refuses {
+            limit(Limit::Descriptors, 1);
+        }
+        let slept = descriptors.sleep(&sources, &night, Some(Instant::now()));
+        unlimited(Limit::Descriptors);
+        slept.is_ok()
+    }
+
+    #[test]
+    fn the_bell_is_silent_after_a_poll_that_the_system_refused() {
+        let is_silent = in_a_fork(|| {
+            let (mut descriptors, event) = (Descriptors::default(), EventCount::new());
+            assert!(sleeps(&mut descriptors, &event, false), "it makes the bell");
+            assert!(!sleeps(&mut descriptors, &event, true));
+            event.notify();
+            let bell = descriptors.bell.as_mut().unwrap();
+            let mut fds = [PollFd::new(bell, PollFlags::IN)];
+            ask(&mut fds, Some(Duration::from_millis(200))).unwrap();
+            !bell.take().unwrap()
+        });
+        assert!(is_silent);
     }
 }
