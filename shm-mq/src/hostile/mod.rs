@@ -94,6 +94,12 @@ pub enum ConnectError {
         bytes: usize,
     },
     /// The peer did not hand over what it has to.
+    ///
+    /// Or the system did not let us: descriptors that lie in sockets unread count against the user
+    /// that sent them, in all its processes together. Beyond the limit of open files of who sends
+    /// (`RLIMIT_NOFILE`), `sendmsg` fails with `ETOOMANYREFS`, unless that process has
+    /// `CAP_SYS_RESOURCE` or `CAP_SYS_ADMIN`. Peers that never read their hello use it up, one
+    /// each, until they read, close their end or die: that we have given up gives nothing back.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
     /// The peer's memory begins with nonsense.
