@@ -20,6 +20,9 @@ pub mod waitset;
 // Waiting for another process, in steps.
 mod wait;
 
+// The bytes of a record, lent to who writes it; and of a slot, to who owns it.
+mod lent;
+
 // How a receiver gives back the lines of a long record.
 mod hand_back;
 
@@ -31,9 +34,6 @@ pub mod stream;
 
 // `spsc`: records from one sender to one receiver, in place.
 pub mod spsc;
-
-// The bytes of a slot, lent to who owns it.
-mod lent;
 
 // `work`: jobs from many producers to many workers, each done by one.
 pub mod work;

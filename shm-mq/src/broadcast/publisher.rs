@@ -3,11 +3,11 @@ use super::cells::{Cells, Place};
 use super::rows::{free_dead, look_at_rows, stride};
 use super::shared::{Mark, Row, Shared};
 use super::{AttachError, Broadcast, LOOKED_EVERY};
+use crate::lent::Lent;
 use crate::spsc::{Seat, leave_seat, take};
 use crate::stream::OneMapping;
 use crate::wait::{look_until, sleeps_by};
 use crate::waitset::Source;
-use shm_core::bytes::Draft as InPlace;
 use shm_core::event::EventCount;
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId, Watch};
@@ -202,9 +202,9 @@ impl<T: OneMapping> Publisher<T> {
             self.cells.begin(at);
             // SAFETY: all have read the cell, and none looks again before it is published, after
             // the draft.
-            Bytes::InPlace(unsafe { self.cells.draft(at, len) })
+            Lent::InPlace(unsafe { self.cells.draft(at, len) })
         } else {
-            Bytes::Private(vec![0; len])
+            Lent::Private(vec![0; len])
         };
         Ok(Some(Draft { bytes, len, cells: &self.cells, cursor: &mut self.cursor }))
     }
@@ -380,16 +380,10 @@ impl<T: OneMapping> fmt::Debug for Publisher<T> {
 /// record that was in its cell is gone.
 #[must_use = "it is published by `commit`"]
 pub struct Draft<'p, T: OneMapping = Crashing> {
-    bytes: Bytes<'p>,
+    bytes: Lent<'p>,
     len: usize,
     cells: &'p Cells<T>,
     cursor: &'p mut Cursor,
-}
-
-enum Bytes<'p> {
-    InPlace(InPlace<'p>),
-    /// Where others may be reading what is there, or write anywhere.
-    Private(Vec<u8>),
 }
 
 impl<T: OneMapping> Draft<'_, T> {
@@ -403,8 +397,8 @@ impl<T: OneMapping> Draft<'_, T> {
             return;
         }
         match self.bytes {
-            Bytes::InPlace(draft) => draft.finish(),
-            Bytes::Private(bytes) => {
+            Lent::InPlace(draft) => draft.finish(),
+            Lent::Private(bytes) => {
                 self.cells.begin(self.cursor.place);
                 // SAFETY: we are the publisher, and there was room.
                 unsafe { self.cells.write(self.cursor.place, &bytes) }
@@ -419,20 +413,14 @@ impl<T: OneMapping> Deref for Draft<'_, T> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &self.bytes
     }
 }
 
 impl<T: OneMapping> DerefMut for Draft<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &mut self.bytes
     }
 }
 

@@ -4,10 +4,10 @@ use super::lines::{Header, Lines, Place, words_for};
 use super::role::{Peer, Side, take};
 use super::shared::{Seat, Shared, Told};
 use super::{AttachError, Queue};
+use crate::lent::Lent;
 use crate::stream::OneMapping;
 use crate::wait::{Missing, look_until, sleeps_by};
 use crate::waitset::Source;
-use shm_core::bytes::Draft;
 use shm_core::mapping::{Mapped, Mapping};
 use shm_core::participants::Member;
 use shm_core::process::ForkGuard;
@@ -302,9 +302,9 @@ impl<T: Level> Sender<T> {
         }
         let bytes = if T::IN_PLACE {
             // SAFETY: `room` is ours until it is published, after the draft.
-            Bytes::InPlace(unsafe { self.lines.draft(room.at, len) })
+            Lent::InPlace(unsafe { self.lines.draft(room.at, len) })
         } else {
-            Bytes::Private(vec![0; len])
+            Lent::Private(vec![0; len])
         };
         Ok(Some(Reserved { bytes, room, len, lines: &self.lines, cursor: &mut self.cursor }))
     }
@@ -558,17 +558,11 @@ impl<T: Level> fmt::Debug for Sender<T> {
 /// The place of a record that is not sent yet. Dropped, it is not sent.
 #[must_use = "it is sent by `commit`"]
 pub struct Reserved<'s, T: Level = Crashing> {
-    bytes: Bytes<'s>,
+    bytes: Lent<'s>,
     room: Room,
     len: usize,
     lines: &'s Lines<T>,
     cursor: &'s mut Cursor<T>,
-}
-
-enum Bytes<'s> {
-    InPlace(Draft<'s>),
-    /// Among peers that may write anywhere.
-    Private(Vec<u8>),
 }
 
 impl<T: Level> Reserved<'_, T> {
@@ -582,9 +576,9 @@ impl<T: Level> Reserved<'_, T> {
             return;
         }
         match self.bytes {
-            Bytes::InPlace(draft) => draft.finish(),
+            Lent::InPlace(draft) => draft.finish(),
             // SAFETY: the room is ours.
-            Bytes::Private(bytes) => unsafe { self.lines.write(self.room.at, &bytes) },
+            Lent::Private(bytes) => unsafe { self.lines.write(self.room.at, &bytes) },
         }
         self.cursor.step(self.lines, self.room, self.len);
         self.cursor.publish(self.lines);
@@ -596,20 +590,14 @@ impl<T: Level> Deref for Reserved<'_, T> {
 
     #[inline(always)]
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &self.bytes
     }
 }
 
 impl<T: Level> DerefMut for Reserved<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.bytes {
-            Bytes::InPlace(draft) => draft,
-            Bytes::Private(bytes) => bytes,
-        }
+        &mut self.bytes
     }
 }
 
