@@ -494,6 +494,7 @@ fn a_forked_child_is_nobody() {
     let world = create("fan_fork", 2, 1024);
     let (mut sender, mut receiver) = (Some(world.sender()), Some(world.receiver()));
     sender.as_mut().unwrap().push(b"pushed").unwrap();
+    let id = world.me.id();
     let refused = in_a_fork(|| {
         let (mut sender, mut receiver) = (sender.take().unwrap(), receiver.take().unwrap());
         let soon = Instant::now() + SHORT;
@@ -505,7 +506,9 @@ fn a_forked_child_is_nobody() {
             && receiver.is_ready()
             && receiver.is_ready_at_last()
             && world.queue.sender(&world.me).err() == Some(JoinError::Forked(Forked))
-            && world.queue.receiver(&world.me).err() == Some(AttachError::Forked(Forked));
+            && world.queue.receiver(&world.me).err() == Some(AttachError::Forked(Forked))
+            && world.queue.set_sender(&world.me, id).err() == Some(JoinError::Forked(Forked))
+            && world.queue.set_receiver(&world.me, id).err() == Some(AttachError::Forked(Forked));
         drop((sender, receiver));
         refused
     });

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Each role is taken over so many times.
 const SUCCESSORS: usize = 10;
+/// Where the receiver says how far it is.
+const RELEASED: u64 = 256;
 
 /// What the processes were told, counted in the world's words.
 #[derive(Clone, Copy)]
@@ -331,7 +333,6 @@ fn who_cannot_attach_is_told_why() {
 #[test]
 fn who_finds_nonsense_has_no_role() {
     const SENT: u64 = 128;
-    const RELEASED: u64 = 256;
     const RING: u64 = 384;
     let world = World::create("spsc_corrupt", &1024);
     let (mut sender, mut receiver) = (world.sender(), world.receiver());
@@ -399,10 +400,12 @@ fn a_forked_child_sends_and_releases_nothing_that_its_parent_holds() {
     assert!(receiver.try_recv().unwrap().is_none(), "the child has sent it");
     place.unwrap().commit();
     let mut got = receiver.try_recv().unwrap();
+    let released = world.word(RELEASED).load(Ordering::Relaxed);
     assert!(in_a_fork(|| {
         drop(got.take());
         true
     }));
+    assert_eq!(world.word(RELEASED).load(Ordering::Relaxed), released, "the child gave it back");
     assert_eq!(*got.unwrap(), *b"hello");
     drop(receiver);
     assert_eq!(world.receiver().received(), 1, "once, by its parent");
