@@ -104,3 +104,72 @@ pub(crate) fn sleep<S: Source>(source: &mut S, ticket: Option<Ticket>, deadline:
 pub(crate) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const SHORT: Duration = Duration::from_millis(5);
+
+    /// What happens to it, in order; each of its sleeps lasts a while.
+    #[derive(Default)]
+    struct Diary {
+        bed: EventCount,
+        lines: Vec<&'static str>,
+    }
+
+    impl Source for Diary {
+        fn is_ready(&mut self) -> bool {
+            false
+        }
+
+        fn bed(&self) -> Option<&EventCount> {
+            Some(&self.bed)
+        }
+
+        fn sleep_max(&self) -> Option<Duration> {
+            Some(SHORT)
+        }
+
+        fn announce(&mut self) {
+            self.lines.push("announced");
+        }
+
+        fn woken(&mut self) {
+            self.lines.push("woken");
+        }
+    }
+
+    #[test]
+    fn the_last_look_before_a_sleep_comes_after_the_announcement() {
+        let (mut diary, mut sleeps) = (Diary::default(), 0);
+        let found = look_until(
+            &mut diary,
+            |diary| diary,
+            None,
+            |diary, is_last| {
+                assert_eq!(is_last, diary.lines.last() == Some(&"announced"));
+                sleeps = diary.lines.iter().filter(|line| **line == "woken").count();
+                (is_last && sleeps == 2).then_some("found")
+            },
+        );
+        assert_eq!(found, Some("found"));
+        assert_eq!(diary.lines, ["announced", "woken", "announced", "woken", "announced"]);
+    }
+
+    #[test]
+    fn what_comes_while_the_deadline_passes_is_found() {
+        for comes in [false, true] {
+            let mut diary = Diary::default();
+            let found = look_until(
+                &mut diary,
+                |diary| diary,
+                Some(Instant::now()),
+                |diary, _| (comes && diary.lines.last() == Some(&"woken")).then_some(()),
+            );
+            assert_eq!(found.is_some(), comes);
+            assert_eq!(diary.lines, ["announced", "woken"]);
+        }
+    }
+}

@@ -296,8 +296,9 @@ mod tests {
         let (shared, me, other) = world();
         shared.open(Side::Sender, other.id()).unwrap();
         let mut peer = Peer::new(shared, Side::Receiver, me);
-        assert_eq!(peer.gone(), None);
+        assert!(peer.gone().is_none() && !peer.is_ready());
         drop(other);
+        assert!(peer.is_ready(), "its end is one");
         assert_eq!(peer.gone(), Some(Missing::Died), "though its process, ours, lives");
     }
 
