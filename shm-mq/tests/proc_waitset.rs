@@ -140,6 +140,7 @@ fn takes_when_told(args: &[String]) {
         drop(receiver.recv().unwrap());
         // Who sleeps is told of it by who finds nothing more.
         let _ = receiver.try_recv();
+        tell_parent("taken");
     }
 }
 
@@ -328,6 +329,8 @@ fn room_in_a_strangers_stream_is_waited_for_and_its_end() {
         sender.try_send(&[1; 56]).unwrap();
         assert!(!wait(&mut sender, Some(Instant::now() + SHORT)), "it is full");
         assert!(soon(|| peer.child.say("take"), || wait(&mut sender, None)));
+        // Or its second look takes the next one.
+        assert_eq!(peer.child.hear(LIMIT), "taken");
     }
     sender.try_send(&[1; 56]).unwrap();
     assert!(soon(|| peer.child.kill(), || wait(&mut sender, None)));
