@@ -39,8 +39,8 @@ fn create_table(at: &Path, bytes: u64) -> (Arc<Mapping>, Arc<Member>) {
 
 fn open_table(at: &Path) -> (Arc<Mapping>, Arc<Member>) {
     let mapping = open(at);
-    let me = Table::attach(&mapping, 0).and_then(|table| Ok(table.join().expect("a seat")));
-    (mapping, me.expect("a table"))
+    let me = Table::attach(&mapping, 0).expect("a table").join().expect("a seat");
+    (mapping, me)
 }
 
 /// With their headers.
