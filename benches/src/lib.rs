@@ -1,7 +1,6 @@
 //! What the measurements share: two processors, and medians of rounds.
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
@@ -13,16 +12,6 @@ pub fn memory(bytes: u64) -> (Arc<Mapping>, Arc<Member>, u64) {
     let table = unsafe { Table::create(&mapping, 0, 4) }.expect("a table");
     let me = table.join().expect("a seat");
     (mapping, me, at)
-}
-
-/// A cache line of its own, and the next, which is fetched with it.
-#[derive(Debug)]
-#[repr(align(128))]
-pub struct Line(pub [AtomicU64; 8]);
-
-/// One of zeros.
-pub fn line() -> Line {
-    Line(std::array::from_fn(|_| AtomicU64::new(0)))
 }
 
 /// Pins the calling thread to the `nth` of the processors that the process may use.
