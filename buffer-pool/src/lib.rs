@@ -1,0 +1,14 @@
+//! Pages of files in shared memory, used by many processes at once.
+//!
+//! What is here so far decides which pages stay: [`policy`] is the replacement of a pool of frames,
+//! in shared memory, and [`mod@simulate`] runs it over a trace of page accesses, beside plain models
+//! of what others do. `shmctl pool simulate` shows that to people.
+//!
+//! Modules, lowest first; each uses only those above it.
+
+// Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
+pub mod policy;
+
+// The policies over traces, without any page, beside LRU, an exact clock and the optimum.
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub mod simulate;
