@@ -2,3 +2,6 @@
 
 // `shmctl agg`: the main job.
 pub mod agg;
+
+// `shmctl pool`: which pages stay, and in time the pool itself.
+pub mod pool;

@@ -2,7 +2,7 @@
 
 use bgworker::Worker;
 use clap::Parser;
-use shmctl::agg;
+use shmctl::{agg, pool};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -11,6 +11,8 @@ use std::process::ExitCode;
 #[command(name = "shmctl", version, arg_required_else_help = true)]
 enum Command {
     Agg(Box<agg::Options>),
+    #[command(subcommand)]
+    Pool(pool::Command),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,13 @@ fn lead() -> ExitCode {
     };
     match command {
         Command::Agg(options) => exit_code(agg::run(&options), ""),
+        Command::Pool(command) => match pool::run(&command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error.to_string());
+                ExitCode::from(2)
+            }
+        },
     }
 }
 

@@ -25,7 +25,8 @@
 //!    leaves the ring as unused.
 //! 4. with a ticket of the head, before or after the slot is emptied: a frame that is `YOUNG` or `OLD`
 //!    and to which no ticket leads any more. The hand meets it, three times in vain, and then takes
-//!    it for lost: it is `MAIN`.
+//!    it for lost: it is `MAIN`. Until then its page is read as any other, and stays as a page of the
+//!    main clock does while the ring has victims enough.
 //! 5. with victims: they are `MAIN` and unused; the hand finds them, and whoever sweeps asks the pool
 //!    whether they are somebody's.
 //!
@@ -98,8 +99,8 @@ impl Ring {
                 return;
             };
             looks = looks.saturating_sub(count);
-            for ticket in first..first.saturating_add(count) {
-                self.leave_one(uses, ticket, batch, may_evict);
+            for nth in 0..count {
+                self.leave_one(uses, first.wrapping_add(nth), batch, may_evict);
             }
         }
     }
@@ -114,7 +115,7 @@ impl Ring {
                     (head, inside.saturating_sub(u64::from(share)).min(wanted))
                 }
                 // Nobody honest has left it so: no more tickets are out than there are slots.
-                _ => (tail.saturating_sub(self.slots.len() as u64), 0),
+                _ => (tail.wrapping_sub(self.slots.len() as u64), 0),
             };
             let to = from.wrapping_add(count);
             if to == head {

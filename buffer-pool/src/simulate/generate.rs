@@ -98,7 +98,7 @@ impl Random {
 
     /// Less than `bound`.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// From 0 up to 1, which it never is.
