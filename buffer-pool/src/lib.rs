@@ -1,8 +1,8 @@
 //! Pages of files in shared memory, used by many processes at once.
 //!
 //! What is here so far decides which pages stay: [`policy`] is the replacement of a pool of frames,
-//! in shared memory, and [`mod@simulate`] runs it over a trace of page accesses, beside plain models
-//! of what others do. `shmctl pool simulate` shows that to people.
+//! in shared memory, and [`mod@simulate`] runs it over a trace of page accesses, beside plain
+//! models of what others do. `shmctl pool simulate` shows that to people.
 //!
 //! Modules, lowest first; each uses only those above it.
 

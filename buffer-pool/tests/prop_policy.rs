@@ -32,6 +32,11 @@ fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![Just(Kind::Clock5), Just(Kind::Probation)]
 }
 
+/// A counter near its beginning, anywhere, or near its end.
+fn counter() -> impl Strategy<Value = u64> {
+    prop_oneof![0..400u64, any::<u64>(), u64::MAX - 200..=u64::MAX]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(300)))]
 
@@ -66,7 +71,7 @@ proptest! {
         kind in kind(),
         frames in 1..150u32,
         words in proptest::collection::vec(any::<u64>(), 200),
-        ends in proptest::collection::vec(prop_oneof![0..400u64, any::<u64>(), u64::MAX - 200..=u64::MAX], 3),
+        ends in proptest::collection::vec(counter(), 3),
         pinned in proptest::collection::btree_set(0..150u32, 0..150),
         room in 1..70usize,
     ) {

@@ -8,17 +8,17 @@
 //!                                      └── used ──┘ └─ not used: a ghost ─────┘
 //! ```
 //!
-//! A policy knows frames, by number, and pages, by tag; it knows nothing of files, of what is pinned
-//! or of bytes. [`Kind::Clock5`] is PostgreSQL's clock sweep. [`Kind::Probation`] has a small ring
-//! before the clock, where a page waits for its second use: most pages are used once, or by one
-//! operation several times in a row, and leave without having cost another page its place.
+//! A policy knows frames, by number, and pages, by tag; it knows nothing of files, of what is
+//! pinned or of bytes. [`Kind::Clock5`] is PostgreSQL's clock sweep. [`Kind::Probation`] has a
+//! small ring before the clock, where a page waits for its second use: most pages are used once, or
+//! by one operation several times in a row, and leave without having cost another page its place.
 //!
-//! **It is advice.** No frame is anybody's because of a word in here: the caller asks the pool whether
-//! a frame may be evicted (`may_evict`), which is where claims name their owner. So a death at
-//! any instruction, and any nonsense in any of these words, costs some hits and nothing else: calls
-//! are bounded by private numbers, frames are smaller than [`Policy::frames`], none is twice in a
-//! batch, and a frame that fell out of the ring comes back under the hand. The cases are numbered in
-//! `ring.rs`. For the same reason all accesses are relaxed.
+//! **It is advice.** No frame is anybody's because of a word in here: the caller asks the pool
+//! whether a frame may be evicted (`may_evict`), which is where claims name their owner. So a death
+//! at any instruction, and any nonsense in any of these words, costs some hits and nothing else:
+//! calls are bounded by private numbers, frames are smaller than [`Policy::frames`], none is twice
+//! in a batch, and a frame that fell out of the ring comes back under the hand. The cases are
+//! numbered in `ring.rs`. For the same reason all accesses are relaxed.
 //!
 //! Frames that hold no page are the caller's affair: it asks for victims when it has none.
 
@@ -308,11 +308,11 @@ impl Policy {
     }
 
     /// Fills `batch`, which it empties first, with frames whose pages should go. `may_evict` says
-    /// whether a frame's page may be evicted, and if so the page's tag; it is asked about each frame
-    /// that is due, is free to claim it, and is not asked again about one that it let go.
+    /// whether a frame's page may be evicted, and if so the page's tag; it is asked about each
+    /// frame that is due, is free to claim it, and is not asked again about one that it let go.
     ///
-    /// The batch may hold fewer than it has room for, but at least one: a pass of the hand after the
-    /// first victim is enough.
+    /// The batch may hold fewer than it has room for, but at least one: a pass of the hand after
+    /// the first victim is enough.
     ///
     /// # Errors
     /// [`NoUnpinned`] where there is none.

@@ -8,30 +8,32 @@
 //! ```
 //!
 //! A page comes in at the tail, by a ticket, and its frame is `YOUNG`: uses do not count, they are
-//! the same operation that comes back. When half the ring's share of other pages has come after it, whoever
-//! admits the next one makes it `OLD`, and from then on a use counts. Once the ring has more than its
-//! share, who looks for a victim takes the oldest ticket: used, the frame goes under the hand of the
-//! main clock; not used, it is the victim, and the page leaves a ghost.
+//! the same operation that comes back. When half the ring's share of other pages has come after it,
+//! whoever admits the next one makes it `OLD`, and from then on a use counts. Once the ring has
+//! more than its share, who looks for a victim takes the oldest ticket: used, the frame goes under
+//! the hand of the main clock; not used, it is the victim, and the page leaves a ghost.
 //!
 //! Nobody is waited for, and nothing is undone after a death, because the slots are advice: a frame
 //! is in the ring if its use byte says so, and the hand of the clock passes *all* frames. Whoever
 //! dies
 //!
 //! 1. with a ticket of the tail, before the slot is written: the slot holds 0, or a frame that an
-//!    earlier death left there. The first is skipped when its ticket leaves; the second leaves early,
-//!    if it is in the ring at all. The frame that was to be admitted is `MAIN`: the hand finds it.
-//! 2. after the slot, before the use byte: the ticket leads to a frame that is `MAIN`, and is skipped.
+//!    earlier death left there. The first is skipped when its ticket leaves; the second leaves
+//!    early, if it is in the ring at all. The frame that was to be admitted is `MAIN`: the hand
+//!    finds it.
+//! 2. after the slot, before the use byte: the ticket leads to a frame that is `MAIN`, and is
+//!    skipped.
 //! 3. after the use byte, before another frame was made `OLD`: uses of that one do not count. It
 //!    leaves the ring as unused.
-//! 4. with a ticket of the head, before or after the slot is emptied: a frame that is `YOUNG` or `OLD`
-//!    and to which no ticket leads any more. The hand meets it, three times in vain, and then takes
-//!    it for lost: it is `MAIN`. Until then its page is read as any other, and stays as a page of the
-//!    main clock does while the ring has victims enough.
-//! 5. with victims: they are `MAIN` and unused; the hand finds them, and whoever sweeps asks the pool
-//!    whether they are somebody's.
+//! 4. with a ticket of the head, before or after the slot is emptied: a frame that is `YOUNG` or
+//!    `OLD` and to which no ticket leads any more. The hand meets it, three times in vain, and then
+//!    takes it for lost: it is `MAIN`. Until then its page is read as any other, and stays as a
+//!    page of the main clock does while the ring has victims enough.
+//! 5. with victims: they are `MAIN` and unused; the hand finds them, and whoever sweeps asks the
+//!    pool whether they are somebody's.
 //!
-//! The third time the hand may be wrong, where many pages were found in ghosts and hardly one came to
-//! the ring: then a page loses its probation. Slots overtaken by a liar are the same cases.
+//! The third time the hand may be wrong, where many pages were found in ghosts and hardly one came
+//! to the ring: then a page loses its probation. Slots overtaken by a liar are the same cases.
 use super::ghosts::Ghosts;
 use super::shared::{Place, Shared, Use};
 use super::uses::Uses;

@@ -3,11 +3,12 @@ use super::shared::{Place, Use};
 use super::{Batch, Policy};
 use shm_core::sync::Ordering;
 
-/// The hand is moved by so many frames at a time: one shared addition for a cache line of use bytes.
+/// The hand is moved by so many frames at a time: one shared addition for a cache line of use
+/// bytes.
 pub(super) const CLAIM: u32 = 64;
 
-/// What a process has taken of the hand's way and not yet looked at. It is private: who dies with it
-/// has left some frames out of one pass.
+/// What a process has taken of the hand's way and not yet looked at. It is private: who dies with
+/// it has left some frames out of one pass.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Claim {
     next: u64,

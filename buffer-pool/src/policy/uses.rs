@@ -23,8 +23,8 @@ impl Uses {
     /// byte was when `change` had the last word.
     ///
     /// It is a compare-and-swap of eight bytes, and no plain store, so that no neighbour's use is
-    /// undone. A byte is advice: where eight tries meet eight changes of the neighbours, this one is
-    /// not made.
+    /// undone. A byte is advice: where eight tries meet eight changes of the neighbours, this one
+    /// is not made.
     pub(super) fn change(&self, frame: u32, change: impl Fn(Use) -> Option<Use>) -> Option<Use> {
         let word = self.words.get((frame / FRAMES_A_WORD) as usize)?;
         let index = frame % FRAMES_A_WORD;

@@ -1,7 +1,7 @@
 //! Traces in files: `.pgt`.
 //!
-//! 16 bytes of head (`PGT1`, accesses `u32`, distinct pages `u32`, zero `u32`), then a zlib stream of
-//! page numbers, `u32` each. All little-endian.
+//! 16 bytes of head (`PGT1`, accesses `u32`, distinct pages `u32`, zero `u32`), then a zlib stream
+//! of page numbers, `u32` each. All little-endian.
 use super::error::BadTrace;
 use buffer_pool::simulate::Trace;
 use flate2::bufread::ZlibDecoder;
