@@ -1,5 +1,6 @@
 //! A policy that lies, before a process attaches and while it looks for victims: each call ends,
-//! frames are frames that there are, none is twice in a batch, and nothing but its bytes is touched.
+//! frames are frames that there are, none is twice in a batch, and nothing but its bytes is
+//! touched.
 #![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "../../shm-core/tests/hostile_common/mod.rs"]
 mod hostile_common;
