@@ -17,7 +17,7 @@ const MAGIC: &[u8; 4] = b"PGT1";
 /// The trace in the file of this name.
 ///
 /// # Errors
-/// [`BadTrace`].
+/// `BadTrace`.
 pub fn read_file(path: &Path) -> Result<Trace, BadTrace> {
     read(BufReader::new(File::open(path).map_err(BadTrace::Unreadable)?))
 }
@@ -25,7 +25,7 @@ pub fn read_file(path: &Path) -> Result<Trace, BadTrace> {
 /// The trace in these bytes. What the head says is checked: memory is taken for what is there.
 ///
 /// # Errors
-/// [`BadTrace`].
+/// `BadTrace`.
 pub fn read(mut from: impl BufRead) -> Result<Trace, BadTrace> {
     let mut head = Vec::new();
     (&mut from).take(16).read_to_end(&mut head).map_err(BadTrace::Unreadable)?;
