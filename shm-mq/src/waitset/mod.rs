@@ -22,8 +22,9 @@
 //! | asleep, on beds, life words and sockets | who fills a queue, or makes room; a death; a time; a descriptor | what it heard is thrown away, the numbers are taken back, and it is looking |
 //!
 //! The second look comes after the announcement, which is what makes the sleep safe: see
-//! [`EventCount`]. Nothing else is shared: the set puts no word of its own into shared memory, and
-//! those it sleeps on are the ones that a blocking call on each queue would sleep on.
+//! [`EventCount`](shm_core::event::EventCount). Nothing else is shared: the set puts no word of its
+//! own into shared memory, and those it sleeps on are the ones that a blocking call on each queue
+//! would sleep on.
 //!
 //! | dies | what there is |
 //! | --- | --- |
