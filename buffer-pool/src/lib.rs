@@ -1,10 +1,16 @@
 //! Pages of files in shared memory, used by many processes at once.
 //!
-//! What is here so far decides which pages stay: [`policy`] is the replacement of a pool of frames,
-//! in shared memory, and [`mod@simulate`] runs it over a trace of page accesses, beside plain
-//! models of what others do. `shmctl pool simulate` shows that to people.
+//! What is here so far knows which page is in which frame ([`frames`]: found, pinned, read in and
+//! evicted by many processes, any of which may die) and decides which pages stay: [`policy`] is the
+//! replacement of a pool of frames, in shared memory, and [`mod@simulate`] runs it over a trace of
+//! page accesses, beside plain models of what others do. `shmctl pool simulate` shows that to
+//! people.
+//! Files are neither read nor written yet.
 //!
 //! Modules, lowest first; each uses only those above it.
+
+// Which page is in which frame, and who moves it.
+pub mod frames;
 
 // Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
 pub mod policy;

@@ -1,0 +1,119 @@
+//! Taking frames from pages that nobody uses.
+use super::word::{Entry, Place};
+use super::{Entries, Frames, Free, PageId, User, announced};
+use shm_core::hazard::{Protected, ScanError};
+use shm_core::process::Forked;
+use shm_core::sync::{AtomicU64, Ordering};
+
+/// Why nothing was evicted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvictError {
+    /// Nothing is known of who uses what.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// The frames are the parent's.
+    #[error(transparent)]
+    Forked(#[from] Forked),
+}
+
+impl<E: Entries> User<E> {
+    /// Has `candidates` give up their pages, as far as nobody uses or moves these; the frames are
+    /// ours, behind what `free` has. Take many at once: one scan looks for all of them.
+    ///
+    /// Of each page that nobody uses `let_go` is asked, before it is in no frame: it writes the
+    /// page to its file, where that is older, and says whether it may go. Others may find it
+    /// meanwhile, and then it stays.
+    ///
+    /// # Errors
+    /// [`EvictError`]: all is as it was, apart from frames that had no page.
+    ///
+    /// # If a process dies here
+    /// Pages are where they were, or in no frame; the frames are free once it was reaped.
+    pub fn evict<'u>(
+        &'u self,
+        candidates: &[u32],
+        protected: &mut Protected,
+        free: &mut Vec<Free<'u, E>>,
+        mut let_go: impl FnMut(u32, PageId) -> bool,
+    ) -> Result<(), EvictError> {
+        let frames = &self.frames;
+        self.check_fork()?;
+        let mut leaving = Vec::with_capacity(candidates.len());
+        for &frame in candidates.iter().filter(|frame| **frame < frames.count()) {
+            if self.claim(frame) {
+                match frames.leave(frame) {
+                    Some((page, entry)) => leaving.push((Free::new(self, frame), page, entry)),
+                    None => free.push(Free::new(self, frame)),
+                }
+            }
+        }
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let scanned = frames.hazards.snapshot_into(protected);
+        for (claimed, page, entry) in leaving {
+            let frame = claimed.frame();
+            if protected.contains(announced(frame).get()) || !let_go(frame, page) {
+                stays(entry, frame);
+            } else if leaves(entry, frame) {
+                free.push(claimed);
+            }
+        }
+        Ok(scanned?)
+    }
+}
+
+impl<E: Entries> Frames<E> {
+    /// The page in a frame of ours and its entry, which says now that it is leaving. `None` where
+    /// no entry names the frame.
+    fn leave(&self, frame: u32) -> Option<(PageId, &AtomicU64)> {
+        // Relaxed: the claim orders it.
+        let page = self.frames[frame as usize].page.load(Ordering::Relaxed);
+        let page = PageId::from_bits(page);
+        let word = self.entries.entry(page)?;
+        // Relaxed: as a read-modify-write it hands on what was published; the heavy fence of the
+        // scan comes after it.
+        let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+        let (from, to) = (Entry::resident(frame).to_bits(), Entry::leaving(frame).to_bits());
+        let seen = word.compare_exchange(from, to, ok, err);
+        // Its last claimer may have panicked as it let go of the page.
+        let is_leaving = seen.is_ok() || seen == Err(to);
+        is_leaving.then_some((page, word))
+    }
+
+    /// Puts right what one who is dead has left of a frame. It has no effect on a frame that
+    /// another has taken over meanwhile but those that the module names.
+    pub(super) fn settle(&self, frame: u32) {
+        // Relaxed: the proof of the death orders what the dead one did.
+        let page = PageId::from_bits(self.frames[frame as usize].page.load(Ordering::Relaxed));
+        let Some(word) = self.entries.entry(page) else { return };
+        let seen = word.load(Ordering::Relaxed);
+        match Entry::from_bits(seen).place(self.count()) {
+            Some(Place::Loading(named)) if named == frame => {
+                // Relaxed: it hands on what it found, and nothing was done to the file.
+                let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+                let _ = word.compare_exchange(seen, Entry::ABSENT.to_bits(), ok, err);
+            }
+            Some(Place::Leaving(named)) if named == frame => stays(word, frame),
+            _ => {}
+        }
+    }
+}
+
+/// It is in use: it stays.
+fn stays(word: &AtomicU64, frame: u32) {
+    // Relaxed: as a read-modify-write it hands on what was published. Where it fails another was
+    // first.
+    let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+    let (from, to) = (Entry::leaving(frame).to_bits(), Entry::resident(frame).to_bits());
+    let _ = word.compare_exchange(from, to, ok, err);
+}
+
+/// Nobody uses it: whether it is in no frame now.
+fn leaves(word: &AtomicU64, frame: u32) -> bool {
+    // Pairs with the Acquire in `Free::load`: what was written to the file.
+    let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+    let (from, to) = (Entry::leaving(frame).to_bits(), Entry::ABSENT.to_bits());
+    word.compare_exchange(from, to, ok, err).is_ok()
+}

@@ -1,0 +1,28 @@
+//! What a dead process has claimed is nobody's again.
+use super::word::Claim;
+use super::{Entries, Frames};
+use shm_core::participants::ParticipantId;
+use shm_core::sync::Ordering;
+
+impl<E: Entries> Frames<E> {
+    /// Puts right what `dead` has left, and clears its pins. Looks at every frame.
+    ///
+    /// To be called in the `cleanup` of [`Table::reap`](shm_core::participants::Table::reap) and
+    /// [`Table::join_with`](shm_core::participants::Table::join_with), where the death is proven.
+    /// It may be called again.
+    ///
+    /// # If a process dies here
+    /// Some of it is put right, and the next reaper does the rest.
+    pub fn reap(&self, dead: ParticipantId) {
+        self.hazards.clear_row(dead);
+        let claim = Claim::of(dead);
+        for (frame, word) in (0..).zip(self.frames.iter().map(|frame| &frame.claim)) {
+            if word.load(Ordering::Relaxed) == claim.to_bits() {
+                self.settle(frame);
+                if self.hand_over(frame, claim, Claim::NOBODY) {
+                    self.frames[frame as usize].moved.notify();
+                }
+            }
+        }
+    }
+}
