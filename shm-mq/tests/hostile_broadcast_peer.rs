@@ -22,8 +22,8 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-const PUBLISHER: u64 = 0x7368_6d63_7075_6201;
-const SUBSCRIBER: u64 = 0x7368_6d63_7375_6201;
+const PUBLISHER: u64 = 0x7368_6d63_7075_6202;
+const SUBSCRIBER: u64 = 0x7368_6d63_7375_6202;
 /// Of the cells of these tests: records of up to 48 bytes.
 const CELL_WORDS: usize = 8;
 const CELLS: u64 = 4;
@@ -122,7 +122,7 @@ fn each_lie_is_told_apart() {
             assert_eq!(subscriber.try_recv(), Err(RecvError::Corrupt), "for good: {name}");
             assert_eq!(said[STATE].load(Ordering::Acquire) as u32, 2, "it has left: {name}");
         }
-        assert_eq!(said[POSITION].load(Ordering::Acquire), subscriber.position());
+        assert_eq!(said[POSITION].load(Ordering::Acquire), subscriber.position() + 1);
     }
 }
 
@@ -198,7 +198,13 @@ fn a_publisher_that_lies_is_used_or_refused() {
     assert!(received > 0 && lapped > 0 && corrupt > 0);
 }
 
-/// A publisher, and a subscriber of its in the hands of a liar, which is admitted as 9.
+/// It says that it reads record `number` next.
+fn reads(liar: &Liar, number: u64) {
+    liar.words[POSITION].store(number + 1, Ordering::Release);
+}
+
+/// A publisher, and a subscriber of its in the hands of a liar, which is admitted as 9, and has not
+/// begun.
 fn lying_subscriber(kind: Kind) -> (StrangePublisher<u32>, Liar, shm_mq::broadcast::Invitation) {
     let config = BroadcastConfig { kind, ..BroadcastConfig::lossy(CELLS as u32, 48, 4) };
     let (mut publisher, invitation) = StrangePublisher::new(&config).unwrap();
@@ -218,9 +224,9 @@ fn a_subscriber_that_lies_is_struck_or_waited_for() {
     for kind in [Kind::Lossy, Kind::Lossless] {
         // It reads what was not published.
         let (mut publisher, liar, _) = lying_subscriber(kind);
-        liar.words[POSITION].store(1, Ordering::Release);
+        reads(&liar, 1);
         assert_eq!(publisher.try_publish(b"0"), Ok(true), "it is found out at once, or later");
-        liar.words[POSITION].store(7, Ordering::Release);
+        reads(&liar, 7);
         for _ in 0..2 * CELLS {
             assert_eq!(publisher.try_publish(b"more"), Ok(true), "{kind:?}");
         }
@@ -230,7 +236,7 @@ fn a_subscriber_that_lies_is_struck_or_waited_for() {
         } else {
             // By now that many are published: it was no lie, then.
             assert_eq!(found, None);
-            liar.words[POSITION].store(1 << 40, Ordering::Release);
+            reads(&liar, 1 << 40);
             assert_eq!(publisher.next_end(), end(Why::Corrupt, 7));
         }
         assert!(publisher.is_empty());
@@ -239,13 +245,14 @@ fn a_subscriber_that_lies_is_struck_or_waited_for() {
     let (mut publisher, liar, _) = lying_subscriber(Kind::Lossless);
     for number in 0..CELLS {
         assert_eq!(publisher.try_publish(b"again"), Ok(true));
-        liar.words[POSITION].store(number + 1, Ordering::Release);
+        reads(&liar, number + 1);
         assert_eq!(publisher.next_end(), None);
     }
-    liar.words[POSITION].store(1, Ordering::Release);
+    reads(&liar, 1);
     assert_eq!(publisher.next_end(), end(Why::Corrupt, CELLS));
     // It does not read.
     let (mut publisher, liar, _) = lying_subscriber(Kind::Lossless);
+    reads(&liar, 0);
     for _ in 0..CELLS {
         assert_eq!(publisher.try_publish(b"unread"), Ok(true));
     }
@@ -265,12 +272,43 @@ fn a_subscriber_that_lies_is_struck_or_waited_for() {
     assert!(liar.bell.is_gone(), "it was hung up on");
     // It hangs up, and is waited for no more.
     let (mut publisher, liar, _) = lying_subscriber(Kind::Lossless);
+    reads(&liar, 0);
     for _ in 0..CELLS {
         assert_eq!(publisher.try_publish(b"unread"), Ok(true));
     }
     drop(liar);
     assert_eq!(within(LIMIT, || publisher.publish(b"room", None)), Ok(()));
     assert_eq!(publisher.next_end(), end(Why::Died, 0));
+}
+
+#[test]
+fn who_has_not_begun_holds_nobody_back() {
+    for kind in [Kind::Lossy, Kind::Lossless] {
+        let (mut publisher, liar, _) = lying_subscriber(kind);
+        for _ in 0..3 * CELLS {
+            assert_eq!(publisher.try_publish(b"to whom it may concern"), Ok(true));
+        }
+        assert_eq!((publisher.next_end(), publisher.lags().count()), (None, 0));
+        assert_eq!(publisher.expel(|_, lag| lag > 0), []);
+        // It begins with what has been written over, as one that is slow may: there is no room
+        // until it goes on, and it does not count for more than there are cells.
+        reads(&liar, 1);
+        assert_eq!(publisher.lags().collect::<Vec<_>>(), [(&9, 3 * CELLS - 1)]);
+        assert_eq!(publisher.try_publish(b"next"), Ok(kind == Kind::Lossy));
+        reads(&liar, 3 * CELLS);
+        assert_eq!(publisher.try_publish(b"next"), Ok(true));
+        // It says that it has not begun, after all: a lie.
+        assert_eq!(publisher.next_end(), None);
+        liar.words[POSITION].store(0, Ordering::Release);
+        let end = Ended { key: 9, why: Why::Corrupt, position: 3 * CELLS };
+        assert_eq!(publisher.next_end(), Some(end));
+    }
+    let (mut publisher, liar, _) = lying_subscriber(Kind::Lossless);
+    assert_eq!(publisher.try_publish(b"gone"), Ok(true));
+    drop(liar);
+    assert_eq!(publisher.next_end(), Some(Ended { key: 9, why: Why::Died, position: 0 }));
+    let (mut publisher, _liar, _) = lying_subscriber(Kind::Lossless);
+    assert_eq!(publisher.expel(|key, lag| *key == 9 && lag == 0), [9], "it can be told to go");
 }
 
 #[test]
@@ -317,7 +355,7 @@ fn who_is_dead_is_found_while_records_are_published() {
 fn lie_to_publisher(liar: &Liar, seed: &mut u64, pace: &AtomicU64, stop: &AtomicU32) {
     let (until, last_word) = (next(seed) % 1000, [None, Some(next(seed))][next(seed) as usize & 1]);
     while pace.load(Ordering::Relaxed) < until && stop.load(Ordering::Relaxed) == 0 {
-        liar.words[POSITION].store(pace.load(Ordering::Relaxed), Ordering::Release);
+        reads(liar, pace.load(Ordering::Relaxed));
         std::thread::yield_now();
     }
     if let Some(word) = last_word {
@@ -362,6 +400,10 @@ fn who_lies_spoils_nothing_for_the_others() {
                 assert!(publisher.admit(key, invitation.meet(ours, None).unwrap()).is_ok());
             }
             within(LIMIT, || {
+                // They are to have all.
+                while publisher.lags().filter(|(key, _)| **key < 2).count() < 2 {
+                    std::thread::yield_now();
+                }
                 for number in 0..RECORDS {
                     let record = text(number, number as usize % 49);
                     // A liar that does not read is found by policy, not by proof.

@@ -209,6 +209,32 @@ fn who_is_admitted_late_is_woken() {
     println!("strangers, admitted late: {:?}", model::check(is_admitted_late));
 }
 
+/// It is admitted before it has said where it begins, and nobody waits for it until it has: from
+/// where it begins on it has all.
+fn begins_late() {
+    let config = BroadcastConfig::lossless(1, BYTES as u64, 1);
+    let (strangers, mut publisher) = Strangers::create(&config).unwrap();
+    let Ends { sender, receiver: newcomer, .. } = strangers.meet_newcomer().unwrap();
+    admit(&mut publisher, 0, sender);
+    let publishing = model::thread::spawn(move || {
+        for number in 0..2 {
+            publisher.publish(&record(number), None).unwrap();
+        }
+    });
+    let subscriber = newcomer.begin(Subscription { start: Start::Next, ..HOW });
+    let begins = subscriber.position();
+    let (Tally { received, missed }, end) = receive_all(subscriber);
+    assert_eq!(missed, 0, "of {begins} and more, as it has begun");
+    assert_eq!((begins + received, end), (2, RecvError::Detached));
+    publishing.join().unwrap();
+}
+
+#[test]
+fn who_has_begun_misses_nothing() {
+    let bound = PREEMPTIONS + usize::from(is_deep());
+    println!("strangers, newcomer: {:?}", model::check_bounded(Some(bound), begins_late));
+}
+
 /// The shadow of a word synchronizes together with fences, and here is one behind each load: what
 /// passes above has to pass without it.
 #[test]
@@ -234,6 +260,8 @@ fn every_ordering_matters() {
         for shape in [OVERWRITTEN, LOSSLESS] {
             model::check_bounded(Some(PREEMPTIONS), move || all_arrives(shape, &both_live()));
         }
+        model::check_bounded(Some(PREEMPTIONS), begins_late);
     });
-    assert_eq!(found, 8, "marks and number: both halves; the record's two fences; the wake-up's");
+    let why = "marks and number: both halves; the record's two fences; the wake-up's; who begins";
+    assert_eq!(found, 10, "{why}");
 }

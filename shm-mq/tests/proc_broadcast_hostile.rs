@@ -80,6 +80,10 @@ fn publishes(args: &[String]) {
         let guest = invitation.meet(given(args, index).into(), None).unwrap();
         assert!(publisher.admit(index, guest).is_ok());
     }
+    // They are to have all.
+    while publisher.lags().count() < 2 {
+        std::thread::yield_now();
+    }
     let count = dsm::backend::memfd::open_fd(given(args, 2)).unwrap();
     let count: Mapped<AtomicU64> = Mapped::new(count.mapping(), 0).unwrap();
     for number in 0..args[4].parse().unwrap() {

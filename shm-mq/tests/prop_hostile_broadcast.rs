@@ -1,12 +1,17 @@
 //! Any sequence of what strangers do around a publisher agrees with a plain list of records: each
 //! subscriber gets each record once and in order, or is told exactly how many it missed, which of a
 //! lossless broadcast only those do that were expelled; who leaves has one end; and there is room
-//! unless somebody who lives has not read.
+//! unless somebody who lives, and has begun, has not read.
 #![cfg(not(any(shm_loom, shm_explore)))]
+mod common;
+#[path = "hostile_stream/liar.rs"]
+#[allow(dead_code, reason = "it lies about streams")]
+mod liar;
+use liar::Liar;
 use proptest::prelude::*;
 use shm_mq::broadcast::{
-    BroadcastConfig, ConnectError, Ended, Invitation, Kind, Lapped, Limits, RecvError, Start,
-    StrangePublisher, StrangeSubscriber, Subscription,
+    BroadcastConfig, ConnectError, Ended, Guest, Invitation, Kind, Lapped, Limits, RecvError,
+    Start, StrangePublisher, StrangeSubscriber, Subscription,
 };
 use shm_mq::fan_in::Why;
 use shm_testkit::depth::cases;
@@ -16,10 +21,16 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 const ROOM: usize = 3;
+const PUBLISHER: u64 = 0x7368_6d63_7075_6202;
+const SUBSCRIBER: u64 = 0x7368_6d63_7375_6202;
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Admit(Start, Lapped),
+    /// One that never says where it begins.
+    AdmitSilent,
+    /// The first of these goes away.
+    DropSilent,
     Publish(usize),
     /// The subscriber with this number, modulo how many there are.
     Receive(usize),
@@ -33,6 +44,8 @@ fn op() -> impl Strategy<Value = Op> {
     let lapped = prop_oneof![Just(Lapped::Oldest), Just(Lapped::Newest)];
     prop_oneof![
         1 => (start, lapped).prop_map(|(start, lapped)| Op::Admit(start, lapped)),
+        1 => Just(Op::AdmitSilent),
+        1 => Just(Op::DropSilent),
         8 => (0..57_usize).prop_map(Op::Publish),
         8 => any::<usize>().prop_map(Op::Receive),
         1 => any::<usize>().prop_map(Op::Leave),
@@ -56,8 +69,9 @@ struct World {
     invitation: Invitation,
     records: Vec<Vec<u8>>,
     plain: BTreeMap<u64, Plain>,
-    /// Who left, and is not told of yet: how far it was.
-    left: BTreeMap<u64, u64>,
+    silent: BTreeMap<u64, Liar>,
+    /// Who left, or hung up, and is not told of yet: how far it was.
+    left: BTreeMap<u64, (Why, u64)>,
     admitted: u64,
 }
 
@@ -72,6 +86,7 @@ impl World {
             invitation,
             records: Vec::new(),
             plain: BTreeMap::new(),
+            silent: BTreeMap::new(),
             left: BTreeMap::new(),
             admitted: 0,
         }
@@ -102,19 +117,40 @@ impl World {
             Start::Oldest => self.oldest(),
         };
         assert_eq!(subscriber.position(), position);
-        let key = self.admitted;
-        // It looks who has left before it refuses.
-        let living = self.plain.values().filter(|plain| !plain.is_expelled).count();
-        let has_room = living < ROOM;
+        if let Some(key) = self.takes_in(guest) {
+            let plain = Plain { subscriber, position, missed: 0, lapped, is_expelled: false };
+            self.plain.insert(key, plain);
+        }
+    }
+
+    fn admit_silent(&mut self) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let greeting = std::thread::spawn(move || {
+            let (own, words) = liar::half(SUBSCRIBER, 0, 56);
+            liar::liar(theirs, &own, words, SUBSCRIBER, PUBLISHER)
+        });
+        let guest = self.invitation.meet(ours, None).unwrap();
+        let silent = greeting.join().unwrap();
+        if let Some(key) = self.takes_in(guest) {
+            self.silent.insert(key, silent);
+        }
+    }
+
+    /// Those that hold a place.
+    fn living(&self) -> usize {
+        let open = self.plain.values().filter(|plain| !plain.is_expelled);
+        open.count() + self.silent.len()
+    }
+
+    /// The key of the guest, if there is room. It looks who has left before it refuses.
+    fn takes_in(&mut self, guest: Guest) -> Option<u64> {
+        let (key, has_room) = (self.admitted, self.living() < ROOM);
         match self.publisher().admit(key, guest) {
-            Ok(()) => {
-                assert!(has_room);
-                let plain = Plain { subscriber, position, missed: 0, lapped, is_expelled: false };
-                self.plain.insert(key, plain);
-                self.admitted += 1;
-            }
+            Ok(()) => assert!(has_room),
             Err((back, _)) => assert!(back == key && !has_room),
         }
+        self.admitted += u64::from(has_room);
+        has_room.then_some(key)
     }
 
     fn chosen(&mut self, who: usize) -> Option<u64> {
@@ -168,10 +204,10 @@ impl World {
     fn ends(&mut self) {
         while let Some(Ended { key, why, position }) = self.publisher().next_end() {
             let at = self.left.remove(&key).expect("it left, and has one end");
-            assert_eq!((why, position), (Why::Left, at));
+            assert_eq!((why, position), at);
         }
         assert!(self.left.is_empty());
-        let admitted = self.plain.values().filter(|plain| !plain.is_expelled).count();
+        let admitted = self.living();
         assert_eq!(self.publisher().len(), admitted);
         let lags: BTreeMap<u64, u64> =
             self.publisher().lags().map(|(key, lag)| (*key, lag)).collect();
@@ -183,6 +219,12 @@ impl World {
     fn apply(&mut self, op: Op) {
         match op {
             Op::Admit(start, lapped) => self.admit(start, lapped),
+            Op::AdmitSilent => self.admit_silent(),
+            Op::DropSilent => {
+                if let Some((key, _)) = self.silent.pop_first() {
+                    self.left.insert(key, (Why::Died, 0));
+                }
+            }
             Op::Publish(len) => self.publish(len),
             Op::Receive(who) => {
                 if let Some(key) = self.chosen(who) {
@@ -193,7 +235,7 @@ impl World {
                 if let Some(key) = self.chosen(who) {
                     let plain = self.plain.remove(&key).unwrap();
                     if !plain.is_expelled {
-                        self.left.insert(key, plain.position);
+                        self.left.insert(key, (Why::Left, plain.position));
                     }
                 }
             }

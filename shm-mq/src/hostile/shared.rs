@@ -18,7 +18,7 @@ pub(crate) const DETACHED: u32 = 2;
 /// | `message_bytes_max` | 0; a publisher's: the longest record | the longest message it takes | once | no |
 /// | `fingerprint` | what its records are; 0: bytes | likewise | once | no |
 /// | `state` | `OPEN`, later `DETACHED` | the same | by each call; its last position before `DETACHED` (Release, and an Acquire fence) | yes |
-/// | `position` | `written`: bytes ever published (of records 0: their headers tell); a publisher's: records | `read`, or `released`: bytes, or words of records, ever given back; a subscriber's: the record that it reads next | when the last look says "empty" or "full" (Release, and an Acquire fence) | yes |
+/// | `position` | `written`: bytes ever published (of records 0: their headers tell); a publisher's: records | `read`, or `released`: bytes, or words of records, ever given back; a subscriber's: one more than the record that it reads next, or 0 | when the last look says "empty" or "full" (Release, and an Acquire fence) | yes |
 /// | `asleep` | number of its present sleep, or 0 | the same | by each publication, behind a fence | yes: a ring in vain |
 ///
 /// The first five are written before the memory is handed over, `state` once more at the end. What

@@ -5,8 +5,8 @@
 //!   +------+-----------+-----------+---         +------+
 //!   | Half | a cell    | a cell    | ...        | Half |
 //!   +------+-----------+-----------+---         +------+
-//!     its number of records,                      the record that it reads next,
-//!     and whether it sleeps                       and whether it sleeps
+//!     its number of records,                      the record that it reads next, or that it
+//!     and whether it sleeps                       has not begun; and whether it sleeps
 //! ```
 //!
 //! Each memory is written by its owner alone, sealed, and mapped read-only by the other side:
@@ -15,14 +15,21 @@
 //! broadcast, and so a record costs a subscriber its lines; it is copied into private memory, as
 //! words, and is the record if its mark stands there before and after.
 //!
-//! **Who begins where.** A subscriber begins where the publisher's number was when it came. The
-//! publisher learns of it when it is admitted: what is written over in between the subscriber is
-//! told to have missed, as always when it is lapped. From then on:
+//! **Who begins where.** A subscriber begins where the publisher's number is when it comes, and its
+//! word says so. Until it does, the word says that it has not begun: it holds nobody back, and
+//! lags behind by nothing. From then on:
 //!
 //! | kind | the publisher |
 //! | --- | --- |
 //! | lossy | never waits for anybody |
-//! | lossless | writes over nothing that a subscriber says it has not read; which lags, and how far, it sees, and it may expel that one: it asks nobody |
+//! | lossless | writes over nothing that a subscriber, which it has admitted, says it has not read; which lags, and how far, it sees, and it may expel that one: it asks nobody |
+//!
+//! A lossless publisher goes by its last look at the words, and who begins may not be in it yet. So
+//! it says where it begins, passes a fence, and looks at the publisher's number once more: each
+//! look that has not seen it was one at that number or before, and what is written by such a look
+//! is written over records before that number. With that number it begins, and misses nothing from
+//! there on once it is admitted. Of what is older it has what is still there, and is told how much
+//! it missed, as always when it is lapped.
 //!
 //! What kind it is stands in no memory: who trusts nobody could not rely on it. It is what the
 //! publisher does.
@@ -32,7 +39,8 @@
 //! | state | moved on by | the subscriber has |
 //! | --- | --- | --- |
 //! | met: a `Guest` | `admit`, or dropping it | records; the first to come may pass it by |
-//! | admitted | its end, a lie, `expel` | records; of a lossless one all |
+//! | admitted: has not begun | its word; its end, a lie, `expel` | as before |
+//! | admitted, and has begun | its end, a lie, `expel` | records; of a lossless one all |
 //! | ended | `next_end`, which tells of it | `PublisherDied`, once it has read what it finds, if it lives and the publisher hung up |
 //!
 //! | dies after | the others |
@@ -49,7 +57,8 @@
 //!
 //! | the subscriber | achieves |
 //! | --- | --- |
-//! | says that it has read what was not published, or less than it said before | its end: `Corrupt`. A lossy publisher does not care, until it asks |
+//! | says that it has read what was not published, or less than it said before, or that it has not begun when it had | its end: `Corrupt`. A lossy publisher does not care, until it asks |
+//! | never says where it begins | a place among the subscribers, until it is expelled: it is waited for by nobody, and nothing is promised to it |
 //! | never says that it reads | a lossless publisher that has no room, until that expels it |
 //! | says all the time that it sleeps, with a new number | one system call, which never blocks, for each record |
 //! | hears no bell, so that none can be rung | its end: `Died` |
@@ -78,14 +87,20 @@ use crate::hostile::Kind;
 /// Cells are a multiple of so many bytes.
 const CELL_UNIT: u64 = 64;
 
-/// "shmcpub", "shmcsub", version 1.
+/// "shmcpub", "shmcsub", version 2.
 const CAST: Kind = Kind {
-    sender: u64::from_be_bytes(*b"shmcpub\x01"),
-    receiver: u64::from_be_bytes(*b"shmcsub\x01"),
+    sender: u64::from_be_bytes(*b"shmcpub\x02"),
+    receiver: u64::from_be_bytes(*b"shmcsub\x02"),
     ring_unit: CELL_UNIT,
     ring_min: CELL_UNIT,
     message_bytes_max: usize::MAX,
 };
+
+/// What a subscriber's word says: one more than the number of the record that it reads next. 0, as
+/// it is made, says that it has not begun.
+fn begun(number: u64) -> u64 {
+    number + 1
+}
 
 /// In a model an unwind is a death, or the model has failed: destructors do nothing then.
 fn model_unwinds() -> bool {
@@ -99,7 +114,7 @@ pub(super) mod modelled {
     use super::super::{BroadcastConfig, Kind, Subscription};
     use super::{CAST, Guest, StrangePublisher, StrangeSubscriber};
     use crate::hostile::modelled::{Ends, meet_one, sender_memory};
-    use crate::hostile::{HALF_BYTES, Half};
+    use crate::hostile::{HALF_BYTES, Half, Wire};
     use shm_core::BadPtr;
     use shm_core::mapping::Mapped;
     use shm_core::trust::Hostile;
@@ -136,14 +151,39 @@ pub(super) mod modelled {
         /// # Panics
         /// Never.
         pub fn meet(&self, how: Subscription) -> Result<Ends<Guest, StrangeSubscriber>, BadPtr> {
+            let Ends { sender, sender_held, receiver, receiver_held } = self.meet_newcomer()?;
+            Ok(Ends { sender, sender_held, receiver: receiver.begin(how), receiver_held })
+        }
+
+        /// The same of one that has not begun.
+        ///
+        /// # Errors
+        /// [`BadPtr`], never.
+        pub fn meet_newcomer(&self) -> Result<Ends<Guest, Newcomer>, BadPtr> {
             let ends = meet_one(&CAST, &self.half, usize::MAX)?;
-            let receiver = StrangeSubscriber::begin(self.cells.clone(), ends.receiver, how);
             Ok(Ends {
                 sender: Guest::new(ends.sender, self.half.clone()),
                 sender_held: ends.sender_held,
-                receiver: receiver.expect("nobody lies"),
+                receiver: Newcomer { cells: self.cells.clone(), wire: ends.receiver },
                 receiver_held: ends.receiver_held,
             })
+        }
+    }
+
+    /// Who is to be a subscriber.
+    #[derive(Debug)]
+    pub struct Newcomer {
+        cells: Cells<Hostile>,
+        wire: Wire,
+    }
+
+    impl Newcomer {
+        /// Begins.
+        ///
+        /// # Panics
+        /// Never.
+        pub fn begin(self, how: Subscription) -> StrangeSubscriber {
+            StrangeSubscriber::begin(self.cells, self.wire, how).expect("nobody lies")
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A publisher that trusts nobody, and its subscribers as it sees them.
 use super::super::cells::{Cells, Place, mapped_bytes};
 use super::super::{BroadcastConfig, CreateError, Kind, LOOKED_EVERY, PublishError};
-use super::{CAST, model_unwinds};
+use super::{CAST, begun, model_unwinds};
 use crate::fan_in::Why;
 use crate::hostile::{ConnectError, DETACHED, HALF_BYTES, Half, Meeting, Wire};
 use crate::wait::{Missing, look_until};
@@ -93,9 +93,13 @@ pub struct StrangePublisher<K> {
 struct Admitted<K> {
     key: K,
     wire: Wire,
-    /// The record that it says it reads next.
-    position: u64,
+    /// Its word, as we saw it last: see [`begun`].
+    said: u64,
 }
+
+/// A word that says what it cannot.
+#[derive(Debug)]
+struct Lie;
 
 /// How a subscriber ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,7 +108,8 @@ pub struct Ended<K> {
     pub key: K,
     /// How it ended.
     pub why: Why,
-    /// The record that it would have read next, as it said: what is before was read or missed.
+    /// The record that it would have read next, as it said: what is before was read or missed. 0
+    /// where it had not begun.
     pub position: u64,
 }
 
@@ -205,7 +210,8 @@ impl<K> StrangePublisher<K> {
         }
     }
 
-    /// From now on wakes this subscriber too, and, where nothing is to be lost, waits for it.
+    /// From now on wakes this subscriber too, and, where nothing is to be lost, waits for it from
+    /// when it says where it begins: [`lags`](StrangePublisher::lags) tells who has.
     ///
     /// # Errors
     /// Both are given back where there are as many subscribers as there can be, none of whom has
@@ -224,7 +230,7 @@ impl<K> StrangePublisher<K> {
         if self.subscribers.len() >= self.subscribers_max {
             return Err((key, guest));
         }
-        self.subscribers.push(Admitted { key, wire: guest.wire, position: 0 });
+        self.subscribers.push(Admitted { key, wire: guest.wire, said: 0 });
         // It may be behind where we wanted to go without another look.
         self.limit = self.limit_at_most(self.place.number);
         // And asleep, since before a record that it was not woken for: whose fence is behind us.
@@ -309,19 +315,18 @@ impl<K> StrangePublisher<K> {
         self.ends.pop_front()
     }
 
-    /// How many records each subscriber lags behind, as it says: all of them until it has mapped
-    /// our memory and said where it begins. Somebody who lies is left out.
+    /// How many records each subscriber lags behind, as it says. Who has not said yet where it
+    /// begins is left out, and who lies.
     pub fn lags(&self) -> impl Iterator<Item = (&K, u64)> {
         let published = self.published();
-        let lag = move |at: &Admitted<K>| published.checked_sub(at.wire.position());
-        self.subscribers.iter().filter_map(move |at| Some((&at.key, lag(at)?)))
+        self.subscribers.iter().filter_map(move |at| Some((&at.key, at.lag(published)?)))
     }
 
     /// Hangs up on each subscriber of whom `is_to_go` says so, given its key, and how many records
-    /// it lags behind: who they were. `next_end` does not tell of them.
+    /// it lags behind, 0 where [`lags`](StrangePublisher::lags) leaves it out: who they were.
+    /// `next_end` does not tell of them.
     ///
-    /// One that has only just come may not have said yet where it begins, and seems to be behind by
-    /// all records. Who is expelled is waited for no more, and woken no more. What was handed over
+    /// Who is expelled is waited for no more, and woken no more. What was handed over
     /// it keeps: it finds records in it, if it looks, and is told to have missed others, and then
     /// that its publisher is gone.
     pub fn expel(&mut self, mut is_to_go: impl FnMut(&K, u64) -> bool) -> Vec<K> {
@@ -330,8 +335,8 @@ impl<K> StrangePublisher<K> {
             return gone;
         }
         for index in (0..self.subscribers.len()).rev() {
-            let Admitted { key, wire, .. } = &self.subscribers[index];
-            if is_to_go(key, published.saturating_sub(wire.position())) {
+            let subscriber = &self.subscribers[index];
+            if is_to_go(&subscriber.key, subscriber.lag(published).unwrap_or(0)) {
                 gone.push(self.take(index).key);
             }
         }
@@ -416,18 +421,19 @@ impl<K> StrangePublisher<K> {
         // Its end first: then its last position.
         let gone = subscriber.wire.gone();
         let why = match (subscriber.look(published), gone) {
-            (None, _) => Why::Corrupt,
-            (Some(_), Some(Missing::Detached)) => Why::Left,
-            (Some(_), Some(_)) => Why::Died,
-            (Some(_), None) => return false,
+            (Err(Lie), _) => Why::Corrupt,
+            (Ok(_), Some(Missing::Detached)) => Why::Left,
+            (Ok(_), Some(_)) => Why::Died,
+            (Ok(_), None) => return false,
         };
         self.end(index, why);
         true
     }
 
     fn end(&mut self, index: usize, why: Why) {
-        let Admitted { key, position, .. } = self.take(index);
-        self.ends.push_back(Ended { key, why, position });
+        let subscriber = self.take(index);
+        let position = subscriber.position().unwrap_or(0);
+        self.ends.push_back(Ended { key: subscriber.key, why, position });
     }
 
     fn take(&mut self, index: usize) -> Admitted<K> {
@@ -467,8 +473,11 @@ impl<K> StrangePublisher<K> {
         let (number, count) = (self.place.number, self.cells.count());
         (self.limit, self.slowest) = (number + count, None);
         for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
-            let position = subscriber.look(number).ok_or(index)?;
-            // Who is too far back is about to say where it begins, or lies: there is no room.
+            let position = subscriber.look(number).map_err(|Lie| index)?;
+            // Who has not begun holds nobody back.
+            let Some(position) = position else { continue };
+            // Who is too far back has begun with what was written over meanwhile, or lies: there is
+            // no room until it goes on.
             let end = position.max(number.saturating_sub(count)) + count;
             if end < self.limit {
                 (self.limit, self.slowest) = (end, Some(index));
@@ -485,14 +494,25 @@ impl<K> StrangePublisher<K> {
 }
 
 impl<K> Admitted<K> {
-    /// The record that it reads next; `None` where that is a lie.
-    fn look(&mut self, published: u64) -> Option<u64> {
-        let position = self.wire.position();
-        if position < self.position || position > published {
-            return None;
+    /// Looks which record it reads next, `None` where it has not begun.
+    fn look(&mut self, published: u64) -> Result<Option<u64>, Lie> {
+        let said = self.wire.position();
+        if !(self.said..=begun(published)).contains(&said) {
+            return Err(Lie);
         }
-        self.position = position;
-        Some(position)
+        self.said = said;
+        Ok(self.position())
+    }
+
+    /// As of our last look.
+    fn position(&self) -> Option<u64> {
+        self.said.checked_sub(1)
+    }
+
+    /// How far it is behind so many, as it says now; `None` where it has not begun, or lies.
+    fn lag(&self, published: u64) -> Option<u64> {
+        let said = self.wire.position();
+        if said == 0 { None } else { begun(published).checked_sub(said) }
     }
 }
 

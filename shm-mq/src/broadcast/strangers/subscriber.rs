@@ -2,10 +2,11 @@
 use super::super::cells::{Cells, Place, cell_words};
 use super::super::shared::{Mark, NUMBER_MAX};
 use super::super::{CELLS_MAX, Kind, Lapped, RECORD_BYTES_MAX, RecvError, Start, Subscription};
-use super::{CAST, model_unwinds};
+use super::{CAST, begun, model_unwinds};
 use crate::hostile::{ConnectError, HALF_BYTES, Limits, Meeting, Wire};
 use crate::wait::look_until;
 use shm_core::bytes::WORD_BYTES;
+use shm_core::event::announced;
 use shm_core::process::ForkGuard;
 use shm_core::trust::Hostile;
 use std::cell::Cell;
@@ -53,6 +54,10 @@ impl StrangeSubscriber {
     /// publisher's memory so much is mapped as `limits` allow, for its cells, and so much private
     /// memory is set aside as its longest record takes.
     ///
+    /// Of a lossless broadcast it misses nothing that is published after this and after it was
+    /// [admitted](super::StrangePublisher::admit), unless it passes records by that are
+    /// [still there](Lapped::Newest); of older ones it has what nobody has written over.
+    ///
     /// # Errors
     /// [`ConnectError`]; [`NoMemory`](ConnectError::NoMemory) also where a record may be longer
     /// than `limits` allow.
@@ -95,16 +100,20 @@ impl StrangeSubscriber {
     }
 
     /// Begins where `how` says; `None` where the publisher says nonsense.
-    pub(super) fn begin(cells: Cells<Hostile>, mut wire: Wire, how: Subscription) -> Option<Self> {
-        let published = said(&wire)?;
-        let number = match how.start {
+    pub(super) fn begin(cells: Cells<Hostile>, wire: Wire, how: Subscription) -> Option<Self> {
+        let starts = |published: u64| match how.start {
             Start::Next => published,
             Start::Newest => published.saturating_sub(1),
             Start::Oldest => cells.oldest(published),
         };
-        wire.tell(number);
-        // A publisher that waits for us has no room before.
-        wire.wake();
+        let before = said(&wire)?;
+        let first = starts(before);
+        wire.tell(begun(first));
+        // Pairs with that of the publisher's `wake_all`: a look of its own that does not see the
+        // word is at no higher number than the one that we see behind this.
+        announced();
+        let number = starts(said(&wire).filter(|published| *published >= before)?);
+        wire.tell(begun(number));
         let place = Place::of(number, cells.count());
         Some(StrangeSubscriber {
             cells,
@@ -114,7 +123,8 @@ impl StrangeSubscriber {
             lapped: how.lapped,
             place,
             missed: 0,
-            woken: number,
+            // By now it may wait for us to go on from there.
+            woken: first,
             is_corrupt: false,
             not_sync: PhantomData,
         })
@@ -266,7 +276,7 @@ impl StrangeSubscriber {
     #[inline]
     fn go_to(&mut self, place: Place) {
         self.place = place;
-        self.wire.tell(place.number);
+        self.wire.tell(begun(place.number));
         // It may wait for us; not for each record alone, for it takes a fence to know.
         if place.number.saturating_sub(self.woken) > self.cells.count() / 2 {
             self.wake();
