@@ -29,7 +29,7 @@ fn record(number: u64) -> [u8; BYTES] {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("hostile broadcast", name).alone_at_most(2000).states_at_most(60_000)
+    Scenario::new("hostile broadcast", name).alone_at_most(2000).states_at_most(200_000)
 }
 
 fn strangers(kind: Kind, cells: u32, subscribers: u32) -> Strangers {
@@ -130,7 +130,7 @@ impl Case {
         let strangers = strangers(kind, cells, subscribers as u32);
         let peers = &[2, 3][..subscribers];
         let check = |end: &End<'_>| nothing_is_lost(records, subscribers, end);
-        let mut scenario = scenario(name).deaths(deaths).lies(lies).preemptions_at_most(0);
+        let mut scenario = scenario(name).deaths(deaths).lies(lies).preemptions_at_most(1);
         scenario = scenario.process(mortal(deaths, publishes(&strangers, peers, records)));
         for number in 0..subscribers {
             scenario = scenario.process(mortal(deaths, receives(&strangers, kind, number)));
