@@ -182,9 +182,8 @@ fn each_sleep_is_ended_by_a_ring() {
 /// Each of two has all records of one memory.
 #[test]
 fn each_of_two_has_all() {
-    let shape = Shape { count: 1, ..LOSSLESS };
     let lives = || [Life::endless(), Life::endless(), Life::endless()];
-    let tried = model::check_bounded(Some(PREEMPTIONS), move || all_arrives(shape, &lives()));
+    let tried = model::check_bounded(Some(PREEMPTIONS), move || all_arrives(LOSSLESS, &lives()));
     println!("strangers, two subscribers: {tried:?}");
 }
 
