@@ -22,8 +22,8 @@ impl<E: Entries> User<E> {
     /// ours, behind what `free` has. Take many at once: one scan looks for all of them.
     ///
     /// Of each page that nobody uses `let_go` is asked, before it is in no frame: it writes the
-    /// page to its file, where that is older, and says whether it may go. Others may find it
-    /// meanwhile, and then it stays.
+    /// page to its file, where that is older, from the frame itself, and says whether it may go.
+    /// Others may find it meanwhile, and then it stays.
     ///
     /// # Errors
     /// [`EvictError`]: all is as it was, apart from frames that had no page.
@@ -42,9 +42,11 @@ impl<E: Entries> User<E> {
         let mut leaving = Vec::with_capacity(candidates.len());
         for &frame in candidates.iter().filter(|frame| **frame < frames.count()) {
             if self.claim(frame) {
+                let claimed = Free::new(self, frame);
                 match frames.leave(frame) {
-                    Some((page, entry)) => leaving.push((Free::new(self, frame), page, entry)),
-                    None => free.push(Free::new(self, frame)),
+                    Leave::Leaving(page, entry) => leaving.push((claimed, page, entry)),
+                    Leave::Empty => free.push(claimed),
+                    Leave::Unknown => {}
                 }
             }
         }
@@ -54,7 +56,10 @@ impl<E: Entries> User<E> {
         let scanned = frames.hazards.snapshot_into(protected);
         for (claimed, page, entry) in leaving {
             let frame = claimed.frame();
-            if protected.contains(announced(frame).get()) || !let_go(frame, page) {
+            let may_go = !protected.contains(announced(frame).get()) && let_go(frame, page);
+            // In a child that `let_go` has forked it is not ours to move.
+            self.check_fork()?;
+            if !may_go {
                 stays(entry, frame);
             } else if leaves(entry, frame) {
                 free.push(claimed);
@@ -64,22 +69,42 @@ impl<E: Entries> User<E> {
     }
 }
 
+/// What a frame of ours had.
+enum Leave<'e> {
+    /// This page, whose entry says now that it is leaving.
+    Leaving(PageId, &'e AtomicU64),
+    /// No page: no entry names the frame.
+    Empty,
+    /// A page that this process does not know.
+    Unknown,
+}
+
 impl<E: Entries> Frames<E> {
-    /// The page in a frame of ours and its entry, which says now that it is leaving. `None` where
-    /// no entry names the frame.
-    fn leave(&self, frame: u32) -> Option<(PageId, &AtomicU64)> {
+    /// Has the page in a frame of ours leave.
+    fn leave(&self, frame: u32) -> Leave<'_> {
         // Relaxed: the claim orders it.
         let page = self.frames[frame as usize].page.load(Ordering::Relaxed);
         let page = PageId::from_bits(page);
-        let word = self.entries.entry(page)?;
-        // Relaxed: as a read-modify-write it hands on what was published; the heavy fence of the
-        // scan comes after it.
+        if page == PageId::NOWHERE {
+            return Leave::Empty;
+        }
+        let Some(word) = self.entries.entry(page) else { return Leave::Unknown };
+        // Relaxed: as read-modify-writes they hand on what was published; the heavy fence of the
+        // scan comes after them.
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         let (from, to) = (Entry::resident(frame).to_bits(), Entry::leaving(frame).to_bits());
-        let seen = word.compare_exchange(from, to, ok, err);
-        // Its last claimer may have panicked as it let go of the page.
-        let is_leaving = seen.is_ok() || seen == Err(to);
-        is_leaving.then_some((page, word))
+        match word.compare_exchange(from, to, ok, err) {
+            Ok(_) => Leave::Leaving(page, word),
+            // Its last claimer panicked as it let go of the page.
+            Err(seen) if seen == to => Leave::Leaving(page, word),
+            Err(seen) => {
+                if seen == Entry::loading(frame).to_bits() {
+                    // Somebody wrote it: the claim is ours, and we do not load it.
+                    let _ = word.compare_exchange(seen, Entry::ABSENT.to_bits(), ok, err);
+                }
+                Leave::Empty
+            }
+        }
     }
 
     /// Puts right what one who is dead has left of a frame. It has no effect on a frame that
@@ -93,7 +118,9 @@ impl<E: Entries> Frames<E> {
             Some(Place::Loading(named)) if named == frame => {
                 // Relaxed: it hands on what it found, and nothing was done to the file.
                 let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-                let _ = word.compare_exchange(seen, Entry::ABSENT.to_bits(), ok, err);
+                if word.compare_exchange(seen, Entry::ABSENT.to_bits(), ok, err).is_ok() {
+                    self.frames[frame as usize].moved.notify();
+                }
             }
             Some(Place::Leaving(named)) if named == frame => stays(word, frame),
             _ => {}

@@ -1,5 +1,5 @@
 //! Reading a page in, and taking over from one who died at it.
-use super::word::{Claim, Entry, Place};
+use super::word::{Entry, Place};
 use super::{Entries, FindError, PageId, Pin, User, announced};
 use shm_core::process::Liveness;
 use shm_core::sync::Ordering;
@@ -12,6 +12,9 @@ pub struct Free<'u, E: Entries> {
 }
 
 /// A page that is being read into a frame of ours. Dropped, it is in no frame.
+///
+/// What reads it has to end with the process: a system call does, what the kernel was only asked
+/// for (`io_uring`) may write into the frame when another process has it.
 #[derive(Debug)]
 pub struct Loading<'u, E: Entries> {
     free: Free<'u, E>,
@@ -32,7 +35,8 @@ impl<'u, E: Entries> Free<'u, E> {
     /// Begins to read `page` into this frame; gives the frame back where somebody was first.
     ///
     /// # Errors
-    /// [`FindError::NoSuchPage`]: the frame is anybody's then.
+    /// [`FindError::NoSuchPage`]: the frame is anybody's then. [`FindError::Forked`]: it is the
+    /// parent's.
     ///
     /// # If a process dies here
     /// Its frame is free, or it dies with the page [`Loading`].
@@ -40,7 +44,7 @@ impl<'u, E: Entries> Free<'u, E> {
         let frames = &self.user.frames;
         self.user.check_fork()?;
         let word = frames.entry(page)?;
-        // Relaxed: for who has the frame after us, and that one takes the claim or sees us dead.
+        // Relaxed: for who has the claim after us, and for reapers.
         frames.frames[self.frame as usize].page.store(page.to_bits(), Ordering::Relaxed);
         let (from, to) = (Entry::ABSENT.to_bits(), Entry::loading(self.frame).to_bits());
         // Pairs with the Release in `leaves`: what was written to the file.
@@ -57,7 +61,7 @@ impl<E: Entries> Drop for Free<'_, E> {
     /// The frame is free, or will be once it was reaped.
     fn drop(&mut self) {
         if self.user.is_ours() {
-            self.user.frames.release(self.frame);
+            self.user.release(self.frame);
         }
     }
 }
@@ -73,7 +77,8 @@ impl<'u, E: Entries> Loading<'u, E> {
     /// process, the frame is given back, and the page is to be looked for again.
     ///
     /// # Errors
-    /// [`FindError::TooManyPins`], [`FindError::Forked`]: the page is in no frame.
+    /// [`FindError::TooManyPins`]: the page is in no frame. [`FindError::Forked`]: the parent is
+    /// loading it.
     ///
     /// # If a process dies here
     /// The page is here; or it is in no frame.
@@ -128,25 +133,23 @@ impl<E: Entries> User<E> {
     pub fn take_over(&self, page: PageId, frame: u32) -> Result<Option<Loading<'_, E>>, FindError> {
         let frames = &self.frames;
         self.check_fork()?;
-        let Some(claim) = frames.frames.get(frame as usize).map(|frame| &frame.claim) else {
-            return Ok(None);
-        };
-        // Relaxed: it is `hand_over` that counts.
-        let before = Claim::from_bits(claim.load(Ordering::Relaxed));
-        let Some(loader) = before.holder() else { return Ok(None) };
-        if self.member().table().liveness(loader) != Liveness::Dead {
+        let entry = frames.entry(page)?;
+        if frame >= frames.count() {
             return Ok(None);
         }
-        if !frames.hand_over(frame, before, Claim::of(self.member().id())) {
+        let before = frames.claim_of(frame);
+        let is_dead = |id| self.member().table().liveness(id) == Liveness::Dead;
+        // Nobody's, too, where an entry says that somebody loads the page: then nobody does.
+        if !before.holder().is_none_or(is_dead) || !frames.take(frame, before, self.mine()) {
             return Ok(None);
         }
         let free = Free::new(self, frame);
-        // Relaxed: the proof of the death orders what the dead one did; others do not move it now.
-        let now = frames.place(page, frames.entry(page)?.load(Ordering::Relaxed))?;
-        if now == Place::Loading(frame) {
+        // Relaxed: the claim orders it, or the proof of the death; others do not move it now.
+        let now = frames.place(page, entry.load(Ordering::Relaxed));
+        if now == Ok(Place::Loading(frame)) {
             return Ok(Some(Loading { free, page }));
         }
         frames.settle(frame);
-        Ok(None)
+        now.map(|_| None).map_err(FindError::from)
     }
 }

@@ -34,8 +34,8 @@
 //! Of the two fences one comes first: either (D) sees the announcement, and the page stays; or (B)
 //! sees LEAVING. Then it makes it RESIDENT, and the evictor's last step fails; or that step came
 //! first, and the page is absent. So nobody waits for an evictor, not even for one that is stopped,
-//! and what is read is never thrown out. Only the claim's holder makes an entry LEAVING, so the one
-//! that it finds in its last step is its own.
+//! and what is read is never thrown out. Only the claim's holder makes an entry LEAVING, or goes on
+//! with one that a holder before it left: its last step undoes nobody else's.
 //!
 //! A frame whose claim is nobody's and that no entry names is free. There is no list of these: the
 //! hand that looks for victims finds them.
@@ -59,14 +59,16 @@
 //! 3. dead's claim → nobody's fails: it is not the dead one's any more.
 //!
 //! A process that is stopped keeps the frames that it has claimed from being given to others, and
-//! who wants a page that it is loading waits. It hinders nobody else.
+//! who wants a page that it is loading waits; so it is with one that calls `exec`, until it ends. A
+//! reaper that is stopped keeps what the one dead process had. They hinder nobody else. A thread
+//! that looks for a page that it is itself loading would wait for itself.
 //!
 //! # Lies
 //!
 //! An entry is decoded against the number of frames that this process knows of, and taken for
 //! corrupt otherwise. A peer that writes entries at will can have a page shown to others under
-//! another's name, as it could by writing into the frame. Nobody hangs, and nothing outside is
-//! touched.
+//! another's name, and one that writes page numbers can have a frame taken from a page, as it could
+//! write into the frame. No call hangs, and nothing outside is touched.
 mod evict;
 mod find;
 mod load;
@@ -93,6 +95,10 @@ use word::{Claim, Entry, Place};
 const ROUNDS_MAX: u32 = 1 << 20;
 
 /// Where the entries are: pages to words.
+///
+/// The same in all processes, for as long as a frame may have one of these pages: what one process
+/// does not know it leaves alone. It is asked for any page number, also for one that somebody
+/// scribbled, and neither panics nor forks.
 pub trait Entries {
     /// The word of this page; `None` where there is no such page.
     fn entry(&self, page: PageId) -> Option<&AtomicU64>;
@@ -188,19 +194,28 @@ impl<E: Entries> Frames<E> {
         Entry::from_bits(bits).place(self.count()).ok_or(Corrupt { page, value: bits })
     }
 
-    fn hand_over(&self, frame: u32, from: Claim, to: Claim) -> bool {
-        let word = &self.frames[frame as usize].claim;
-        // Pairs with the Release in `release`: what its last holder did.
-        let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
-        word.compare_exchange(from.to_bits(), to.to_bits(), ok, err).is_ok()
+    fn claim_of(&self, frame: u32) -> Claim {
+        // Relaxed: it is `hand_over` that counts.
+        Claim::from_bits(self.frames[frame as usize].claim.load(Ordering::Relaxed))
     }
 
-    /// Gives up a claim of ours, and wakes who waits for the page.
-    fn release(&self, frame: u32) {
-        let frame = &self.frames[frame as usize];
-        // Pairs with the Acquire in `hand_over`: what we did.
-        frame.claim.store(Claim::NOBODY.to_bits(), Ordering::Release);
-        frame.moved.notify();
+    /// Takes a claim over from who has it no more.
+    fn take(&self, frame: u32, from: Claim, to: Claim) -> bool {
+        let claim = &self.frames[frame as usize].claim;
+        // Pairs with the Release in `give_up`: what its last holder did.
+        let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
+        claim.compare_exchange(from.to_bits(), to.to_bits(), ok, err).is_ok()
+    }
+
+    /// Gives up a claim, of ours or of a dead one, and wakes who waits for the page.
+    fn give_up(&self, frame: u32, from: Claim) {
+        let Frame { claim, moved, .. } = &self.frames[frame as usize];
+        // Pairs with the Acquire in `take`: what we did, or the dead one, whose death was proven to
+        // us. Where it fails somebody has taken it over.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        if claim.compare_exchange(from.to_bits(), Claim::NOBODY.to_bits(), ok, err).is_ok() {
+            moved.notify();
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 use super::word::Claim;
 use super::{Entries, Frames};
 use shm_core::participants::ParticipantId;
-use shm_core::sync::Ordering;
 
 impl<E: Entries> Frames<E> {
     /// Puts right what `dead` has left, and clears its pins. Looks at every frame.
@@ -10,18 +9,17 @@ impl<E: Entries> Frames<E> {
     /// To be called in the `cleanup` of [`Table::reap`](shm_core::participants::Table::reap) and
     /// [`Table::join_with`](shm_core::participants::Table::join_with), where the death is proven.
     /// It may be called again.
+    /// For one who lives it would give away what that one has.
     ///
     /// # If a process dies here
     /// Some of it is put right, and the next reaper does the rest.
     pub fn reap(&self, dead: ParticipantId) {
         self.hazards.clear_row(dead);
         let claim = Claim::of(dead);
-        for (frame, word) in (0..).zip(self.frames.iter().map(|frame| &frame.claim)) {
-            if word.load(Ordering::Relaxed) == claim.to_bits() {
+        for frame in 0..self.count() {
+            if self.claim_of(frame) == claim {
                 self.settle(frame);
-                if self.hand_over(frame, claim, Claim::NOBODY) {
-                    self.frames[frame as usize].moved.notify();
-                }
+                self.give_up(frame, claim);
             }
         }
     }

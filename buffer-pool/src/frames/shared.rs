@@ -8,9 +8,9 @@ use shm_core::{Reserved, shm_sync};
 ///
 /// | field | written by | read by | ordered by |
 /// | --- | --- | --- | --- |
-/// | `claim` | by compare-and-swap: nobody's to mine; a dead one's to mine or nobody's. Its holder stores nobody's | who would move a page, who waits for one, reapers | Release / Acquire on itself |
-/// | `page` | the claim's holder, before an entry names the frame | the claim's holder, reapers | `claim`; a reaper may see an old one, of which no entry names the frame any more |
-/// | `moved` | the claim's holder, once it is done | who waits for a page | an event count |
+/// | `claim` | by compare-and-swap: nobody's, or one's who is dead or has left, to mine; mine, or a dead one's, to nobody's | who would move a page, who waits for one, reapers | Release / Acquire on itself |
+/// | `page` | the claim's holder, before an entry names the frame | the claim's holder, reapers | `claim`; a reaper may see another one, of which no entry, or a later claimer's, names the frame: see the module |
+/// | `moved` | who gives the claim up | who waits for a page, and for the life of the claim's holder, who may die before it notifies | an event count |
 ///
 /// The frame is in use by whoever announces its number in a [hazard](shm_core::hazard) slot.
 #[derive(Debug)]

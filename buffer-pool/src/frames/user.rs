@@ -62,9 +62,21 @@ impl<E: Entries> User<E> {
         self.protector.check_fork()
     }
 
-    /// Claims a frame that is nobody's.
+    /// Claims a frame that is nobody's: of none, of one who has left and forgot it, of nonsense.
     pub(super) fn claim(&self, frame: u32) -> bool {
-        self.frames.hand_over(frame, Claim::NOBODY, Claim::of(self.member().id()))
+        let seen = self.frames.claim_of(frame);
+        let is_left = |id| self.member().table().has_left(id);
+        let is_free = seen.holder().is_none_or(is_left);
+        is_free && self.frames.take(frame, seen, self.mine())
+    }
+
+    pub(super) fn mine(&self) -> Claim {
+        Claim::of(self.member().id())
+    }
+
+    /// Gives up a claim of ours.
+    pub(super) fn release(&self, frame: u32) {
+        self.frames.give_up(frame, self.mine());
     }
 
     /// Whether what it has claimed is its own: not in a forked child, nor, in a model, where it
