@@ -3,9 +3,11 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 #[path = "../../shm-core/tests/crash_common/mod.rs"]
 mod crash_common;
+mod frames_common;
 
-use buffer_pool::frames::{Entries, Find, Frames, Free, PageId, User};
+use buffer_pool::frames::{Find, Frames, Free, PageId, User};
 use crash_common::{shared, words_from};
+use frames_common::{Array, page};
 use shm_core::hazard::{Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table};
@@ -26,19 +28,6 @@ const FILE_AT: u64 = BYTES_AT + FRAMES as u64 * 8;
 const END_AT: u64 = FILE_AT + PAGES * 8;
 /// What pages hold at first is their number; page 0 was changed to this.
 const CHANGED: u64 = 100;
-
-#[derive(Clone, Debug)]
-struct Array(MappedSlice<AtomicU64>);
-
-impl Entries for Array {
-    fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        self.0.get(page.block() as usize)
-    }
-}
-
-fn page(number: u64) -> PageId {
-    PageId::new(0, number as u32).unwrap()
-}
 
 struct World {
     mapping: Arc<Mapping>,
@@ -130,16 +119,16 @@ impl Process {
     /// What page `number` holds, from where it is or from its file, if it can be had.
     fn read(&self, world: &World, number: u64, candidates: &[u32]) -> Result<Option<u64>, String> {
         let say = |error: &dyn std::fmt::Display| error.to_string();
-        let found = self.user.find(page(number)).map_err(|e| say(&e))?;
+        let found = self.user.find(page(number as u32)).map_err(|e| say(&e))?;
         let loading = match found {
             Find::Pinned(pin) => {
                 return Ok(Some(world.bytes()[pin.frame() as usize].load(Relaxed)));
             }
             Find::Loading { frame } => {
-                self.user.take_over(page(number), frame).map_err(|e| say(&e))?
+                self.user.take_over(page(number as u32), frame).map_err(|e| say(&e))?
             }
             Find::Absent => match self.free(world, candidates)?.pop() {
-                Some(free) => free.load(page(number)).map_err(|e| say(&e))?.ok(),
+                Some(free) => free.load(page(number as u32)).map_err(|e| say(&e))?.ok(),
                 None => None,
             },
         };

@@ -1,7 +1,10 @@
 //! Whatever stands in the words of frames and entries, every call ends, with an error or an answer,
 //! and touches nothing else.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use buffer_pool::frames::{Entries, Find, FindError, Frames, PageId};
+mod frames_common;
+
+use buffer_pool::frames::{Find, FindError, Frames};
+use frames_common::{Array, page};
 use proptest::prelude::*;
 use shm_core::hazard::{Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
@@ -12,15 +15,6 @@ use shm_testkit::depth::cases;
 const FRAMES: u32 = 3;
 const PAGES: u64 = 4;
 const WORDS_A_FRAME: usize = 8;
-
-#[derive(Clone, Debug)]
-struct Array(MappedSlice<AtomicU64>);
-
-impl Entries for Array {
-    fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        self.0.get(page.block() as usize)
-    }
-}
 
 /// Any word, and those that are nearly right.
 fn word() -> impl Strategy<Value = u64> {
@@ -58,7 +52,7 @@ proptest! {
         let user = frames.users(&member).unwrap().user().unwrap();
         let (mut protected, mut free) = (Protected::default(), Vec::new());
         for number in 0..PAGES as u32 + 1 {
-            let page = PageId::new(0, number).unwrap();
+            let page = page(number);
             match user.find(page) {
                 Ok(Find::Pinned(pin)) => prop_assert!(pin.frame() < FRAMES),
                 Ok(Find::Loading { frame }) => {
@@ -73,7 +67,7 @@ proptest! {
         user.evict(&[0, 1, 2, 3, u32::MAX], &mut protected, &mut free, |_, _| true).unwrap();
         prop_assert!(free.iter().all(|free| free.frame() < FRAMES));
         for (number, free) in (0..PAGES as u32).zip(free) {
-            if let Ok(Ok(loading)) = free.load(PageId::new(0, number).unwrap()) {
+            if let Ok(Ok(loading)) = free.load(page(number)) {
                 drop(loading.publish());
             }
         }

@@ -3,13 +3,15 @@
 //!
 //! Frames are cells whose unordered accesses fail the model, and so is the file.
 #![cfg(all(shm_loom, not(shm_shuttle)))]
-use buffer_pool::frames::{Entries, Find, Frames, Free, PageId, User};
+mod frames_common;
+
+use buffer_pool::frames::{Find, Frames, Free, PageId, User};
+use frames_common::{Array, page};
 use shm_core::hazard::{Fencing, Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::ProcessId;
 use shm_core::process::model::become_process;
-use shm_core::sync::AtomicU64;
 use shm_testkit::model::{self, Life, UnsafeCell};
 use std::sync::Arc;
 
@@ -18,15 +20,6 @@ const FRAMES: u32 = 2;
 const PAGES: u64 = 2;
 /// What a page of this number holds at first, and once it was changed.
 const CHANGED: u64 = 100;
-
-#[derive(Clone, Debug)]
-struct Array(MappedSlice<AtomicU64>);
-
-impl Entries for Array {
-    fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        self.0.get(page.block() as usize)
-    }
-}
 
 /// Numbers in frames, or in the file.
 struct Cells<const N: usize>([UnsafeCell<u64>; N]);
@@ -78,10 +71,6 @@ fn hazards(fencing: Fencing) -> Hazards {
     let mapping = Mapping::heap(Hazards::bytes_for(SEATS, 1) as usize);
     // SAFETY: nobody else has the mapping yet.
     unsafe { Hazards::create_with(&mapping, 0, SEATS, 1, fencing) }.unwrap()
-}
-
-fn page(number: u32) -> PageId {
-    PageId::new(0, number).unwrap()
 }
 
 /// One process of the world, which has taken its row.

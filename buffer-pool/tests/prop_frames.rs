@@ -4,12 +4,14 @@
 //! 2. What is pinned, being read, or may not go is not evicted; all else is.
 //! 3. No two pages are in one frame, and no frame is lost.
 #![cfg(not(any(shm_loom, shm_explore)))]
-use buffer_pool::frames::{Entries, Find, Frames, Free, Loading, PageId, Pin, User};
+mod frames_common;
+
+use buffer_pool::frames::{Find, Frames, Free, Loading, PageId, Pin, User};
+use frames_common::{Array, page};
 use proptest::prelude::*;
 use shm_core::hazard::{Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::Table;
-use shm_core::sync::AtomicU64;
 use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
 
@@ -17,19 +19,6 @@ const FRAMES: u32 = 4;
 const PAGES: u64 = 6;
 /// As many pins as one thread has.
 const PINS_MAX: usize = 8;
-
-#[derive(Clone, Debug)]
-struct Array(MappedSlice<AtomicU64>);
-
-impl Entries for Array {
-    fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        self.0.get(page.block() as usize)
-    }
-}
-
-fn page(number: u32) -> PageId {
-    PageId::new(0, number).unwrap()
-}
 
 fn user() -> User<Array> {
     let mapping = Mapping::heap(Table::bytes_for(1) as usize);

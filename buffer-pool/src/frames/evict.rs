@@ -1,4 +1,5 @@
 //! Taking frames from pages that nobody uses.
+use super::find::stays;
 use super::word::{Entry, Place};
 use super::{Entries, Frames, Free, PageId, User, announced};
 use shm_core::hazard::{Protected, ScanError};
@@ -60,6 +61,7 @@ impl<E: Entries> User<E> {
             // In a child that `let_go` has forked it is not ours to move.
             self.check_fork()?;
             if !may_go {
+                // Where it is not leaving any more somebody has found it.
                 stays(entry, frame);
             } else if leaves(entry, frame) {
                 free.push(claimed);
@@ -97,17 +99,15 @@ impl<E: Entries> Frames<E> {
             Ok(_) => Leave::Leaving(page, word),
             // Its last claimer panicked as it let go of the page.
             Err(seen) if seen == to => Leave::Leaving(page, word),
-            Err(seen) => {
-                if seen == Entry::loading(frame).to_bits() {
-                    // Somebody wrote it: the claim is ours, and we do not load it.
-                    let _ = word.compare_exchange(seen, Entry::ABSENT.to_bits(), ok, err);
-                }
+            // Where it says that the frame is being loaded somebody wrote that: we do not.
+            Err(_) => {
+                self.settle(frame);
                 Leave::Empty
             }
         }
     }
 
-    /// Puts right what one who is dead has left of a frame. It has no effect on a frame that
+    /// Puts right what one who is dead, or who scribbles, has left of a frame. It has no effect on a frame that
     /// another has taken over meanwhile but those that the module names.
     pub(super) fn settle(&self, frame: u32) {
         // Relaxed: the proof of the death orders what the dead one did.
@@ -122,19 +122,10 @@ impl<E: Entries> Frames<E> {
                     self.frames[frame as usize].moved.notify();
                 }
             }
-            Some(Place::Leaving(named)) if named == frame => stays(word, frame),
+            Some(Place::Leaving(named)) if named == frame => _ = stays(word, frame),
             _ => {}
         }
     }
-}
-
-/// It is in use: it stays.
-fn stays(word: &AtomicU64, frame: u32) {
-    // Relaxed: as a read-modify-write it hands on what was published. Where it fails another was
-    // first.
-    let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
-    let (from, to) = (Entry::leaving(frame).to_bits(), Entry::resident(frame).to_bits());
-    let _ = word.compare_exchange(from, to, ok, err);
 }
 
 /// Nobody uses it: whether it is in no frame now.

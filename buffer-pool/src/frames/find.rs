@@ -101,9 +101,9 @@ fn is_at(word: &AtomicU64, frame: u32) -> bool {
     word.load(Ordering::Acquire) == Entry::resident(frame).to_bits()
 }
 
-/// Takes the page from who would evict it.
+/// Takes the page from who would evict it: whether it was leaving.
 #[cold]
-fn stays(word: &AtomicU64, frame: u32) -> bool {
+pub(super) fn stays(word: &AtomicU64, frame: u32) -> bool {
     // Pairs with the Release in `Loading::publish`: the bytes. All that came after it were
     // read-modify-writes, which hand it on.
     let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);

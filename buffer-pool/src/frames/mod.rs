@@ -195,7 +195,7 @@ impl<E: Entries> Frames<E> {
     }
 
     fn claim_of(&self, frame: u32) -> Claim {
-        // Relaxed: it is `hand_over` that counts.
+        // Relaxed: it is `take` and `give_up` that count.
         Claim::from_bits(self.frames[frame as usize].claim.load(Ordering::Relaxed))
     }
 

@@ -8,8 +8,7 @@ impl<E: Entries> Frames<E> {
     ///
     /// To be called in the `cleanup` of [`Table::reap`](shm_core::participants::Table::reap) and
     /// [`Table::join_with`](shm_core::participants::Table::join_with), where the death is proven.
-    /// It may be called again.
-    /// For one who lives it would give away what that one has.
+    /// It may be called again. For one who lives it would give away what that one has.
     ///
     /// # If a process dies here
     /// Some of it is put right, and the next reaper does the rest.
