@@ -78,10 +78,9 @@ impl<T: OneMapping> Priorities<T> {
         let (rank, claimed) = loop {
             // Looked at, and lent after the loop.
             let mut workers = self.workers.iter_mut().enumerate();
-            let found = workers.find_map(|(rank, worker)| match worker.look() {
-                Ok(Ok(claimed)) => Some(Ok((rank, claimed))),
-                Ok(Err(_)) => None,
-                Err(error) => Some(Err(error)),
+            let found = workers.find_map(|(rank, worker)| {
+                let claimed = worker.look().transpose()?;
+                Some(claimed.map(|claimed| (rank, claimed)))
             });
             if let Some(found) = found {
                 break found?;

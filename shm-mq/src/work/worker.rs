@@ -64,8 +64,7 @@ pub struct Worker<T: OneMapping = Crashing> {
 enum Found {
     /// Slot and state, ours from now on.
     Job(usize, State),
-    /// None; when the next one is due, in milliseconds of the clock, if any is.
-    Nothing(Option<u64>),
+    Nothing,
 }
 
 /// A job that is ours, and was looked at.
@@ -107,8 +106,8 @@ impl<T: OneMapping> Worker<T> {
     #[inline(always)]
     pub fn try_claim(&mut self) -> Result<Option<Job<'_, T>>, ClaimError> {
         match self.look()? {
-            Ok(claimed) => Ok(Some(self.job(claimed))),
-            Err(_) => Ok(None),
+            Some(claimed) => Ok(Some(self.job(claimed))),
+            None => Ok(None),
         }
     }
 
@@ -121,19 +120,15 @@ impl<T: OneMapping> Worker<T> {
     /// As in [`try_claim`](Worker::try_claim).
     pub fn claim(&mut self, deadline: Option<Instant>) -> Result<Job<'_, T>, ClaimError> {
         let claimed = match self.look()? {
-            Ok(claimed) => claimed,
-            Err(_) => self.wait(deadline)?,
+            Some(claimed) => claimed,
+            None => self.wait(deadline)?,
         };
         Ok(self.job(claimed))
     }
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Claimed, ClaimError> {
-        let look = |worker: &mut Self, _| match worker.look() {
-            Ok(Err(_)) => None,
-            Ok(Ok(claimed)) => Some(Ok(claimed)),
-            Err(error) => Some(Err(error)),
-        };
+        let look = |worker: &mut Self, _| worker.look().transpose();
         look_until(self, |worker| worker, deadline, look).unwrap_or(Err(ClaimError::TimedOut))
     }
 
@@ -196,26 +191,26 @@ impl<T: OneMapping> Worker<T> {
         Ok(is_ours.then_some(Claimed { number, state, due, len }))
     }
 
-    /// Looks for the next job, and takes it; or when one is due, in milliseconds of the clock.
+    /// Looks for the next job, and takes it.
     #[inline(always)]
-    pub(super) fn look(&mut self) -> Result<Result<Claimed, Option<u64>>, ClaimError> {
+    pub(super) fn look(&mut self) -> Result<Option<Claimed>, ClaimError> {
         self.member.check_fork().map_err(|_| ClaimError::Forked)?;
         // A lease that ends at once is another one's job.
         for _ in 0..LOOKS_MAX {
             match self.find() {
-                Found::Nothing(due) => {
+                Found::Nothing => {
                     // Who fell asleep just when a job was done, and was not seen.
                     self.queue.shared.left.notify();
-                    return Ok(Err(due));
+                    return Ok(None);
                 }
                 Found::Job(number, state) => {
                     if let Some(claimed) = self.fetch(number, state)? {
-                        return Ok(Ok(claimed));
+                        return Ok(Some(claimed));
                     }
                 }
             }
         }
-        Ok(Err(None))
+        Ok(None)
     }
 
     #[inline(always)]
@@ -231,7 +226,7 @@ impl<T: OneMapping> Worker<T> {
             return Found::Job(number, state);
         }
         let in_turn = (0..LOOKS_MAX).find_map(|_| self.look_anew(true));
-        in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing(None))
+        in_turn.or_else(|| self.look_anew(false)).unwrap_or(Found::Nothing)
     }
 
     #[inline(always)]
@@ -262,7 +257,7 @@ impl<T: OneMapping> Worker<T> {
         // One that is behind the tail is a liar's, or the tail is older than it.
         let first =
             if front.position() > tail { lap } else { self.first(front).min(tail).max(lap) };
-        let (mut passed, mut is_unbroken, mut due_next, mut now) = (first, true, None, None);
+        let (mut passed, mut is_unbroken, mut now) = (first, true, None);
         for (at, number) in (first..tail).zip(self.queue.numbers_from(first)) {
             let slot = self.queue.slot(number);
             // To be taken: the line need not come twice.
@@ -273,7 +268,6 @@ impl<T: OneMapping> Worker<T> {
                 Some(Kind::Ready) if self.is_of_this_lap(slot, at) => {
                     let due = due_of(slot, state);
                     if due != 0 && due > *now.get_or_insert_with(now_ms) {
-                        due_next = Some(due_next.map_or(due, |next: u64| next.min(due)));
                         is_unbroken = false;
                     } else if is_in_turn && self.has_come_back(front) {
                         return None;
@@ -297,7 +291,7 @@ impl<T: OneMapping> Worker<T> {
         if passed > front.position() {
             self.pass(front, passed);
         }
-        Some(Found::Nothing(due_next))
+        Some(Found::Nothing)
     }
 
     /// Whether somebody has taken the slot of this position. Then the tail is behind it, and
