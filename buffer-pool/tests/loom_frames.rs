@@ -7,7 +7,7 @@ mod frames_common;
 
 use buffer_pool::frames::{Find, Frames, Free, PageId, User};
 use frames_common::{Array, page};
-use shm_core::hazard::{Fencing, Hazards, Protected};
+use shm_core::hazard::{Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::ProcessId;
@@ -50,11 +50,11 @@ struct World {
     file: Arc<Cells<2>>,
 }
 
-fn world(fencing: Fencing) -> World {
+fn world() -> World {
     let mapping = Mapping::heap(Table::bytes_for(SEATS) as usize);
     // SAFETY: nobody else has the mapping yet.
     let table = unsafe { Table::create(&mapping, 0, SEATS) }.unwrap();
-    let hazards = hazards(fencing);
+    let hazards = hazards();
     let words = Mapping::heap(Frames::<Array>::entry_bytes_for(PAGES) as usize);
     // SAFETY: as above.
     unsafe { Frames::<Array>::create_entries(&words, 0, PAGES) }.unwrap();
@@ -67,10 +67,10 @@ fn world(fencing: Fencing) -> World {
     World { table, hazards, mapping, entries, bytes, file }
 }
 
-fn hazards(fencing: Fencing) -> Hazards {
+fn hazards() -> Hazards {
     let mapping = Mapping::heap(Hazards::bytes_for(SEATS, 1) as usize);
     // SAFETY: nobody else has the mapping yet.
-    unsafe { Hazards::create_with(&mapping, 0, SEATS, 1, fencing) }.unwrap()
+    unsafe { Hazards::create(&mapping, 0, SEATS, 1) }.unwrap()
 }
 
 /// One process of the world, which has taken its row.
@@ -179,7 +179,7 @@ fn end(world: &World, member: &Arc<Member>, page_0: u64) {
 /// One takes frame 0 from page 0 and reads page 1 into it; one reads page 0, where it is, or into
 /// frame 1.
 fn evicts_and_finds([one, other]: [Life; 2]) {
-    let world = world(Fencing::Own);
+    let world = world();
     let last = world.join(1);
     with_page_0(&world, &last);
     let members = [world.join(2), world.join(3)];
@@ -207,7 +207,7 @@ fn evicts_and_finds([one, other]: [Life; 2]) {
 
 /// Two read one page that is in no frame.
 fn both_load([one, other]: [Life; 2]) {
-    let world = world(Fencing::Own);
+    let world = world();
     let last = world.join(1);
     let members = [world.join(2), world.join(3)];
     let threads = [(one, 2, 0), (other, 3, 1)].map(|(life, number, frame)| {
@@ -229,7 +229,7 @@ fn both_load([one, other]: [Life; 2]) {
 
 /// Two read a page each, into the same frame, one after the other or only one of them.
 fn share_a_frame(lives: [Life; 2]) {
-    let world = world(Fencing::Own);
+    let world = world();
     let last = world.join(1);
     let members = [world.join(2), world.join(3)];
     let mut numbers = 0..;
@@ -253,7 +253,8 @@ fn share_a_frame(lives: [Life; 2]) {
 /// One reads a page in, and would have the frame again, but may not; one finds the page meanwhile.
 /// Who finds it does not fence.
 fn found_while_leaving() {
-    let world = world(Fencing::Kernel);
+    let mut world = world();
+    world.hazards = world.hazards.unfenced();
     let members = [world.join(2), world.join(3)];
     let (theirs, member) = (world.clone(), members[0].clone());
     let evictor = model::thread::spawn(move || {
@@ -277,7 +278,7 @@ fn found_while_leaving() {
 
 /// One looks at what is in a frame, and lets the page stay; one takes the frame.
 fn given_back() {
-    let world = world(Fencing::Own);
+    let world = world();
     let last = world.join(1);
     with_page_0(&world, &last);
     let members = [world.join(2), world.join(3)];
@@ -332,10 +333,10 @@ fn every_ordering_of_the_frames_matters() {
 fn finds_a_frame_that_is_taken_from_under_a_pin() {
     model::finds("Causality violation", || {
         model::check(|| {
-            let world = world(Fencing::Own);
+            let world = world();
             let last = world.join(1);
             with_page_0(&world, &last);
-            let blind = World { hazards: hazards(Fencing::Own), ..world.clone() };
+            let blind = World { hazards: hazards(), ..world.clone() };
             let members = [world.join(2), world.join(3)];
             let (theirs, member) = (blind, members[0].clone());
             let evictor = model::thread::spawn(move || {

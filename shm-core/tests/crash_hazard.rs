@@ -70,12 +70,12 @@ impl World {
             let protector = row.protector().map_err(|error| what(&error))?;
             let mut slot = protector.slot().ok_or("a group without a slot")?;
             slot.protect_word(&self.place, |word| word).map_err(|error| what(&error))?;
-            let protected = hazards.snapshot().map_err(|error| what(&error))?;
+            let protected = hazards.snapshot();
             if protected.iter().collect::<Vec<_>>() != [THING] {
                 return Err(format!("{protected:?} is protected"));
             }
         }
-        let protected = hazards.snapshot().map_err(|error| what(&error))?;
+        let protected = hazards.snapshot();
         if protected.is_empty() { Ok(()) } else { Err(format!("{protected:?} is left")) }
     }
 }
@@ -161,7 +161,7 @@ impl Scenario for AtRows {
     }
 
     fn check(&self, world: World, notes: &Notes, end: End) -> Result<(), String> {
-        let before = world.hazards().snapshot().map_err(|error| error.to_string())?;
+        let before = world.hazards().snapshot();
         let told = notes.get(PROTECTED);
         // Who recovered may have begun to clean up after it.
         let dead = |info: &ParticipantInfo| info.id != world.me.id() && info.seat == Seat::Live;
@@ -170,7 +170,7 @@ impl Scenario for AtRows {
             return Err(format!("{told} was protected, and is not: {before:?}"));
         }
         let reaped = world.reap();
-        let after = world.hazards().snapshot().map_err(|error| error.to_string())?;
+        let after = world.hazards().snapshot();
         if !after.is_empty() {
             return Err(format!("{reaped} were reaped, and {after:?} is still protected"));
         }
@@ -180,7 +180,7 @@ impl Scenario for AtRows {
     /// Scans, and finds what has been there all the time.
     fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
         Some(Box::new(|| {
-            let protected = world.hazards().snapshot().map_err(|error| error.to_string())?;
+            let protected = world.hazards().snapshot();
             let known = protected.iter().all(|value| value == THING || value == OTHER.get());
             if known { Ok(()) } else { Err(format!("{protected:?} is protected")) }
         }))
@@ -297,11 +297,11 @@ fn one_may_die_scanning_and_cleaning_up() {
         has_dead: true,
         operate: |world, _, _| {
             let hazards = world.hazards();
-            let mut protected = hazards.snapshot().unwrap();
+            let mut protected = hazards.snapshot();
             let dead = world.me.table().snapshot();
             let dead = dead.iter().map(|info| info.id).find(|id| *id != world.me.id()).unwrap();
             hazards.clear_row(dead);
-            hazards.snapshot_into(&mut protected).unwrap();
+            hazards.snapshot_into(&mut protected);
             assert!(protected.is_empty());
         },
         ..AT_ROWS

@@ -4,7 +4,7 @@
 mod hostile_common;
 
 use hostile_common::{LIMIT, guarded};
-use shm_core::hazard::{Fencing, GROUP_SLOTS, GROUPS_MAX, HazardRow, Hazards, Protected};
+use shm_core::hazard::{GROUP_SLOTS, GROUPS_MAX, HazardRow, Hazards, Protected};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId, Table};
 use shm_core::sync::AtomicU64;
@@ -28,20 +28,17 @@ fn members() -> [Arc<Member>; 2] {
 /// What the rows hold in the course of their life.
 fn images(members: &[Arc<Member>]) -> Vec<Vec<u8>> {
     let mut images = Vec::new();
-    for fencing in [Fencing::Kernel, Fencing::Own] {
-        let (block, mapping) = guarded(&[0; BYTES], 0);
-        // SAFETY: nobody else has the mapping.
-        let hazards = unsafe { Hazards::create_with(&mapping, 0, SEATS, GROUPS, fencing) };
-        let hazards = hazards.unwrap();
-        images.push(block.outside().read());
-        let row = hazards.row(&members[0]).unwrap();
-        let protectors = [row.protector().unwrap(), row.protector().unwrap()];
-        let mut slots = protectors.each_ref().map(|protector| protector.slot().unwrap());
-        for (slot, value) in slots.iter_mut().zip([7, 9]) {
-            slot.protect(NonZeroU64::new(value).unwrap(), || true).unwrap();
-        }
-        images.push(block.outside().read());
+    let (block, mapping) = guarded(&[0; BYTES], 0);
+    // SAFETY: nobody else has the mapping.
+    let hazards = unsafe { Hazards::create(&mapping, 0, SEATS, GROUPS) }.unwrap();
+    images.push(block.outside().read());
+    let row = hazards.row(&members[0]).unwrap();
+    let protectors = [row.protector().unwrap(), row.protector().unwrap()];
+    let mut slots = protectors.each_ref().map(|protector| protector.slot().unwrap());
+    for (slot, value) in slots.iter_mut().zip([7, 9]) {
+        slot.protect(NonZeroU64::new(value).unwrap(), || true).unwrap();
     }
+    images.push(block.outside().read());
     images
 }
 
@@ -80,7 +77,6 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
     let Some(Ok(hazards)) = attached else { return false };
     let fits = Hazards::bytes_for(hazards.seats(), hazards.groups()) <= BYTES as u64;
     trials.check(seed, "attach", fits, "more rows than there is room for");
-    trials.call(seed, "can_scan", || hazards.can_scan());
     let mut protected = Protected::default();
     let row = trials.call(seed, "row", || hazards.row(&members[seed as usize % 2]));
     if let Some(Ok(row)) = &row {

@@ -1,16 +1,14 @@
 //! Real processes: what one protects another does not free, the killed protect until they are
-//! reaped, the stopped for as long as they are stopped; a forked child is nobody; who may not call
-//! `membarrier` protects all the same, and frees nothing.
+//! reaped, the stopped for as long as they are stopped; a forked child is nobody.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
 use participants_common::{Child, WATCHDOG, World, world};
-use shm_core::hazard::{Fencing, HazardRow, Hazards, Protected, ProtectorError, RowError, Slot};
+use shm_core::hazard::{HazardRow, Hazards, Protected, ProtectorError, RowError, Slot};
 use shm_core::mapping::Mapped;
 use shm_core::participants::Member;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
-use shm_testkit::fault::forbid;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,9 +24,9 @@ const TIME: Duration = Duration::from_secs(1);
 const READ: usize = 40;
 const VIOLATED: usize = 41;
 
-fn rows(world: &World, fencing: Fencing) -> Hazards {
+fn rows(world: &World) -> Hazards {
     // SAFETY: nobody else has these bytes yet; the table ends before, the board begins after.
-    unsafe { Hazards::create_with(&world.mapping, ROWS_AT, SEATS, 2, fencing) }.unwrap()
+    unsafe { Hazards::create(&world.mapping, ROWS_AT, SEATS, 2) }.unwrap()
 }
 
 fn sit(world: &World) -> (Arc<Member>, HazardRow) {
@@ -60,24 +58,22 @@ fn protecting_child(world: &World) -> Child {
 
 #[test]
 fn the_stopped_and_the_killed_protect_until_they_are_reaped() {
-    for fencing in [Fencing::Kernel, Fencing::Own] {
-        let world = world(SEATS);
-        let hazards = rows(&world, fencing);
-        let mut child = protecting_child(&world);
-        child.signal(libc::SIGSTOP);
-        assert!(hazards.snapshot().unwrap().contains(THING.get()), "it is stopped");
-        assert_eq!(world.table.reap(|_| panic!("it is alive")), 0);
-        child.kill();
-        assert!(hazards.snapshot().unwrap().contains(THING.get()), "it is not reaped");
-        assert_eq!(world.table.reap(|dead| hazards.clear_row(dead)), 1);
-        assert!(hazards.snapshot().unwrap().is_empty());
-    }
+    let world = world(SEATS);
+    let hazards = rows(&world);
+    let mut child = protecting_child(&world);
+    child.signal(libc::SIGSTOP);
+    assert!(hazards.snapshot().contains(THING.get()), "it is stopped");
+    assert_eq!(world.table.reap(|_| panic!("it is alive")), 0);
+    child.kill();
+    assert!(hazards.snapshot().contains(THING.get()), "it is not reaped");
+    assert_eq!(world.table.reap(|dead| hazards.clear_row(dead)), 1);
+    assert!(hazards.snapshot().is_empty());
 }
 
 #[test]
 fn a_forked_child_is_nobody() {
     let world = world(SEATS);
-    let hazards = rows(&world, Fencing::Kernel);
+    let hazards = rows(&world);
     let (member, row) = sit(&world);
     let (protector, second) = (row.protector().unwrap(), row.protector().unwrap());
     let mut slot = protector.slot();
@@ -98,44 +94,7 @@ fn a_forked_child_is_nobody() {
         announce(&mut row.protector().unwrap().slot().unwrap());
     });
     assert_eq!(child.wait(), 0);
-    assert!(hazards.snapshot().unwrap().contains(THING.get()), "the parent still has it");
-}
-
-/// A process whose sandbox forbids the call, among others that have it.
-#[test]
-fn who_may_not_call_membarrier_protects_and_frees_nothing() {
-    let world = world(SEATS);
-    let hazards = rows(&world, Fencing::Kernel);
-    let mut child = Child::fork(|| {
-        if let Err(why) = forbid(&[libc::SYS_membarrier], libc::EPERM) {
-            println!("not run: {why:?}");
-            return world.set(0, 2);
-        }
-        let (_member, row) = sit(&world);
-        assert_eq!(row.fencing(), Fencing::Own, "it fences by itself");
-        let protector = row.protector().unwrap();
-        let mut slot = protector.slot().unwrap();
-        announce(&mut slot);
-        let mut protected = Protected::default();
-        assert!(!row.hazards().can_scan());
-        let error = row.hazards().snapshot_into(&mut protected).unwrap_err();
-        assert!(error.to_string().contains("membarrier"), "{error}");
-        assert!(protected.contains(77), "nothing is known, so nothing may be freed");
-        world.set(0, 1);
-        world.await_word(0, |word| word == 3);
-    });
-    let is_run = world.await_word(0, |word| word != 0) == 1;
-    assert_eq!(hazards.snapshot().unwrap().contains(THING.get()), is_run);
-    world.set(0, 3);
-    assert_eq!(child.wait(), 0);
-    let mut child = Child::fork(|| {
-        let is_run = forbid(&[libc::SYS_membarrier], libc::ENOSYS).is_ok();
-        // SAFETY: the rows of before are nobody's.
-        let made = unsafe { Hazards::create(&world.mapping, ROWS_AT, SEATS, 2) }.unwrap();
-        assert!(!is_run || made.fencing() == Fencing::Own);
-        assert!(made.can_scan() && made.snapshot().unwrap().is_empty());
-    });
-    assert_eq!(child.wait(), 0);
+    assert!(hazards.snapshot().contains(THING.get()), "the parent still has it");
 }
 
 fn word(world: &World, at: u64) -> Mapped<AtomicU64> {
@@ -166,42 +125,40 @@ fn read(world: &World) {
 /// Readers are killed all the time; who replaces the thing reaps them, and frees what it may.
 #[test]
 fn nothing_is_freed_too_early_whoever_is_killed() {
-    for fencing in [Fencing::Kernel, Fencing::Own] {
-        let world = world(SEATS);
-        let hazards = rows(&world, fencing);
-        let place = word(&world, 0);
-        word(&world, 1).store(1, Ordering::Relaxed);
-        place.store(1, Ordering::Release);
-        let mut children: Vec<_> = (0..3).map(|_| Child::fork(|| read(&world))).collect();
-        let mut free: Vec<u64> = (2..=THINGS).collect();
-        let (mut out, mut protected) = (Vec::new(), Protected::default());
-        let (end, mut kills, mut freed) = (Instant::now() + TIME, 0, 0);
-        while Instant::now() < end {
-            for _ in 0..200 {
-                if let Some(number) = free.pop() {
-                    word(&world, number).store(number, Ordering::Relaxed);
-                    out.push(place.swap(number, Ordering::Release));
-                }
-                hazards.snapshot_into(&mut protected).unwrap();
-                let may = |number: &u64| !protected.contains(*number);
-                for number in out.extract_if(.., |number| may(number)) {
-                    word(&world, number).store(0, Ordering::Relaxed);
-                    free.push(number);
-                    freed += 1;
-                }
+    let world = world(SEATS);
+    let hazards = rows(&world);
+    let place = word(&world, 0);
+    word(&world, 1).store(1, Ordering::Relaxed);
+    place.store(1, Ordering::Release);
+    let mut children: Vec<_> = (0..3).map(|_| Child::fork(|| read(&world))).collect();
+    let mut free: Vec<u64> = (2..=THINGS).collect();
+    let (mut out, mut protected) = (Vec::new(), Protected::default());
+    let (end, mut kills, mut freed) = (Instant::now() + TIME, 0, 0);
+    while Instant::now() < end {
+        for _ in 0..200 {
+            if let Some(number) = free.pop() {
+                word(&world, number).store(number, Ordering::Relaxed);
+                out.push(place.swap(number, Ordering::Release));
             }
-            let victim = kills % children.len();
-            children[victim].kill();
-            kills += 1;
-            world.table.reap(|dead| hazards.clear_row(dead));
-            children[victim] = Child::fork(|| read(&world));
+            hazards.snapshot_into(&mut protected);
+            let may = |number: &u64| !protected.contains(*number);
+            for number in out.extract_if(.., |number| may(number)) {
+                word(&world, number).store(0, Ordering::Relaxed);
+                free.push(number);
+                freed += 1;
+            }
         }
-        drop(children);
+        let victim = kills % children.len();
+        children[victim].kill();
+        kills += 1;
         world.table.reap(|dead| hazards.clear_row(dead));
-        assert!(hazards.snapshot().unwrap().is_empty());
-        let read = world.word(READ);
-        println!("{fencing:?}: {read} hundreds read, {freed} freed, {kills} killed");
-        assert_eq!(world.word(VIOLATED), 0, "things were freed while somebody used them");
-        assert!(read > 0 && freed > 10 && kills > 3);
+        children[victim] = Child::fork(|| read(&world));
     }
+    drop(children);
+    world.table.reap(|dead| hazards.clear_row(dead));
+    assert!(hazards.snapshot().is_empty());
+    let read = world.word(READ);
+    println!("{read} hundreds read, {freed} freed, {kills} killed");
+    assert_eq!(world.word(VIOLATED), 0, "things were freed while somebody used them");
+    assert!(read > 0 && freed > 10 && kills > 3);
 }

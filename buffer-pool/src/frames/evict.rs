@@ -2,21 +2,9 @@
 use super::find::stays;
 use super::word::{Entry, Place};
 use super::{Entries, Frames, Free, PageId, User, announced};
-use shm_core::hazard::{Protected, ScanError};
+use shm_core::hazard::Protected;
 use shm_core::process::Forked;
 use shm_core::sync::{AtomicU64, Ordering};
-
-/// Why nothing was evicted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EvictError {
-    /// Nothing is known of who uses what.
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-    /// The frames are the parent's.
-    #[error(transparent)]
-    Forked(#[from] Forked),
-}
 
 impl<E: Entries> User<E> {
     /// Has `candidates` give up their pages, as far as nobody uses or moves these; the frames are
@@ -27,7 +15,7 @@ impl<E: Entries> User<E> {
     /// Others may find it meanwhile, and then it stays.
     ///
     /// # Errors
-    /// [`EvictError`]: all is as it was, apart from frames that had no page.
+    /// [`Forked`] in a forked child: all is as it was, apart from frames that had no page.
     ///
     /// # If a process dies here
     /// Pages are where they were, or in no frame; the frames are free once it was reaped.
@@ -37,7 +25,7 @@ impl<E: Entries> User<E> {
         protected: &mut Protected,
         free: &mut Vec<Free<'u, E>>,
         mut let_go: impl FnMut(u32, PageId) -> bool,
-    ) -> Result<(), EvictError> {
+    ) -> Result<(), Forked> {
         let frames = &self.frames;
         self.check_fork()?;
         let mut leaving = Vec::with_capacity(candidates.len());
@@ -54,7 +42,7 @@ impl<E: Entries> User<E> {
         if leaving.is_empty() {
             return Ok(());
         }
-        let scanned = frames.hazards.snapshot_into(protected);
+        frames.hazards.snapshot_into(protected);
         for (claimed, page, entry) in leaving {
             let frame = claimed.frame();
             let may_go = !protected.contains(announced(frame).get()) && let_go(frame, page);
@@ -67,7 +55,7 @@ impl<E: Entries> User<E> {
                 free.push(claimed);
             }
         }
-        Ok(scanned?)
+        Ok(())
     }
 }
 
@@ -91,8 +79,8 @@ impl<E: Entries> Frames<E> {
             return Leave::Empty;
         }
         let Some(word) = self.entries.entry(page) else { return Leave::Unknown };
-        // Relaxed: as read-modify-writes they hand on what was published; the heavy fence of the
-        // scan comes after them.
+        // Relaxed: as read-modify-writes they hand on what was published; the fence of the scan
+        // comes after them.
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
         let (from, to) = (Entry::resident(frame).to_bits(), Entry::leaving(frame).to_bits());
         match word.compare_exchange(from, to, ok, err) {
@@ -107,8 +95,8 @@ impl<E: Entries> Frames<E> {
         }
     }
 
-    /// Puts right what one who is dead, or who scribbles, has left of a frame. It has no effect on a frame that
-    /// another has taken over meanwhile but those that the module names.
+    /// Puts right what one who is dead, or who scribbles, has left of a frame. It has no effect on
+    /// a frame that another has taken over meanwhile but those that the module names.
     pub(super) fn settle(&self, frame: u32) {
         // Relaxed: the proof of the death orders what the dead one did.
         let page = PageId::from_bits(self.frames[frame as usize].page.load(Ordering::Relaxed));

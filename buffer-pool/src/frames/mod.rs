@@ -77,7 +77,6 @@ mod shared;
 mod user;
 mod word;
 
-pub use evict::EvictError;
 pub use find::{Find, FindError, Pin};
 pub use load::{Free, Loading};
 pub use user::{User, Users};

@@ -89,7 +89,7 @@ impl Ground for MemberGround {
 
     fn protected(&self, all: &mut Vec<u64>) -> Result<(), HashError> {
         let protected = &mut *self.protected.borrow_mut();
-        self.hazards.snapshot_into(protected).map_err(|_| HashError::Busy)?;
+        self.hazards.snapshot_into(protected);
         all.extend(protected.iter());
         Ok(())
     }

@@ -107,8 +107,8 @@ impl Model {
         Model::with(mapping, END, 0, true)
     }
 
-    /// With announcements that order nothing between two who announce, as those of processes do
-    /// for whom the kernel fences. There are many more cases then.
+    /// With announcements that order nothing between two who announce, so that the fences do no
+    /// other ordering's work. There are many more cases then.
     pub(crate) fn weak() -> Arc<Model> {
         Model::with(Mapping::heap((END * WORD) as usize), END, 0, false)
     }

@@ -253,7 +253,6 @@ const FORBIDDEN: &[(&str, libc::c_long)] = &[
     ("shmat", libc::SYS_shmat),
     ("shmctl", libc::SYS_shmctl),
     ("prlimit64", libc::SYS_prlimit64),
-    ("membarrier", libc::SYS_membarrier),
     ("kill", libc::SYS_kill),
     ("ppoll", libc::SYS_ppoll),
 ];

@@ -1,29 +1,24 @@
-//! A model has no kernel that could fence in another's place: with [`Fencing::Own`] each side
-//! fences, which is what the kernel's barrier comes to. With [`Fencing::Kernel`] readers do not
-//! fence, as in production, and nobody may free anything: a model of what they see of things that
-//! are new.
-use super::Fencing;
-use crate::sync::{Ordering, fence};
-use std::io;
+//! In a model each side has a fence, as on machines without the one locked instruction.
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Where the rows are attached, before anybody races: what first meets is known to all.
 pub(super) fn prepare() {
     meet();
 }
 
-pub(super) fn light(fencing: Fencing) {
-    if fencing == Fencing::Own {
-        meet();
-        // Pairs with the fence in `heavy`: the announcement before the look.
-        fence(Ordering::SeqCst);
-    }
+pub(super) fn announce(slot: &AtomicU64, value: u64) {
+    // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the announcement
+    // that this one replaces.
+    slot.store(value, Ordering::Release);
+    meet();
+    // Pairs with the fence in `before_scan`: the announcement before the look.
+    fence(Ordering::SeqCst);
 }
 
-pub(super) fn heavy(_: Fencing) -> io::Result<()> {
+pub(super) fn before_scan() {
     meet();
-    // Pairs with the fence in `light`: taken out before the slots.
+    // Pairs with the fence in `announce`: taken out before the slots.
     fence(Ordering::SeqCst);
-    Ok(())
 }
 
 /// loom does not switch at a fence. So each side touches one word before its own, in no order, and
@@ -39,11 +34,3 @@ fn meet() {
 
 #[cfg(not(shm_loom))]
 fn meet() {}
-
-pub(super) fn best() -> Fencing {
-    Fencing::Own
-}
-
-pub(super) fn register() -> bool {
-    true
-}

@@ -21,32 +21,23 @@
 //! | reader | who frees |
 //! | --- | --- |
 //! | (A) announces the thing in its slot | (C) takes the thing out of all places where it is found |
-//! | light fence | heavy fence |
+//! | fence | fence |
 //! | (B) looks: is it still there? | (D) looks at the slots |
 //!
 //! Of the two fences one comes first: either (B) sees that the thing was taken out, and the reader
 //! lets go of it, or (D) sees the announcement. The same holds for the words that say which rows
 //! and groups are in use, for they are written before (A).
 //!
-//! # Asymmetric fences
+//! # Why readers fence
 //!
-//! The reader's fence is on every path of every lookup, the other one is rare. So where the kernel
-//! helps ([`Fencing::Kernel`]) the light fence stops only the compiler, and the heavy one is
-//! `membarrier(GLOBAL_EXPEDITED)`: every running thread of every process that has registered
-//! executes a full fence during the call; one that does not run has passed one since it last ran.
-//!
-//! No one's correctness rests on what a peer is able to do:
-//!
-//! 1. The head says, from creation on, what a scanner does: nothing but a fence of its own
-//!    ([`Fencing::Own`], and then every reader fences too), or the kernel's barrier. Nobody changes
-//!    it: a change would have to reach readers that are between (A) and (B).
-//! 2. Where it is `Kernel`, a process that cannot register (a sandbox, a seccomp filter of its own)
-//!    fences by itself; a full fence pairs with the scanner's own one, which it executes too. That
-//!    is the reader's private affair.
-//! 3. Where it is `Kernel`, a process that may not call the barrier cannot scan: it gets
-//!    [`ScanError`], and has to leave the freeing to others. It is never answered "not protected".
-//! 4. Registration is the process's until it ends or calls `exec`, after which it has no handles. A
-//!    filter that is installed later takes the barrier away, not the registration: see 3.
+//! A reader's fence costs some 5 ns, on the path of every lookup. `membarrier(GLOBAL_EXPEDITED)`
+//! would take it away: the kernel executes a fence in every running thread of every process that
+//! has registered. But Linux (seen on 6.18) leaves some out. A processor that went idle after it
+//! ran one of our threads keeps our address space, and the registration does not reach it, for
+//! what it runs is not ours; when a thread of ours comes back to it nothing is switched, so the
+//! kernel goes on believing that this processor runs nobody who has registered. A thread there
+//! announces without any fence until another program runs on that processor, and what it reads may
+//! be freed under it. Nothing that a process can ask for repairs it, or tells of it.
 //!
 //! # Deaths
 //!
@@ -74,8 +65,8 @@ mod shared;
 mod slot;
 
 pub use row::{HazardRow, Protector, ProtectorError, RowError};
-pub use rows::{Fencing, Hazards, HazardsError};
-pub use scan::{Protected, ScanError};
+pub use rows::{Hazards, HazardsError};
+pub use scan::Protected;
 pub use shared::{GROUP_SLOTS, GROUPS_MAX};
 pub use slot::{ProtectError, Slot};
 

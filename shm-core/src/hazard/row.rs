@@ -1,8 +1,7 @@
 //! `HazardRow`: this process's row, and the `Protector`s of its threads.
-use super::fence;
+use super::Hazards;
 use super::shared::{GROUP_SLOTS, GROUPS_MAX, Group, Holder};
 use super::slot::Slot;
-use super::{Fencing, Hazards};
 use crate::mapping::Mapped;
 use crate::participants::Member;
 use crate::process::{ForkGuard, Forked};
@@ -59,8 +58,6 @@ pub struct HazardRow {
 pub(super) struct Row {
     hazards: Hazards,
     member: Arc<Member>,
-    /// How this process fences: by itself where the kernel would not do it.
-    fencing: Fencing,
     pool: Mutex<Pool>,
 }
 
@@ -98,12 +95,10 @@ impl Hazards {
         if before != Holder::NOBODY.to_bits() {
             self.row_groups(seat).iter().for_each(Group::clear);
         }
-        let kernel = self.fencing == Fencing::Kernel && fence::register();
         Ok(HazardRow {
             row: Arc::new(Row {
                 hazards: self.clone(),
                 member: member.clone(),
-                fencing: if kernel { Fencing::Kernel } else { Fencing::Own },
                 pool: Mutex::new(Pool { taken: [0; GROUPS_MAX as usize / 64], used: 0 }),
             }),
         })
@@ -131,7 +126,6 @@ impl HazardRow {
         let group = group.unwrap_or_else(|_| unreachable!("the rows were checked when attached"));
         Ok(Protector {
             group,
-            fencing: row.fencing,
             guard: ForkGuard::new(),
             in_use: Cell::new(0),
             index,
@@ -148,12 +142,6 @@ impl HazardRow {
     /// The rows it is one of.
     pub fn hazards(&self) -> &Hazards {
         &self.row.hazards
-    }
-
-    /// How this process fences when it announces: [`Fencing::Own`] also where the kernel would not
-    /// have it registered.
-    pub fn fencing(&self) -> Fencing {
-        self.row.fencing
     }
 }
 
@@ -203,10 +191,7 @@ impl Drop for Row {
 
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Row")
-            .field("member", &self.member)
-            .field("fencing", &self.fencing)
-            .finish_non_exhaustive()
+        f.debug_struct("Row").field("member", &self.member).finish_non_exhaustive()
     }
 }
 
@@ -219,7 +204,6 @@ impl fmt::Debug for Row {
 #[derive(Debug)]
 pub struct Protector {
     group: Mapped<Group>,
-    pub(super) fencing: Fencing,
     pub(super) guard: ForkGuard,
     /// One bit a slot that is given out.
     in_use: Cell<u32>,
@@ -252,6 +236,11 @@ impl Protector {
     /// The row it is of.
     pub fn row(&self) -> HazardRow {
         HazardRow { row: self.row.clone() }
+    }
+
+    #[cfg(shm_loom)]
+    pub(super) fn is_unfenced(&self) -> bool {
+        self.row.hazards.is_unfenced
     }
 
     #[inline]

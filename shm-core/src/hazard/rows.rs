@@ -7,16 +7,6 @@ use crate::sync::{AtomicU64, Ordering};
 use relptr::BadPtr;
 use std::sync::Arc;
 
-/// What a scanner does so that it misses no announcement. Chosen when the rows are made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Fencing {
-    /// A fence of its own. Readers fence too, at every announcement: some 5 to 10 ns each.
-    Own = 1,
-    /// It has the kernel fence all readers (`membarrier`), who announce for the price of a store.
-    Kernel = 2,
-}
-
 /// The rows of all participants, seen by one process. See the [module](super).
 ///
 /// ```
@@ -42,9 +32,9 @@ pub enum Fencing {
 /// let thing = slot.protect_word(&head, |word| word).unwrap();
 ///
 /// head.store(0, Ordering::Release); // taken out
-/// assert!(hazards.snapshot().unwrap().contains(thing), "not to be freed yet");
+/// assert!(hazards.snapshot().contains(thing), "not to be freed yet");
 /// slot.clear();
-/// assert!(!hazards.snapshot().unwrap().contains(thing));
+/// assert!(!hazards.snapshot().contains(thing));
 /// ```
 #[derive(Clone, Debug)]
 pub struct Hazards {
@@ -53,7 +43,8 @@ pub struct Hazards {
     /// Where the first group lies in the mapping.
     pub(super) groups_at: u64,
     pub(super) groups_a_seat: u32,
-    pub(super) fencing: Fencing,
+    #[cfg(shm_loom)]
+    pub(super) is_unfenced: bool,
 }
 
 /// Why there are no rows.
@@ -88,8 +79,7 @@ impl Hazards {
         groups_at(seats).saturating_add(all.saturating_mul(size_of::<Group>() as u64))
     }
 
-    /// Writes empty rows at `offset` of `mapping`, a multiple of 64. Whether scanners use the
-    /// kernel's barrier depends on whether this process can.
+    /// Writes empty rows at `offset` of `mapping`, a multiple of 64.
     ///
     /// # Errors
     /// [`HazardsError`]. The mapping is as it was, or has a part of the rows in it.
@@ -105,25 +95,6 @@ impl Hazards {
         seats: u32,
         groups: u32,
     ) -> Result<Hazards, HazardsError> {
-        // SAFETY: the caller's promise.
-        unsafe { Hazards::create_with(mapping, offset, seats, groups, fence::best()) }
-    }
-
-    /// As [`create`](Hazards::create), with what scanners are to do: [`Fencing::Own`] for a domain
-    /// of which some processes may not call `membarrier`, and all have to scan.
-    ///
-    /// # Errors
-    /// [`HazardsError`].
-    ///
-    /// # Safety
-    /// As [`create`](Hazards::create).
-    pub unsafe fn create_with(
-        mapping: &Arc<Mapping>,
-        offset: u64,
-        seats: u32,
-        groups: u32,
-        fencing: Fencing,
-    ) -> Result<Hazards, HazardsError> {
         check(seats, groups)?;
         mapping.region().sub(offset, Hazards::bytes_for(seats, groups))?;
         for seat in 0..u64::from(seats) {
@@ -138,7 +109,7 @@ impl Hazards {
             unsafe { Mapped::place(mapping, at, Group::new()) }?;
         }
         // SAFETY: the caller's promise.
-        unsafe { Mapped::place(mapping, offset, Head::new(seats, groups, fencing)) }?;
+        unsafe { Mapped::place(mapping, offset, Head::new(seats, groups)) }?;
         Hazards::attach(mapping, offset)
     }
 
@@ -148,7 +119,7 @@ impl Hazards {
     /// [`HazardsError`] where there are no rows.
     pub fn attach(mapping: &Arc<Mapping>, offset: u64) -> Result<Hazards, HazardsError> {
         let head = Mapped::<Head>::new(mapping, offset)?;
-        let (seats, groups, fencing) = head.read().ok_or(HazardsError::NotHazards)?;
+        let (seats, groups) = head.read().ok_or(HazardsError::NotHazards)?;
         check(seats, groups)?;
         mapping.region().sub(offset, Hazards::bytes_for(seats, groups))?;
         fence::prepare();
@@ -160,8 +131,16 @@ impl Hazards {
             groups: MappedSlice::new(mapping, groups_at, all)?,
             groups_at,
             groups_a_seat: groups,
-            fencing,
+            #[cfg(shm_loom)]
+            is_unfenced: false,
         })
+    }
+
+    /// For a model of what readers see of a thing that is new, where nobody frees any: their
+    /// announcements have no fence, which in loom orders more than it has to.
+    #[cfg(shm_loom)]
+    pub fn unfenced(self) -> Hazards {
+        Hazards { is_unfenced: true, ..self }
     }
 
     /// Participants that have a row: those in slots below this number.
@@ -179,11 +158,6 @@ impl Hazards {
         // Relaxed: the proof of a death orders what the dead one did.
         let holder = self.holders.get(seat as usize)?.load(Ordering::Relaxed);
         ParticipantId::from_bits(holder as u32)
-    }
-
-    /// What scanners do.
-    pub fn fencing(&self) -> Fencing {
-        self.fencing
     }
 
     /// Clears the row of a participant that is dead: what it protected is protected no more. A row

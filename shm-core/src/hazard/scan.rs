@@ -1,16 +1,7 @@
 //! Scanning: what may not be freed yet.
 use super::shared::Holder;
-use super::{Fencing, Hazards, fence};
+use super::{Hazards, fence};
 use crate::sync::Ordering;
-use std::io;
-
-/// This process may not have the kernel fence the readers, and so cannot tell what they protect.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot look at what others protect, for membarrier(GLOBAL_EXPEDITED) fails: {0}; \
-     allow the call, or make the rows with Fencing::Own"
-)]
-pub struct ScanError(io::Error);
 
 /// What was protected at some moment after the scan began.
 ///
@@ -27,30 +18,23 @@ impl Hazards {
     ///
     /// Call it *after* things were taken out of all places where they can be found. Of these, what
     /// is not in the answer may be freed: nobody uses it, nor can begin to. What is in it may be
-    /// free at the next scan. Costs about a microsecond, so take a batch of things out first.
-    ///
-    /// # Errors
-    /// [`ScanError`]: nothing is known, and nothing may be freed by this process.
+    /// free at the next scan. Looks at every row in use, so take a batch of things out first.
     ///
     /// # If a process dies here
     /// Nothing was changed.
-    pub fn snapshot(&self) -> Result<Protected, ScanError> {
+    pub fn snapshot(&self) -> Protected {
         let mut protected = Protected::default();
-        self.snapshot_into(&mut protected)?;
-        Ok(protected)
+        self.snapshot_into(&mut protected);
+        protected
     }
 
     /// As [`snapshot`](Hazards::snapshot), into memory that is there already.
     ///
-    /// # Errors
-    /// [`ScanError`]: `protected` then says of everything that it is protected.
-    ///
     /// # If a process dies here
     /// Nothing was changed.
-    pub fn snapshot_into(&self, protected: &mut Protected) -> Result<(), ScanError> {
-        protected.is_whole = false;
+    pub fn snapshot_into(&self, protected: &mut Protected) {
         protected.values.clear();
-        fence::heavy(self.fencing).map_err(ScanError)?;
+        fence::before_scan();
         for (seat, holder) in (0..self.seats()).zip(self.holders.iter()) {
             // Pairs with the Releases in `Row::drop`, `clear_row` and `Row::take_group`: what was
             // read under announcements that we do not look at.
@@ -68,13 +52,6 @@ impl Hazards {
         protected.values.sort_unstable();
         protected.values.dedup();
         protected.is_whole = true;
-        Ok(())
-    }
-
-    /// Whether this process can scan: it fails only where the rows want the kernel's barrier
-    /// ([`Fencing::Kernel`]) and the process may not call it.
-    pub fn can_scan(&self) -> bool {
-        self.fencing == Fencing::Own || fence::heavy(self.fencing).is_ok()
     }
 }
 

@@ -1,5 +1,4 @@
 //! The words in the segment.
-use super::Fencing;
 use crate::participants::ParticipantId;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use relptr::{Reserved, shm_sync};
@@ -11,7 +10,7 @@ pub const GROUP_SLOTS: usize = 8;
 pub const GROUPS_MAX: u32 = 256;
 
 /// "shmkhaz" and the version of the layout.
-const MAGIC: u64 = u64::from_le_bytes(*b"shmkhaz\x01");
+const MAGIC: u64 = u64::from_le_bytes(*b"shmkhaz\x02");
 
 /// The head; a `u64` a seat follows ([`Holder`]), and then the groups of each seat.
 ///
@@ -23,12 +22,10 @@ pub(super) struct Head {
     magic: AtomicU64,
     seats: AtomicU32,
     groups: AtomicU32,
-    fencing: AtomicU32,
-    reserved: AtomicU32,
-    spare: Reserved<5>,
+    spare: Reserved<6>,
 }
 
-shm_sync!(Head { magic, seats, groups, fencing, reserved, spare });
+shm_sync!(Head { magic, seats, groups, spare });
 
 /// What one thread has announced.
 ///
@@ -37,7 +34,7 @@ shm_sync!(Head { magic, seats, groups, fencing, reserved, spare });
 /// | a holder | the process whose seat it is; after its death the seat's reaper (0) | who scans | Release / Acquire on itself; for who announces, the fences |
 /// | `slots` | the one thread that has the group; after its process's death the seat's reaper (0) | who scans | Release / Acquire on itself: what was read under the announcement before it went; for who announces, the fences |
 ///
-/// A reader may see any of them late, but not an announcement that was validated before the heavy
+/// A reader may see any of them late, but not an announcement that was validated before its
 /// fence.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -52,7 +49,6 @@ const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<Head>() == 64);
     assert!(offset_of!(Head, seats) == 8);
-    assert!(offset_of!(Head, fencing) == 16);
     assert!(size_of::<Group>() == 64);
 };
 
@@ -63,38 +59,28 @@ pub(super) const FINGERPRINT: u64 = crate::layout::combine(&[
         magic: AtomicU64,
         seats: AtomicU32,
         groups: AtomicU32,
-        fencing: AtomicU32,
-        reserved: AtomicU32,
-        spare: Reserved<5>,
+        spare: Reserved<6>,
     }),
     crate::fingerprint!(Group { slots: [AtomicU64; GROUP_SLOTS] }),
 ]);
 
 impl Head {
-    pub(super) fn new(seats: u32, groups: u32, fencing: Fencing) -> Head {
+    pub(super) fn new(seats: u32, groups: u32) -> Head {
         Head {
             magic: AtomicU64::new(MAGIC),
             seats: AtomicU32::new(seats),
             groups: AtomicU32::new(groups),
-            fencing: AtomicU32::new(fencing as u32),
-            reserved: AtomicU32::new(0),
             spare: Reserved::new(),
         }
     }
 
-    /// Seats, groups a seat, and what a scanner does, as somebody wrote them; `None` where that is
-    /// no head.
-    pub(super) fn read(&self) -> Option<(u32, u32, Fencing)> {
+    /// Seats and groups a seat, as somebody wrote them; `None` where that is no head.
+    pub(super) fn read(&self) -> Option<(u32, u32)> {
         // Relaxed: written before the rows were published.
         if self.magic.load(Ordering::Relaxed) != MAGIC {
             return None;
         }
-        let fencing = match self.fencing.load(Ordering::Relaxed) {
-            1 => Fencing::Own,
-            2 => Fencing::Kernel,
-            _ => return None,
-        };
-        Some((self.seats.load(Ordering::Relaxed), self.groups.load(Ordering::Relaxed), fencing))
+        Some((self.seats.load(Ordering::Relaxed), self.groups.load(Ordering::Relaxed)))
     }
 }
 
@@ -160,12 +146,9 @@ mod tests {
 
     #[test]
     fn a_head_of_nonsense_is_none() {
-        let head = || Head::new(3, 4, Fencing::Own);
-        assert_eq!(head().read(), Some((3, 4, Fencing::Own)));
-        assert_eq!(Head::new(1, 2, Fencing::Kernel).read(), Some((1, 2, Fencing::Kernel)));
-        let (other, none) = (head(), head());
-        other.magic.store(MAGIC + 1, Ordering::Relaxed);
-        none.fencing.store(3, Ordering::Relaxed);
-        assert_eq!((other.read(), none.read()), (None, None));
+        let head = Head::new(3, 4);
+        assert_eq!(head.read(), Some((3, 4)));
+        head.magic.store(MAGIC + 1, Ordering::Relaxed);
+        assert_eq!(head.read(), None);
     }
 }

@@ -147,10 +147,13 @@ impl<'p> Slot<'p> {
     #[inline]
     fn announce(&mut self, value: NonZeroU64) {
         self.value = value.get();
-        // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the announcement
-        // that this one replaces.
-        self.protector.word(self.index).store(value.get(), Ordering::Release);
-        fence::light(self.protector.fencing);
+        let word = self.protector.word(self.index);
+        #[cfg(shm_loom)]
+        if self.protector.is_unfenced() {
+            // Pairs with the Acquire in `Hazards::snapshot_into`.
+            return word.store(value.get(), Ordering::Release);
+        }
+        fence::announce(word, value.get());
     }
 }
 

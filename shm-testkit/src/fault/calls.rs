@@ -75,7 +75,6 @@ const KINDS: &[Kind] = &[
     kind(libc::SYS_prlimit64, "prlimit64", &[]),
     // Where it is missing, the standard library opens a file once and for all.
     kind(libc::SYS_getrandom, "getrandom", &[EINTR]),
-    kind(libc::SYS_membarrier, "membarrier", &[ENOSYS, EPERM, ENOMEM]),
     kind(libc::SYS_sendmsg, "sendmsg", &[EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EINTR]),
     kind(libc::SYS_recvmsg, "recvmsg", &[ECONNRESET, ENOMEM, EINTR]),
     kind(libc::SYS_sendto, "sendto", &[EPIPE, ECONNRESET, ENOBUFS, ENOMEM, EINTR]),
