@@ -28,7 +28,7 @@
 //! | who pins | who evicts |
 //! | --- | --- |
 //! | (A) announces the frame | (C) RESIDENT → LEAVING |
-//! | light fence | heavy fence |
+//! | fence | fence |
 //! | (B) looks: still RESIDENT? or makes it so, from LEAVING | (D) looks at all announcements; then LEAVING → ABSENT |
 //!
 //! Of the two fences one comes first: either (D) sees the announcement, and the page stays; or (B)

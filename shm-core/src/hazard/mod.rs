@@ -14,7 +14,7 @@
 //!
 //! Each seat of the [table of participants](crate::participants) has a row of groups. A process
 //! takes its [row](Hazards::row) once, and its threads take [groups](HazardRow::protector) of it
-//! from a pool in private memory: a thread writes only its own cache line, with plain stores.
+//! from a pool in private memory: a thread writes only its own cache line.
 //!
 //! # Announce, then validate
 //!
