@@ -1,7 +1,8 @@
 //! A publisher that trusts nobody, or a subscriber of it, is killed at each instruction of meeting
-//! the other one, of publishing, receiving, and leaving: the other one has what was acknowledged,
-//! and learns how it ended, or has an error, in bounded time; and holds nothing more than before:
-//! no descriptor, no memory, no thread.
+//! the other one, of publishing, receiving, waiting, and leaving, the publisher also of admitting,
+//! expelling, and asking who has ended: the other one has what was acknowledged, and learns how it
+//! ended, or has an error, in bounded time; and holds nothing more than before: no descriptor, no
+//! memory, no thread.
 //!
 //! The survivor said its hello before, as in `crash_hostile.rs`.
 //!
@@ -9,12 +10,13 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 use shm_core::sealed::ExchangeError;
 use shm_mq::broadcast::{
-    BroadcastConfig, ConnectError, Guest, Invitation, Lapped, Limits, RecvError, Start,
-    StrangePublisher, StrangeSubscriber, Subscription,
+    BroadcastConfig, ConnectError, Ended, Guest, Invitation, Lapped, Limits, PublishError,
+    RecvError, Start, StrangePublisher, StrangeSubscriber, Subscription,
 };
 use shm_mq::fan_in::Why;
 use shm_testkit::fault::Footprint;
 use shm_testkit::killpoint::{End, Heap, Notes, Run, Scenario};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,8 +26,10 @@ static HEAP: Heap = Heap;
 
 /// No wait of these tests takes so long unless something hangs.
 const LIMIT: Duration = Duration::from_secs(60);
+/// So long one sleeps that is killed asleep.
+const NAP: Duration = Duration::from_millis(400);
 /// In the notes: the doomed one was told that it has met the other; or how many records were
-/// published or received.
+/// published or received; or how many calls were over.
 const TOLD: usize = 0;
 const RECORDS: u64 = 3;
 const HOW: Subscription = Subscription { start: Start::Oldest, lapped: Lapped::Oldest };
@@ -40,9 +44,9 @@ fn record(number: u64) -> [u8; 40] {
     [number as u8 + 1; 40]
 }
 
-fn publisher() -> (StrangePublisher<u32>, Invitation) {
+fn publisher(subscribers: u32) -> (StrangePublisher<u32>, Invitation) {
     // Nothing is to be written over: there is a cell for each.
-    StrangePublisher::new(&BroadcastConfig::lossless(RECORDS as u32, 40, 1)).unwrap()
+    StrangePublisher::new(&BroadcastConfig::lossless(RECORDS as u32, 40, subscribers)).unwrap()
 }
 
 fn end() -> Option<Instant> {
@@ -59,13 +63,17 @@ fn admit(mut publisher: StrangePublisher<u32>, guest: Guest) -> Half {
     Half::Publisher(publisher)
 }
 
+fn subscribe(socket: UnixStream) -> Result<StrangeSubscriber, ConnectError> {
+    StrangeSubscriber::connect(socket, Limits::default(), HOW, 0, end())
+}
+
 impl Half {
     fn connect(side: Side, socket: UnixStream) -> Result<Half, ConnectError> {
         if side == Side::Publisher {
-            let (publisher, invitation) = publisher();
+            let (publisher, invitation) = publisher(1);
             return Ok(admit(publisher, invitation.meet(socket, end())?));
         }
-        StrangeSubscriber::connect(socket, Limits::default(), HOW, 0, end()).map(Half::Subscriber)
+        subscribe(socket).map(Half::Subscriber)
     }
 
     /// Publishes, or receives, all records, and says so each time.
@@ -87,6 +95,29 @@ impl Half {
         }
     }
 
+    /// The same in calls that wait, and then waits so long for what does not come.
+    fn talk_and_wait(&mut self, nap: Duration, mut told: impl FnMut(u64)) {
+        for number in 0..=RECORDS {
+            let until = Instant::now() + if number < RECORDS { LIMIT } else { nap };
+            let is_over = match self {
+                Half::Publisher(publisher) => {
+                    let published = publisher.publish(&record(number), Some(until));
+                    published == Err(PublishError::TimedOut)
+                }
+                Half::Subscriber(subscriber) => {
+                    let found = match number {
+                        0 => subscriber.recv(),
+                        _ => subscriber.recv_deadline(until),
+                    };
+                    assert!(number == RECORDS || found == Ok((number, &record(number)[..])));
+                    found == Err(RecvError::TimedOut)
+                }
+            };
+            assert_eq!(is_over, number == RECORDS);
+            told((number + 1).min(RECORDS));
+        }
+    }
+
     /// What it learns of the other one, which does nothing any more: whether that has left, and how
     /// many records it had published, or had received.
     fn finds(self) -> Result<(bool, u64), String> {
@@ -100,61 +131,87 @@ impl Half {
                 }
                 Err("its end is not told".into())
             }
-            Half::Subscriber(mut subscriber) => loop {
-                match subscriber.recv_deadline(Instant::now() + LIMIT) {
-                    Ok((number, bytes)) if *bytes == record(number) => {}
-                    Err(RecvError::Detached) => return Ok((true, subscriber.position())),
-                    Err(RecvError::PublisherDied) => return Ok((false, subscriber.position())),
-                    other => return Err(format!("received: {other:?}")),
-                }
-            },
+            Half::Subscriber(subscriber) => finds(subscriber),
         }
     }
 }
 
-type Survivor = JoinHandle<Result<Half, ConnectError>>;
+fn finds(mut subscriber: StrangeSubscriber) -> Result<(bool, u64), String> {
+    loop {
+        match subscriber.recv_deadline(Instant::now() + LIMIT) {
+            Ok((number, bytes)) if *bytes == record(number) => {}
+            Err(RecvError::Detached) => return Ok((true, subscriber.position())),
+            Err(RecvError::PublisherDied) => return Ok((false, subscriber.position())),
+            other => return Err(format!("received: {other:?}")),
+        }
+    }
+}
 
-struct World {
+type Survivor<S> = JoinHandle<Result<S, ConnectError>>;
+
+struct World<S = Half> {
     before: Footprint,
-    /// The doomed one's end, and who has the other.
-    meeting: Option<(UnixStream, Survivor)>,
+    /// The doomed one's ends, and who has the others.
+    meeting: Option<(Vec<UnixStream>, Survivor<S>)>,
 }
 
 impl World {
     /// The survivor says its hello first: this is the other end. A publisher publishes all if there
     /// is something to talk about.
     fn new(doomed: Side, talks: bool) -> World {
-        let before = Footprint::now();
-        let (ours, socket) = UnixStream::pair().unwrap();
         let side = if doomed == Side::Publisher { Side::Subscriber } else { Side::Publisher };
-        let survivor = std::thread::spawn(move || {
+        World::with([()], move |[ours]| {
             let mut half = Half::connect(side, ours)?;
             if let (true, Half::Publisher(_)) = (talks, &half) {
                 half.talk(|_| ());
             }
             Ok(half)
+        })
+    }
+}
+
+impl<S: Send + 'static> World<S> {
+    /// The survivor has so many ends, and says its hello by the first one.
+    fn with<const N: usize>(
+        count: [(); N],
+        survivor: impl FnOnce([UnixStream; N]) -> Result<S, ConnectError> + Send + 'static,
+    ) -> World<S> {
+        let before = Footprint::now();
+        let mut sockets = Vec::new();
+        let ours = count.map(|()| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            sockets.push(theirs);
+            ours
         });
+        let survivor = std::thread::spawn(move || survivor(ours));
         // Its hello is there, and it waits for the other one.
-        let mut there = [rustix::event::PollFd::new(&socket, rustix::event::PollFlags::IN)];
+        let mut there = [rustix::event::PollFd::new(&sockets[0], rustix::event::PollFlags::IN)];
         assert_eq!(rustix::event::poll(&mut there, None), Ok(1));
-        World { before, meeting: Some((socket, survivor)) }
+        World { before, meeting: Some((sockets, survivor)) }
+    }
+}
+
+impl<S> World<S> {
+    /// The doomed one's ends of the sockets.
+    fn sockets(&self) -> Vec<UnixStream> {
+        let (sockets, _) = self.meeting.as_ref().unwrap();
+        sockets.iter().map(|socket| socket.try_clone().unwrap()).collect()
     }
 
-    /// The doomed one's end of the socket.
-    fn socket(&self) -> Option<UnixStream> {
-        self.meeting.as_ref().map(|(socket, _)| socket.try_clone().unwrap())
+    fn socket(&self) -> UnixStream {
+        self.sockets().remove(0)
     }
 
     /// What became of the survivor, now that the doomed one is gone.
-    fn end(&mut self) -> Result<Half, String> {
-        let (socket, survivor) = self.meeting.take().ok_or("it has ended")?;
-        drop(socket);
+    fn end(&mut self) -> Result<S, String> {
+        let (sockets, survivor) = self.meeting.take().ok_or("it has ended")?;
+        drop(sockets);
         let connected = survivor.join().map_err(|_| "the survivor panicked")?;
         connected.map_err(|error| error.to_string())
     }
 }
 
-impl Drop for World {
+impl<S> Drop for World<S> {
     /// Of a point that was missed: what it held is gone before the next one begins.
     fn drop(&mut self) {
         let _ = self.end();
@@ -192,8 +249,8 @@ impl Scenario for Meets {
     }
 
     fn prepare(&self, world: &World, _: &Notes) -> Meeting {
-        let publisher = (self.doomed == Side::Publisher).then(publisher);
-        Meeting { socket: world.socket(), publisher, met: None }
+        let publisher = (self.doomed == Side::Publisher).then(|| publisher(1));
+        Meeting { socket: Some(world.socket()), publisher, met: None }
     }
 
     fn operate(&self, _: &World, doomed: &mut Meeting, notes: &Notes) {
@@ -231,6 +288,8 @@ impl Scenario for Meets {
 struct Talks {
     doomed: Side,
     operations: &'static [&'static str],
+    /// So long it waits besides for what does not come, if it waits.
+    nap: Option<Duration>,
 }
 
 impl Scenario for Talks {
@@ -238,7 +297,8 @@ impl Scenario for Talks {
     type Doomed = Option<Half>;
 
     fn name(&self) -> String {
-        format!("hostile broadcast, a {:?} works and leaves", self.doomed)
+        let waits = if self.nap.is_some() { ", waits" } else { "" };
+        format!("hostile broadcast, a {:?} works{waits} and leaves", self.doomed)
     }
 
     fn operations(&self) -> &'static [&'static str] {
@@ -250,7 +310,7 @@ impl Scenario for Talks {
     }
 
     fn prepare(&self, world: &World, _: &Notes) -> Option<Half> {
-        let mut half = Half::connect(self.doomed, world.socket().unwrap()).unwrap();
+        let mut half = Half::connect(self.doomed, world.socket()).unwrap();
         if let Half::Subscriber(subscriber) = &mut half {
             // All are there once one can be received; this one says nothing of what it reads.
             let late = Instant::now() + LIMIT;
@@ -262,8 +322,12 @@ impl Scenario for Talks {
     }
 
     fn operate(&self, _: &World, half: &mut Option<Half>, notes: &Notes) {
-        half.as_mut().unwrap().talk(|number| notes.set(TOLD, number));
-        *half = None;
+        let mut half = half.take().unwrap();
+        let told = |number| notes.set(TOLD, number);
+        match self.nap {
+            Some(nap) => half.talk_and_wait(nap, told),
+            None => half.talk(told),
+        }
     }
 
     fn image(&self, _: &World) -> Vec<u8> {
@@ -283,8 +347,81 @@ impl Scenario for Talks {
     }
 }
 
+/// A publisher admits two, tells of the end of a third one, expels one, publishes, and leaves.
+struct Keeps;
+
+impl Scenario for Keeps {
+    type World = World<[StrangeSubscriber; 2]>;
+    type Doomed = (Option<StrangePublisher<u32>>, Vec<Guest>);
+
+    fn name(&self) -> String {
+        "hostile broadcast, a Publisher admits, expels and leaves".to_owned()
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        &[
+            "shm_mq::broadcast::StrangePublisher::admit",
+            "shm_mq::broadcast::StrangePublisher::next_end",
+            "shm_mq::broadcast::StrangePublisher::expel",
+        ]
+    }
+
+    fn world(&self) -> Self::World {
+        World::with([(); 4], |[gone, first, second, mut ready]| {
+            drop(subscribe(gone)?);
+            let stay = [subscribe(first)?, subscribe(second)?];
+            ready.write_all(&[1]).unwrap();
+            Ok(stay)
+        })
+    }
+
+    fn prepare(&self, world: &Self::World, _: &Notes) -> Self::Doomed {
+        let (mut publisher, invitation) = publisher(3);
+        let mut sockets = world.sockets();
+        let mut ready = sockets.pop().unwrap();
+        let guests = sockets.into_iter().map(|socket| invitation.meet(socket, end()).unwrap());
+        let mut guests: Vec<Guest> = guests.collect();
+        assert!(publisher.admit(0, guests.remove(0)).is_ok());
+        ready.read_exact(&mut [0]).unwrap();
+        (Some(publisher), guests)
+    }
+
+    fn operate(&self, _: &Self::World, (publisher, guests): &mut Self::Doomed, notes: &Notes) {
+        let mut publisher = publisher.take().unwrap();
+        for (key, guest) in (1..).zip(guests.drain(..)) {
+            assert!(publisher.admit(key, guest).is_ok());
+            notes.count(TOLD);
+        }
+        let gone = Ended { key: 0, why: Why::Left, position: 0 };
+        assert_eq!(publisher.next_end(), Some(gone));
+        notes.count(TOLD);
+        assert_eq!(publisher.expel(|key, _| *key == 2), [2]);
+        notes.count(TOLD);
+        assert!(publisher.try_publish(&record(0)).unwrap());
+        notes.count(TOLD);
+        assert_eq!((publisher.next_end(), publisher.len()), (None, 1));
+    }
+
+    fn image(&self, _: &Self::World) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Who was expelled has the memory still, and so both find the same.
+    fn check(&self, mut world: Self::World, notes: &Notes, end: End) -> Result<(), String> {
+        let (subscribers, told) = (world.end()?, notes.get(TOLD));
+        for subscriber in subscribers {
+            let (has_left, records) = finds(subscriber)?;
+            let is_true = if has_left { told == 5 } else { end == End::Killed };
+            if !is_true || !(told / 5..=u64::from(told >= 4)).contains(&records) {
+                return Err(format!("it {end:?} after {told}; left: {has_left}, of {records}"));
+            }
+        }
+        world.before.changes().map_or(Ok(()), Err)
+    }
+}
+
 #[test]
-fn one_may_die_meeting_or_talking() {
+fn one_may_die_meeting_talking_or_waiting() {
     let (meets, connects): (&[&str], &[&str]) = (
         &["shm_mq::broadcast::Invitation::meet"],
         &["shm_mq::broadcast::StrangeSubscriber::connect"],
@@ -304,6 +441,20 @@ fn one_may_die_meeting_or_talking() {
         ],
     );
     for (doomed, operations) in [(Side::Publisher, publishes), (Side::Subscriber, receives)] {
-        Run::new(&Talks { doomed, operations }).points(1000).kill().passes();
+        let scenario = Talks { doomed, operations, nap: None };
+        Run::new(&scenario).points(1000).kill().passes();
     }
+    let (publishes, receives): (&[&str], &[&str]) = (
+        &["shm_mq::broadcast::StrangePublisher::publish"],
+        &[
+            "shm_mq::broadcast::StrangeSubscriber::recv",
+            "shm_mq::broadcast::StrangeSubscriber::recv_deadline",
+        ],
+    );
+    for (doomed, operations) in [(Side::Publisher, publishes), (Side::Subscriber, receives)] {
+        let scenario = Talks { doomed, operations, nap: Some(Duration::ZERO) };
+        Run::new(&scenario).points(1000).kill().passes();
+        Run::new(&Talks { nap: Some(NAP), ..scenario }).asleep().passes();
+    }
+    Run::new(&Keeps).points(1000).kill().passes();
 }

@@ -219,6 +219,9 @@ impl<K> StrangePublisher<K> {
     ///
     /// # Panics
     /// If it was met for another publisher.
+    ///
+    /// # If a process dies here
+    /// The subscriber learns of the death, be it admitted or not.
     pub fn admit(&mut self, key: K, guest: Guest) -> Result<(), (K, Guest)> {
         assert!(std::ptr::eq(&*guest.half, &*self.half), "the guest is another publisher's");
         if self.fork.check().is_err() {
@@ -308,6 +311,9 @@ impl<K> StrangePublisher<K> {
     /// one any more. It asks the kernel of each of them, unless some end is known.
     ///
     /// Publishing finds ends too, of those who are in the way, and, seldom, of one of the others.
+    ///
+    /// # If a process dies here
+    /// Those who live learn of the death.
     pub fn next_end(&mut self) -> Option<Ended<K>> {
         if self.ends.is_empty() && self.fork.check().is_ok() {
             self.bury();
@@ -329,6 +335,9 @@ impl<K> StrangePublisher<K> {
     /// Who is expelled is waited for no more, and woken no more. What was handed over
     /// it keeps: it finds records in it, if it looks, and is told to have missed others, and then
     /// that its publisher is gone.
+    ///
+    /// # If a process dies here
+    /// All learn of the death, also who is not expelled yet.
     pub fn expel(&mut self, mut is_to_go: impl FnMut(&K, u64) -> bool) -> Vec<K> {
         let (mut gone, published) = (Vec::new(), self.published());
         if self.fork.check().is_err() {

@@ -174,6 +174,9 @@ impl StrangeSubscriber {
     ///
     /// # Errors
     /// [`RecvError`], but not [`TimedOut`](RecvError::TimedOut).
+    ///
+    /// # If a process dies here
+    /// As in [`try_recv`](StrangeSubscriber::try_recv).
     #[inline]
     pub fn recv(&mut self) -> Result<(u64, &[u8]), RecvError> {
         self.recv_until(None)
@@ -183,6 +186,9 @@ impl StrangeSubscriber {
     ///
     /// # Errors
     /// [`RecvError`].
+    ///
+    /// # If a process dies here
+    /// As in [`try_recv`](StrangeSubscriber::try_recv).
     #[inline]
     pub fn recv_deadline(&mut self, deadline: Instant) -> Result<(u64, &[u8]), RecvError> {
         self.recv_until(Some(deadline))
