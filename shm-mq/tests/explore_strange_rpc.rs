@@ -179,7 +179,7 @@ fn cancels(world: &World) -> Process<'_> {
     Process::new("client", |me: &Me| {
         let mut client = world.client();
         let Some(first) = ask(&mut client, 1) else { return };
-        client.cancel(first);
+        client.cancel(first).unwrap();
         assert_eq!(client.poll(first), Err(StrangeError::NotOpen));
         let Some(second) = ask(&mut client, 2) else { return };
         if let Some(end) = told(client.wait(second, None), 2) {

@@ -1,6 +1,7 @@
 //! Any sequence of what strangers ask, cancel, read and answer agrees with a plain list of calls:
 //! each call ends once, with what was said of it; the server takes each client's calls in their
-//! order and in turn; and one that reads no answers costs the others nothing.
+//! order and in turn; one that reads no answers costs the others nothing; and who is asked of a call
+//! that is another one's says so.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod strange_rpc_common;
 
@@ -27,10 +28,14 @@ enum Op {
     Poll(usize, usize),
     WaitAny(usize),
     Cancel(usize, usize),
+    /// At a client, of a call of any.
+    OfAnother(usize, usize),
     Leave(usize),
     Take,
     Answer(usize, usize),
     Refuse(usize, u32),
+    /// At a server that has not taken the call.
+    AnswerElsewhere(usize),
     Drop(usize),
 }
 
@@ -44,10 +49,12 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (who(), which()).prop_map(|(who, which)| Op::Poll(who, which)),
         4 => who().prop_map(Op::WaitAny),
         2 => (who(), which()).prop_map(|(who, which)| Op::Cancel(who, which)),
+        2 => (who(), which()).prop_map(|(who, which)| Op::OfAnother(who, which)),
         1 => who().prop_map(Op::Leave),
         9 => Just(Op::Take),
         6 => (which(), 0..120_usize).prop_map(|(which, len)| Op::Answer(which, len)),
         1 => (which(), any::<u32>()).prop_map(|(which, code)| Op::Refuse(which, code)),
+        1 => which().prop_map(Op::AnswerElsewhere),
         1 => which().prop_map(Op::Drop),
     ]
 }
@@ -131,13 +138,14 @@ impl World {
                 let Some(chosen) = self.chosen(who) else { return };
                 let Client { client: Some(client), calls, .. } = chosen else { return };
                 let Some(plain) = pick(calls, which) else { return };
-                client.cancel(plain.id);
+                client.cancel(plain.id).unwrap();
                 assert_eq!(client.poll(plain.id), Err(StrangeError::NotOpen));
                 plain.is_given_up = true;
                 if !chosen.waits() {
                     chosen.passed_by.clear();
                 }
             }
+            Op::OfAnother(who, which) => self.of_another(who, which),
             Op::Leave(who) => {
                 if let Some(chosen) = self.chosen(who) {
                     chosen.client = None;
@@ -146,6 +154,11 @@ impl World {
             Op::Take => self.take(),
             Op::Answer(which, len) => self.answer(which, len),
             Op::Refuse(which, code) => self.refuse(which, code),
+            Op::AnswerElsewhere(which) => {
+                let Some((key, id, request)) = self.picked(which) else { return };
+                is_not_answered_by(&mut StrangeServer::<u64>::new(), request);
+                self.ends(key, id, Err(StrangeError::Unanswered));
+            }
             Op::Drop(which) => {
                 let Some((key, id, request)) = self.picked(which) else { return };
                 drop(request);
@@ -174,6 +187,17 @@ impl World {
         *asked += 1;
         let (is_taken, is_given_up, end) = (false, false, None);
         calls.push(Plain { id, request, is_late, is_taken, is_given_up, end });
+    }
+
+    fn of_another(&mut self, who: usize, which: usize) {
+        let calls = self.clients.iter().flat_map(|client| {
+            let key = client.key;
+            client.calls.iter().map(move |call| (key, call.id))
+        });
+        let calls: Vec<(u64, CallId)> = calls.collect();
+        let Some((of, id)) = calls.get(which % calls.len().max(1)).copied() else { return };
+        let Some(chosen) = self.chosen(who).filter(|chosen| chosen.key != of) else { return };
+        is_not_known_to(chosen.client.as_mut().unwrap(), id);
     }
 
     fn wait_any(&mut self, who: usize) {
@@ -245,7 +269,7 @@ impl World {
     fn answer(&mut self, which: usize, len: usize) {
         let Some((key, id, request)) = self.picked(which) else { return };
         let is_wanted = self.is_wanted(key, id);
-        assert_eq!(self.server.is_cancelled(&request), !is_wanted);
+        assert_eq!(self.server.is_cancelled(&request).unwrap(), !is_wanted);
         let bytes = text(!key, len);
         let answered = self.server.answer(request, &bytes);
         assert_eq!(answered, if is_wanted { Ok(()) } else { Err(AnswerError::Abandoned) });
@@ -313,6 +337,49 @@ fn told(calls: &mut [Plain], id: CallId, end: Option<Result<Vec<u8>, StrangeErro
             assert_eq!(end, plain.end, "another end than was said");
             plain.is_given_up = true;
         }
+    }
+}
+
+/// Another client has asked it.
+fn is_not_known_to(client: &mut StrangeClient, call: CallId) {
+    assert_eq!(client.poll(call), Err(StrangeError::OtherClient));
+    assert_eq!(client.wait(call, None), Err(StrangeError::OtherClient));
+    assert_eq!(client.cancel(call), Err(StrangeError::OtherClient));
+}
+
+/// Another server has taken it.
+fn is_not_answered_by(server: &mut StrangeServer<u64>, request: Request) {
+    assert_eq!(server.is_cancelled(&request), Err(AnswerError::OtherServer));
+    assert_eq!(server.answer(request, b"of another's"), Err(AnswerError::OtherServer));
+}
+
+#[test]
+fn calls_of_the_same_numbers_are_not_taken_for_each_other() {
+    let [mut one, mut other] = [(); 2].map(|()| {
+        let (mut client, connection) = met(&config(), &config());
+        let mut server = StrangeServer::new();
+        server.admit(0_u64, connection);
+        let calls = [(); 2].map(|()| client.try_ask(b"first of its client").unwrap().unwrap());
+        let requests = calls.map(|_| match server.take(None).unwrap() {
+            Event::Asked(_, request) => request,
+            end => panic!("{end:?}"),
+        });
+        (client, server, calls, requests)
+    });
+    is_not_known_to(&mut other.0, one.2[0]);
+    let [first, second] = one.3;
+    is_not_answered_by(&mut other.1, first);
+    let refused = other.1.refuse(second, 7, b"of another's");
+    assert_eq!(refused, Err(AnswerError::OtherServer));
+    // Nobody's call has changed but those of the requests, which are gone.
+    assert!(matches!(one.1.try_take(), Ok(None)));
+    for call in one.2 {
+        assert_eq!(one.0.wait(call, None), Err(StrangeError::Unanswered));
+    }
+    for (call, request) in other.2.into_iter().zip(other.3) {
+        assert_eq!(other.1.is_cancelled(&request), Ok(false));
+        other.1.answer(request, b"its own").unwrap();
+        assert_eq!(other.0.wait(call, None), Ok(b"its own".to_vec()));
     }
 }
 

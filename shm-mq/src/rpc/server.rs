@@ -65,6 +65,10 @@ pub enum AnswerError {
         /// The most that it takes.
         largest: usize,
     },
+    /// Among [strangers](super::strangers): another server has taken the call. Answered here, it
+    /// has ended unanswered.
+    #[error("another server has taken the call: that one is to answer it")]
+    OtherServer,
 }
 
 /// What [`Slot::refusal`] says of a refusal with `code`.

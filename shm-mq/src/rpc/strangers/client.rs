@@ -11,7 +11,12 @@ use shm_core::trust::Hostile;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::os::unix::net::UnixStream;
+// private: clients are told apart within this process.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+/// Clients that this process has made.
+static CLIENTS: AtomicU64 = AtomicU64::new(0);
 
 /// Why a call has no answer. Each but [`TimedOut`](StrangeError::TimedOut) is its end.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -46,11 +51,17 @@ pub enum StrangeError {
     /// There is no such call: its end has been told, or it was cancelled.
     #[error("no such call is open")]
     NotOpen,
+    /// Another client has asked it. It is as it was.
+    #[error("another client has asked the call: that one knows of it")]
+    OtherClient,
 }
 
-/// A call of a [`StrangeClient`]: how many were asked before it.
+/// A call of a [`StrangeClient`]: of which one, and how many that one had asked before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct CallId(u64);
+pub struct CallId {
+    client: u64,
+    number: u64,
+}
 
 /// A call, and how it ended.
 type Ended = (CallId, Result<Vec<u8>, StrangeError>);
@@ -110,6 +121,8 @@ pub struct StrangeClient {
     /// Dropped first: the server learns of our end by these.
     requests: Sender<Hostile>,
     answers: Receiver<Hostile>,
+    /// No other client of this process has it.
+    id: u64,
     calls_max: usize,
     calls: BTreeMap<u64, Call>,
     /// Calls asked so far, and those of which the server has not said its last word.
@@ -167,6 +180,8 @@ impl StrangeClient {
         StrangeClient {
             requests,
             answers,
+            // Relaxed: each number is given out once, whoever sees it when.
+            id: CLIENTS.fetch_add(1, Ordering::Relaxed),
             calls_max: calls as usize,
             calls: BTreeMap::new(),
             asked: 0,
@@ -241,7 +256,7 @@ impl StrangeClient {
         self.asked += 1;
         self.in_flight += 1;
         self.calls.insert(number, Call::Open { due });
-        Ok(Some(CallId(number)))
+        Ok(Some(self.call(number)))
     }
 
     /// The answer, if it is there.
@@ -252,7 +267,8 @@ impl StrangeClient {
     /// # If a process dies here
     /// The server is told of the client's end.
     pub fn poll(&mut self, call: CallId) -> Result<Option<Vec<u8>>, StrangeError> {
-        self.look(call).transpose()
+        let number = self.number(call)?;
+        self.look(number).transpose()
     }
 
     /// The answer, waiting until `until`, or as long as it takes.
@@ -263,8 +279,9 @@ impl StrangeClient {
     /// # If a process dies here
     /// As in [`poll`](StrangeClient::poll).
     pub fn wait(&mut self, call: CallId, until: Option<Instant>) -> Result<Vec<u8>, StrangeError> {
-        let due = self.calls.get(&call.0).and_then(Call::due);
-        let end = self.waits(until, due, false, |client| client.look(call));
+        let number = self.number(call)?;
+        let due = self.calls.get(&number).and_then(Call::due);
+        let end = self.waits(until, due, false, |client| client.look(number));
         end.unwrap_or(Err(StrangeError::TimedOut))
     }
 
@@ -282,31 +299,43 @@ impl StrangeClient {
     }
 
     /// Does not want the call any more, nor its answer. The server is told; where there is no room
-    /// for that, with the next operation.
+    /// for that, with the next operation. Of one that is not open there is nothing to tell.
+    ///
+    /// # Errors
+    /// [`StrangeError::OtherClient`], [`StrangeError::Forked`].
     ///
     /// # If a process dies here
     /// As in [`poll`](StrangeClient::poll).
-    pub fn cancel(&mut self, call: CallId) {
-        if self.fork.check().is_err() {
-            return;
-        }
-        match self.calls.get(&call.0) {
-            Some(Call::Open { .. }) => self.gives_up(call),
-            Some(Call::Ended(_)) => drop(self.calls.remove(&call.0)),
+    pub fn cancel(&mut self, call: CallId) -> Result<(), StrangeError> {
+        let number = self.number(call)?;
+        self.fork.check().map_err(|_| StrangeError::Forked)?;
+        match self.calls.get(&number) {
+            Some(Call::Open { .. }) => self.gives_up(number),
+            Some(Call::Ended(_)) => drop(self.calls.remove(&number)),
             Some(Call::GivenUp) | None => {}
         }
         self.hears();
+        Ok(())
     }
 
-    fn gives_up(&mut self, call: CallId) {
-        self.calls.insert(call.0, Call::GivenUp);
-        self.untold.push_back(call.0);
+    fn call(&self, number: u64) -> CallId {
+        CallId { client: self.id, number }
+    }
+
+    /// The number of a call of ours.
+    fn number(&self, call: CallId) -> Result<u64, StrangeError> {
+        if call.client == self.id { Ok(call.number) } else { Err(StrangeError::OtherClient) }
+    }
+
+    fn gives_up(&mut self, number: u64) {
+        self.calls.insert(number, Call::GivenUp);
+        self.untold.push_back(number);
     }
 
     /// How a call has ended, after a look.
-    fn look(&mut self, call: CallId) -> Option<Result<Vec<u8>, StrangeError>> {
+    fn look(&mut self, number: u64) -> Option<Result<Vec<u8>, StrangeError>> {
         self.hears();
-        let end = self.told(call);
+        let end = self.told(number);
         if end == Some(Err(StrangeError::DeadlinePassed)) {
             self.tells();
         }
@@ -321,30 +350,31 @@ impl StrangeClient {
         }
         let is_open = |(_, call): &(&u64, &Call)| !matches!(call, Call::GivenUp);
         let open = self.calls.iter().filter(is_open);
-        let open: Vec<CallId> = open.map(|(number, _)| CallId(*number)).collect();
-        let end = open.into_iter().find_map(|call| Some((call, self.told(call)?)))?;
+        let open: Vec<u64> = open.map(|(number, _)| *number).collect();
+        let told = |number| Some((self.call(number), self.told(number)?));
+        let end = open.into_iter().find_map(told)?;
         self.tells();
         Some(Some(end))
     }
 
     /// How a call has ended, as far as we know; it is told by this.
-    fn told(&mut self, call: CallId) -> Option<Result<Vec<u8>, StrangeError>> {
+    fn told(&mut self, number: u64) -> Option<Result<Vec<u8>, StrangeError>> {
         let is_ours = self.fork.check().is_ok();
-        match self.calls.get(&call.0) {
+        match self.calls.get(&number) {
             Some(Call::Open { .. }) if !is_ours => {
-                self.calls.remove(&call.0);
+                self.calls.remove(&number);
                 Some(Err(StrangeError::Forked))
             }
             Some(Call::Open { .. }) if self.end.is_some() => {
-                self.calls.remove(&call.0);
+                self.calls.remove(&number);
                 self.end.clone().map(Err)
             }
             Some(Call::Open { due: Some(due) }) if *due <= Instant::now() => {
-                self.gives_up(call);
+                self.gives_up(number);
                 Some(Err(StrangeError::DeadlinePassed))
             }
             Some(Call::Open { .. }) => None,
-            Some(Call::Ended(_)) => match self.calls.remove(&call.0) {
+            Some(Call::Ended(_)) => match self.calls.remove(&number) {
                 Some(Call::Ended(end)) => Some(end),
                 _ => None,
             },

@@ -46,6 +46,13 @@
 //! server's end is found behind the last of its answers. A client's end is an
 //! [event](Event::End): the calls that it had open are nobody's then.
 //!
+//! **Whose it is.** Connections number their clients and calls alike, so a [`CallId`] says of which
+//! client it is, and a [`Request`] which server took it, both within the process. Another one says
+//! [`OtherClient`](StrangeError::OtherClient), or
+//! [`OtherServer`](crate::rpc::AnswerError::OtherServer), and does nothing. (A
+//! [`Call`](crate::rpc::Call) and a [`Request`](crate::rpc::Request) of a table have their own, and
+//! nobody else to be given to.)
+//!
 //! | dies after | the other side |
 //! | --- | --- |
 //! | (client) asking | takes the call, or finds the end first; its answer goes nowhere |

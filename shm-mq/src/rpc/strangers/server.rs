@@ -250,17 +250,21 @@ impl<K> StrangeServer<K> {
 
     /// Whether nobody wants the answer any more, be it that the client has died. It stays so.
     ///
+    /// # Errors
+    /// [`AnswerError::OtherServer`]. The call is as it was.
+    ///
     /// # If a process dies here
     /// As in [`try_take`](StrangeServer::try_take).
-    pub fn is_cancelled(&mut self, request: &Request) -> bool {
+    pub fn is_cancelled(&mut self, request: &Request) -> Result<bool, AnswerError> {
+        self.took(request)?;
         if self.fork.check().is_err() {
-            return true;
+            return Ok(true);
         }
         let TakenCall { client, number, .. } = request.call;
-        self.lane(client).is_none_or(|lane| {
+        Ok(self.lane(client).is_none_or(|lane| {
             lane.look_closer();
             lane.end.is_some() || lane.calls.taken.get(&number) != Some(&false)
-        })
+        }))
     }
 
     /// Answers. An answer for which there is no room in the client's ring is kept, and sent as soon
@@ -268,9 +272,6 @@ impl<K> StrangeServer<K> {
     ///
     /// # Errors
     /// [`AnswerError`]. The call has ended all the same.
-    ///
-    /// # Panics
-    /// Where another server took the call.
     ///
     /// # If a process dies here
     /// The call is answered as a whole, or ends with
@@ -283,9 +284,6 @@ impl<K> StrangeServer<K> {
     ///
     /// # Errors
     /// [`AnswerError`]. The call has ended all the same.
-    ///
-    /// # Panics
-    /// Where another server took the call.
     ///
     /// # If a process dies here
     /// As in [`answer`](StrangeServer::answer).
@@ -306,8 +304,8 @@ impl<K> StrangeServer<K> {
         word: u64,
         bytes: &[u8],
     ) -> Result<(), AnswerError> {
+        self.took(&request)?;
         let call = &mut request.call;
-        assert!(Arc::ptr_eq(&call.dropped, &self.dropped), "another server took the call");
         call.is_done = true;
         self.fork.check().map_err(|_| AnswerError::Abandoned)?;
         let (client, number) = (call.client, call.number);
@@ -327,6 +325,12 @@ impl<K> StrangeServer<K> {
         }
         lane.tells();
         if lane.end.is_some() { Err(AnswerError::Abandoned) } else { said }
+    }
+
+    /// Whether the call is ours: clients and calls have the same numbers elsewhere.
+    fn took(&self, request: &Request) -> Result<(), AnswerError> {
+        let is_ours = Arc::ptr_eq(&request.call.dropped, &self.dropped);
+        if is_ours { Ok(()) } else { Err(AnswerError::OtherServer) }
     }
 
     fn lane(&mut self, client: u64) -> Option<&mut Lane<K>> {
