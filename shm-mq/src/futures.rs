@@ -245,6 +245,25 @@ impl<T: stream::OneMapping> Receives for broadcast::Subscriber<T> {
     }
 }
 
+/// A record, or how many were missed.
+impl Receives for broadcast::StrangeSubscriber {
+    type Item = broadcast::Arrival;
+    type Error = broadcast::RecvError;
+
+    fn receive(&mut self) -> Result<Option<broadcast::Arrival>, broadcast::RecvError> {
+        match self.try_recv() {
+            Ok(record) => Ok(record.map(|(number, bytes)| broadcast::Arrival::Record {
+                number,
+                bytes: bytes.to_vec(),
+            })),
+            Err(broadcast::RecvError::Missed { records }) => {
+                Ok(Some(broadcast::Arrival::Missed { records }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 impl<T: stream::OneMapping> Sends for broadcast::Publisher<T> {
     type Error = broadcast::PublishError;
 

@@ -7,9 +7,10 @@
 #![cfg(shm_explore)]
 use shm_mq::broadcast::explored::Strangers;
 use shm_mq::broadcast::{
-    BroadcastConfig, Kind, Lapped, PublishError, RecvError, Start, Subscription,
+    BroadcastConfig, Kind, Lapped, PublishError, RecvError, Start, StrangeSubscriber, Subscription,
 };
 use shm_mq::fan_in::Why;
+use shm_mq::waitset::WaitSet;
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_after_a_lie};
 use std::time::Instant;
 
@@ -53,8 +54,16 @@ fn publishes<'a>(strangers: &'a Strangers, peers: &'a [u32], records: u64) -> Pr
     })
 }
 
+type Recv = fn(&mut StrangeSubscriber) -> Result<(u64, &[u8]), RecvError>;
+
+/// As `recv`, and waits as one of many would.
+fn recv_in_a_set(subscriber: &mut StrangeSubscriber) -> Result<(u64, &[u8]), RecvError> {
+    WaitSet::new().wait(&mut [((), subscriber)], None).unwrap();
+    subscriber.try_recv().map(|found| found.expect("it is ready"))
+}
+
 /// Receives until the end, and says each, and how it ended.
-fn receives(strangers: &Strangers, kind: Kind, number: usize) -> Process<'_> {
+fn receives(strangers: &Strangers, kind: Kind, number: usize, recv: Recv) -> Process<'_> {
     Process::new("subscriber", move |me: &Me| {
         let Some(mut subscriber) = strangers.subscriber(number, PUBLISHER, HOW) else {
             return assert!(is_after_a_lie(), "nobody lied");
@@ -64,7 +73,7 @@ fn receives(strangers: &Strangers, kind: Kind, number: usize) -> Process<'_> {
         let begun = if kind == Kind::Lossless { subscriber.published() } else { u64::MAX };
         // A liar may publish without end.
         for _ in 0..5 {
-            match subscriber.recv() {
+            match recv(&mut subscriber) {
                 Ok((number, bytes)) => {
                     let is_true = *bytes == record(number);
                     assert!(is_true || is_after_a_lie(), "torn");
@@ -126,6 +135,10 @@ struct Case {
 
 impl Case {
     fn explore(&self) {
+        self.explore_with(StrangeSubscriber::recv);
+    }
+
+    fn explore_with(&self, recv: Recv) {
         let Case { name, kind, cells, records, subscribers, deaths, lies } = *self;
         let strangers = strangers(kind, cells, subscribers as u32);
         let peers = &[2, 3][..subscribers];
@@ -133,7 +146,7 @@ impl Case {
         let mut scenario = scenario(name).deaths(deaths).lies(lies).preemptions_at_most(1);
         scenario = scenario.process(mortal(deaths, publishes(&strangers, peers, records)));
         for number in 0..subscribers {
-            scenario = scenario.process(mortal(deaths, receives(&strangers, kind, number)));
+            scenario = scenario.process(mortal(deaths, receives(&strangers, kind, number, recv)));
         }
         scenario = scenario.check(check);
         // One that was told that nobody sleeps wakes nobody.
@@ -154,6 +167,16 @@ fn any_of_a_lossy_one_may_die_anywhere() {
 fn any_of_a_lossless_one_may_die_anywhere() {
     let (kind, name) = (Kind::Lossless, "lossless, three records over one cell, both may die");
     Case { name, kind, cells: 1, records: 3, subscribers: 1, deaths: 2, lies: 0 }.explore();
+}
+
+#[test]
+fn any_may_die_of_one_that_is_waited_for_in_a_set() {
+    let (kind, name) = (Kind::Lossy, "lossy, in a set, three records over two cells, both may die");
+    let case = Case { name, kind, cells: 2, records: 3, subscribers: 1, deaths: 2, lies: 0 };
+    case.explore_with(recv_in_a_set);
+    let (kind, name) = (Kind::Lossless, "lossless, in a set, two records over one cell, a death");
+    let case = Case { name, kind, cells: 1, records: 2, subscribers: 1, deaths: 1, lies: 0 };
+    case.explore_with(recv_in_a_set);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use shm_mq::rpc::strangers::{
     CallId, Event, StrangeClient, StrangeError, StrangeServer, StrangeTakeError,
 };
 use shm_mq::spsc::explored::Hostiles;
+use shm_mq::waitset::WaitSet;
 use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_after_a_lie, is_deep};
 
 const CLIENT: u32 = 1;
@@ -112,6 +113,52 @@ fn answers(world: &World) -> Process<'_> {
     })
 }
 
+/// Both as above, and wait as one of many would. The client asks while it may, takes the ends of its
+/// calls as they come, and says each.
+fn asks_in_a_set(world: &World, calls: u8) -> Process<'_> {
+    Process::new("client", move |me: &Me| {
+        let mut client = world.client();
+        let (mut asked, mut ended) = (Vec::new(), 0);
+        while ended < calls {
+            while asked.len() < calls.into() {
+                match client.try_ask(&[asked.len() as u8]) {
+                    Ok(Some(call)) => asked.push(call),
+                    Ok(None) => break,
+                    Err(AskError::NoServer) if client.open() == 0 => return,
+                    Err(AskError::NoServer) => break,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            WaitSet::new().wait(&mut [((), &mut client)], None).unwrap();
+            for (number, call) in asked.iter().enumerate() {
+                match client.poll(*call).transpose() {
+                    None | Some(Err(StrangeError::NotOpen)) => {}
+                    Some(end) => {
+                        me.say(told(end, number as u8).expect("nobody lies"));
+                        ended += 1;
+                    }
+                }
+            }
+        }
+    })
+}
+
+fn answers_in_a_set(world: &World) -> Process<'_> {
+    Process::new("server", move |me: &Me| {
+        let mut server = world.server();
+        while !server.is_empty() {
+            WaitSet::new().wait(&mut [((), &mut server)], None).unwrap();
+            match server.try_take().unwrap().expect("it is ready") {
+                Event::Asked((), request) => {
+                    let answer = [request[0] + 1];
+                    let _ = server.answer(request, &answer);
+                }
+                Event::End { why, .. } => me.say(END + why as u64),
+            }
+        }
+    })
+}
+
 /// What was asked ended as what became of the other side says.
 fn each_knows(calls: u64, end: &End<'_>) {
     if end.is_after_a_lie() {
@@ -135,15 +182,15 @@ fn each_knows(calls: u64, end: &End<'_>) {
     }
 }
 
+fn mortal(deaths: u32, process: Process<'_>) -> Process<'_> {
+    if deaths > 0 { process.mortal() } else { process }
+}
+
 fn explores(name: &str, world: &World, calls: u8, deaths: u32, lies: u32) {
     let check = |end: &End<'_>| each_knows(calls.into(), end);
     let scenario = scenario(name).deaths(deaths).lies(lies);
     let (asks, answers) = (asks(world, calls), answers(world));
-    let scenario = if deaths > 0 {
-        scenario.process(asks.mortal()).process(answers.mortal())
-    } else {
-        scenario.process(asks).process(answers)
-    };
+    let scenario = scenario.process(mortal(deaths, asks)).process(mortal(deaths, answers));
     let scenario = scenario.check(check);
     // One that was told that nobody sleeps wakes nobody.
     let scenario = if lies > 0 {
@@ -167,6 +214,24 @@ fn calls_are_answered_one_after_another() {
 #[test]
 fn answers_wait_for_room() {
     explores("three calls, room for one answer", &World::new([16, 4], 3), 3, 0, 0);
+}
+
+#[test]
+fn both_may_be_waited_for_in_a_set() {
+    for (name, lines, open, calls, deaths) in [
+        ("in sets, a call, both may die", [4, 4], 1, 1, 2),
+        ("in sets, three calls, room for one answer", [16, 4], 3, 3, 0),
+        ("in sets, two calls, room for one of each, a death", [4, 4], 2, 2, 1),
+    ] {
+        let world = World::new(lines, open);
+        let check = |end: &End<'_>| each_knows(calls.into(), end);
+        scenario(name)
+            .deaths(deaths)
+            .process(mortal(deaths, asks_in_a_set(&world, calls)))
+            .process(mortal(deaths, answers_in_a_set(&world)))
+            .check(check)
+            .explore();
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod common;
 #[path = "hostile_stream/liar.rs"]
 #[allow(dead_code, reason = "it only rings here")]
 mod liar;
+mod strange_rpc_common;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(20);
@@ -480,6 +481,104 @@ fn records_of_many_strangers_arrive_and_their_ends() {
         }
         assert_eq!((next, ended), ([COUNT; 3], 3));
         assert!(stream.next().await.is_none());
+    });
+}
+
+#[test]
+fn records_of_a_strange_publisher_arrive_and_what_was_missed_is_told() {
+    use shm_mq::broadcast::{
+        Arrival, BroadcastConfig, RecvError, Start, StrangePublisher, StrangeSubscriber,
+        Subscription,
+    };
+    const COUNT: u64 = 500;
+    let record = |number: u64| Arrival::Record { number, bytes: number.to_ne_bytes().to_vec() };
+    let met = |cells| {
+        let config = BroadcastConfig::lossy(cells, 8, 1);
+        let (mut publisher, invitation) = StrangePublisher::<()>::new(&config).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let how = Subscription { start: Start::Oldest, ..Subscription::default() };
+        let connect = move || StrangeSubscriber::connect(theirs, Limits::default(), how, 0, None);
+        let connecting = std::thread::spawn(connect);
+        let guest = invitation.meet(ours, None).unwrap();
+        assert!(publisher.admit((), guest).is_ok());
+        (publisher, connecting.join().unwrap().unwrap())
+    };
+    everywhere(|_, bell| async move {
+        let (mut publisher, subscriber) = met(COUNT as u32);
+        let mut from = wait_for(subscriber, bell);
+        let publishes = tokio::spawn(async move {
+            for number in 0..COUNT {
+                assert!(publisher.try_publish(&number.to_ne_bytes()).unwrap());
+                if number % 100 == 0 {
+                    tokio::time::sleep(SHORT / 4).await;
+                }
+            }
+        });
+        for number in 0..COUNT {
+            assert_eq!(from.recv().await.unwrap(), record(number));
+        }
+        let end = from.recv().await;
+        assert!(matches!(end, Err(AsyncError::Queue(RecvError::Detached))), "{end:?}");
+        publishes.await.unwrap();
+        let (mut publisher, subscriber) = met(2);
+        let mut from = wait_for(subscriber, bell);
+        for number in 0..3_u64 {
+            assert!(publisher.try_publish(&number.to_ne_bytes()).unwrap());
+        }
+        from.ready().await.unwrap();
+        // A loss is something that comes, and ends nothing.
+        assert_eq!(from.recv().await.unwrap(), Arrival::Missed { records: 1 });
+        assert_eq!(from.recv().await.unwrap(), record(1));
+    });
+}
+
+/// More calls than are open at a time, and more answers than there is room for: the server waits
+/// for calls, for room and for the client's end in one place.
+#[test]
+fn a_strangers_call_is_awaited_at_both_ends() {
+    use shm_mq::rpc::strangers::{Event, StrangeConfig, StrangeServer};
+    const CALLS: u8 = 60;
+    let config = StrangeConfig { calls: 4, ring_bytes: 256, ..StrangeConfig::default() };
+    everywhere(|_, bell| async move {
+        let (client, connection) = strange_rpc_common::met(&config, &config);
+        let mut server = StrangeServer::new();
+        server.admit("p", connection);
+        let mut server = wait_for(server, bell);
+        let serves = tokio::spawn(async move {
+            loop {
+                server.ready().await.unwrap();
+                let server = server.end();
+                match server.try_take().unwrap() {
+                    Some(Event::Asked(_, request)) => {
+                        let answer = request.repeat(100);
+                        server.answer(request, &answer).unwrap();
+                    }
+                    Some(Event::End { why, asked, .. }) => {
+                        break assert_eq!((why, asked), (Why::Left, CALLS.into()));
+                    }
+                    None => {}
+                }
+            }
+        });
+        let (mut client, mut asked, mut ended) = (wait_for(client, bell), 0, 0);
+        while ended < CALLS {
+            while asked < CALLS {
+                match client.end().try_ask(&[asked]) {
+                    Ok(Some(_)) => asked += 1,
+                    Ok(None) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            client.ready().await.unwrap();
+            if ended % 7 == 0 {
+                tokio::time::sleep(SHORT / 10).await;
+            }
+            let (_, answer) = client.end().wait_any(None).unwrap();
+            assert_eq!(answer.unwrap(), [ended; 100]);
+            ended += 1;
+        }
+        drop(client);
+        serves.await.unwrap();
     });
 }
 

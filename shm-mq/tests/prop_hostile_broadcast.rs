@@ -14,6 +14,7 @@ use shm_mq::broadcast::{
     Start, StrangePublisher, StrangeSubscriber, Subscription,
 };
 use shm_mq::fan_in::Why;
+use shm_mq::waitset::Source;
 use shm_testkit::depth::cases;
 use shm_testkit::random::text;
 use std::collections::BTreeMap;
@@ -175,7 +176,9 @@ impl World {
         let (published, oldest) = (self.published(), self.oldest());
         let is_over = self.publisher.is_none();
         let plain = self.plain.get_mut(&key).unwrap();
+        let is_ready = plain.subscriber.is_ready();
         let found = plain.subscriber.try_recv();
+        assert_eq!(is_ready, found != Ok(None));
         if plain.position < oldest {
             assert!(self.kind == Kind::Lossy || plain.is_expelled);
             let newest = plain.lapped == Lapped::Newest;

@@ -12,6 +12,7 @@ use shm_mq::rpc::strangers::{
     StrangeTakeError,
 };
 use shm_mq::rpc::{AnswerError, AskError};
+use shm_mq::waitset::Source;
 use shm_testkit::depth::cases;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
@@ -202,7 +203,10 @@ impl World {
 
     fn wait_any(&mut self, who: usize) {
         let Some(Client { client: Some(client), calls, .. }) = self.chosen(who) else { return };
-        match client.wait_any(Some(Instant::now())) {
+        let is_ready = client.is_ready();
+        let any = client.wait_any(Some(Instant::now()));
+        assert_eq!(is_ready, any.is_some());
+        match any {
             Some((id, end)) => told(calls, id, Some(end)),
             None => {
                 let has_ended = |call: &&Plain| call.end.is_some() && !call.is_given_up;
@@ -214,7 +218,10 @@ impl World {
     }
 
     fn take(&mut self) {
+        let is_ready = self.server.is_ready();
         let event = self.server.try_take().unwrap();
+        // Of ends it looks for one client's at a time.
+        assert!(is_ready == event.is_some() || matches!(event, Some(Event::End { .. })));
         match event {
             Some(Event::Asked(key, request)) => {
                 let key = *key;

@@ -177,7 +177,12 @@ impl<T: Level> Sender<T> {
     }
 
     /// Its receiver, and the words between the two.
-    pub(crate) fn link(&mut self) -> &mut T::Link {
+    pub(crate) fn link(&self) -> &T::Link {
+        &self.cursor.link
+    }
+
+    /// To sleep.
+    pub(crate) fn link_mut(&mut self) -> &mut T::Link {
         &mut self.cursor.link
     }
 

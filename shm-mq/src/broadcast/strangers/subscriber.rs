@@ -4,7 +4,8 @@ use super::super::shared::{Mark, NUMBER_MAX};
 use super::super::{CELLS_MAX, Kind, Lapped, RECORD_BYTES_MAX, RecvError, Start, Subscription};
 use super::{CAST, begun, model_unwinds};
 use crate::hostile::{ConnectError, HALF_BYTES, Limits, Meeting, Wire};
-use crate::wait::look_until;
+use crate::wait::{look_until, sleeps_by};
+use crate::waitset::Source;
 use shm_core::bytes::WORD_BYTES;
 use shm_core::event::announced;
 use shm_core::process::ForkGuard;
@@ -214,29 +215,43 @@ impl StrangeSubscriber {
     /// its end.
     #[cold]
     fn find_before_the_end(&mut self) -> Result<Option<usize>, RecvError> {
+        let end = self.end();
+        match (self.find()?, end) {
+            (None, Some(end)) => Err(end),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Why none comes, for who has found no record. One may have come before the end: look again.
+    #[cold]
+    fn end(&mut self) -> Option<RecvError> {
         self.wake();
         let gone = self.wire.gone();
         // By its fence, what it says is there can be seen after this.
-        let said = said(&self.wire);
-        match (self.find()?, gone) {
-            (Some(len), _) => Ok(Some(len)),
-            (None, _) if said.is_none_or(|published| published > self.place.number) => {
-                Err(self.corrupt())
-            }
-            (None, Some(gone)) => Err(gone.into()),
-            (None, None) => Ok(None),
+        let is_said = said(&self.wire).is_none_or(|published| published > self.place.number);
+        if is_said && !self.has_come() {
+            return Some(self.corrupt());
         }
+        gone.map(RecvError::from)
+    }
+
+    /// Whether the record at `place` is there, or was.
+    fn has_come(&self) -> bool {
+        self.cells.look(self.place).bits() > Mark::writing(self.place.number).bits()
+    }
+
+    #[inline]
+    fn usable(&self) -> Result<(), RecvError> {
+        if self.fork.check().is_err() {
+            return Err(RecvError::Forked);
+        }
+        if self.is_corrupt { Err(RecvError::Corrupt) } else { Ok(()) }
     }
 
     /// The length of the next record, if it is there: it has been copied.
     #[inline]
     fn find(&mut self) -> Result<Option<usize>, RecvError> {
-        if self.fork.check().is_err() {
-            return Err(RecvError::Forked);
-        }
-        if self.is_corrupt {
-            return Err(RecvError::Corrupt);
-        }
+        self.usable()?;
         let at = self.place;
         let mark = self.cells.look(at);
         if mark != Mark::there(at.number) {
@@ -310,6 +325,17 @@ impl StrangeSubscriber {
 /// How many records the publisher says there are; `None` where that is nonsense.
 fn said(wire: &Wire) -> Option<u64> {
     Some(wire.position()).filter(|published| *published <= NUMBER_MAX)
+}
+
+/// Ready where [`try_recv`](StrangeSubscriber::try_recv) gives a record, or an error: that some were
+/// missed, too.
+impl Source for StrangeSubscriber {
+    fn is_ready(&mut self) -> bool {
+        // Whether we were lapped is for `try_recv` to find out, and to say.
+        self.usable().is_err() || self.has_come() || self.end().is_some()
+    }
+
+    sleeps_by!(wire);
 }
 
 impl Drop for StrangeSubscriber {

@@ -1,10 +1,10 @@
 //! Asking a server that is a stranger.
-use super::{HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
+use super::{Ends, HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
 use crate::hostile::ConnectError;
 use crate::rpc::{AskError, due_at};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
+use crate::wait::{has_passed, look_until};
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
 use shm_core::trust::Hostile;
@@ -13,7 +13,7 @@ use std::fmt;
 use std::os::unix::net::UnixStream;
 // private: clients are told apart within this process.
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clients that this process has made.
 static CLIENTS: AtomicU64 = AtomicU64::new(0);
@@ -118,9 +118,8 @@ impl Call {
 /// # If a process dies here
 /// Its calls are nobody's: the server is told of its end.
 pub struct StrangeClient {
-    /// Dropped first: the server learns of our end by these.
-    requests: Sender<Hostile>,
-    answers: Receiver<Hostile>,
+    /// Requests, and answers.
+    ends: Ends,
     /// No other client of this process has it.
     id: u64,
     calls_max: usize,
@@ -178,8 +177,7 @@ impl StrangeClient {
         calls: u32,
     ) -> StrangeClient {
         StrangeClient {
-            requests,
-            answers,
+            ends: Ends::new(requests, answers),
             // Relaxed: each number is given out once, whoever sees it when.
             id: CLIENTS.fetch_add(1, Ordering::Relaxed),
             calls_max: calls as usize,
@@ -194,7 +192,7 @@ impl StrangeClient {
 
     /// The longest request, in bytes.
     pub fn request_bytes_max(&self) -> usize {
-        self.requests.record_bytes_max().saturating_sub(HEADER_BYTES)
+        self.ends.says.record_bytes_max().saturating_sub(HEADER_BYTES)
     }
 
     /// Calls that the server lets us ask at a time.
@@ -232,7 +230,7 @@ impl StrangeClient {
     /// As in [`try_ask`](StrangeClient::try_ask).
     pub fn ask(&mut self, request: &[u8], deadline: Option<Instant>) -> Result<CallId, AskError> {
         let look = |client: &mut StrangeClient| client.asks(request, deadline).transpose();
-        self.waits(deadline, None, true, look).unwrap_or(Err(AskError::TimedOut))
+        self.waits(deadline, None, look).unwrap_or(Err(AskError::TimedOut))
     }
 
     fn asks(&mut self, request: &[u8], due: Option<Instant>) -> Result<Option<CallId>, AskError> {
@@ -281,7 +279,7 @@ impl StrangeClient {
     pub fn wait(&mut self, call: CallId, until: Option<Instant>) -> Result<Vec<u8>, StrangeError> {
         let number = self.number(call)?;
         let due = self.calls.get(&number).and_then(Call::due);
-        let end = self.waits(until, due, false, |client| client.look(number));
+        let end = self.waits(until, due, |client| client.look(number));
         end.unwrap_or(Err(StrangeError::TimedOut))
     }
 
@@ -294,8 +292,7 @@ impl StrangeClient {
         &mut self,
         until: Option<Instant>,
     ) -> Option<(CallId, Result<Vec<u8>, StrangeError>)> {
-        let due = self.calls.values().filter_map(Call::due).min();
-        self.waits(until, due, false, StrangeClient::look_at_all)?
+        self.waits(until, self.due(), StrangeClient::look_at_all)?
     }
 
     /// Does not want the call any more, nor its answer. The server is told; where there is no room
@@ -386,11 +383,16 @@ impl StrangeClient {
     fn hears(&mut self) {
         self.tells();
         while self.end.is_none() {
-            let heard = match self.answers.try_recv() {
+            let heard = match self.ends.hears.try_recv() {
                 Ok(Some(record)) => {
                     let heard = hears(&mut self.calls, &record);
                     self.in_flight -= usize::from(heard.is_ok());
                     heard
+                }
+                Ok(None) if self.ends.is_gone => {
+                    // It hung up, and so it has left or died: what it answered before is there.
+                    self.end = Some(StrangeError::ServerDied);
+                    return;
                 }
                 Ok(None) => return,
                 Err(RecvError::Forked) => return,
@@ -424,7 +426,7 @@ impl StrangeClient {
 
     /// Sends a record; whether there was room. `None`: nobody takes it.
     fn sends(&mut self, record: &[u8]) -> Option<bool> {
-        match self.requests.try_send(record) {
+        match self.ends.try_send(record) {
             Ok(is_sent) => Some(is_sent),
             Err(SendError::Corrupt) => {
                 self.end.get_or_insert(StrangeError::Corrupt);
@@ -437,54 +439,52 @@ impl StrangeClient {
 
     /// Looks again and again, until there is something or `until` has passed. At `due` there will
     /// be something.
-    ///
-    /// The last look before a sleep comes after both announcements, or the one: what the server
-    /// does afterwards rings a bell.
     fn waits<R>(
         &mut self,
         until: Option<Instant>,
         due: Option<Instant>,
-        for_room: bool,
         mut look: impl FnMut(&mut StrangeClient) -> Option<R>,
     ) -> Option<R> {
-        let (mut backoff, mut is_announced, mut is_over) = (Backoff::new(), None, false);
-        loop {
-            if let Some(found) = look(self) {
-                return Some(found);
-            }
-            if is_over {
-                return None;
-            }
-            if let Some(both) = is_announced.take() {
-                self.sleep(until.into_iter().chain(due).min(), both);
-                is_over = until.is_some_and(|until| until <= Instant::now());
-                backoff.reset();
-            } else if !backoff.snooze() {
-                let both = for_room || !self.untold.is_empty();
-                self.answers.wire_mut().announce();
-                if both {
-                    self.requests.link().announce();
-                }
-                is_announced = Some(both);
-            }
-        }
+        let until = until.into_iter().chain(due).min();
+        look_until(self, |client| &mut client.ends, until, |client, _| look(client))
     }
 
-    /// Sleeps until the server does something, or `until`.
-    fn sleep(&mut self, until: Option<Instant>, both: bool) {
-        let (requests, answers) = (self.requests.link(), self.answers.wire_mut());
-        let bells = [answers.bell(), requests.bell()];
-        // Also of a queue in which nothing is to come the end is one.
-        let heard = Doorbell::wait_any(&bells, until);
-        answers.woken();
-        if both {
-            requests.woken();
-        }
-        if heard.get(1) == Some(&Some(Heard::Gone)) {
-            // It hung up, and so it has left or died: what it answered before is there.
-            self.hears();
-            self.end.get_or_insert(StrangeError::ServerDied);
-        }
+    /// When the first of the open calls ends by our clock.
+    fn due(&self) -> Option<Instant> {
+        self.calls.values().filter_map(Call::due).min()
+    }
+}
+
+/// Ready where [`wait_any`](StrangeClient::wait_any) gives the end of a call at once, and once the
+/// server has ended. Of room for a request it says nothing.
+impl Source for StrangeClient {
+    fn is_ready(&mut self) -> bool {
+        self.hears();
+        let has_ended = |call: &Call| matches!(call, Call::Ended(_));
+        self.end.is_some()
+            || self.fork.check().is_err()
+            || self.calls.values().any(has_ended)
+            || has_passed(self.due())
+    }
+
+    fn sleep_max(&self) -> Option<Duration> {
+        self.due().map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    fn announce(&mut self) {
+        self.ends.announce();
+    }
+
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        self.ends.doorbells(to);
+    }
+
+    fn heard(&mut self, which: usize, heard: Heard) {
+        self.ends.heard(which, heard);
+    }
+
+    fn woken(&mut self) {
+        self.ends.woken();
     }
 }
 

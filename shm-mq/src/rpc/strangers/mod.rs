@@ -93,6 +93,10 @@ pub use client::{CallId, StrangeClient, StrangeError};
 pub use server::{Connection, Event, Request, StrangeServer, StrangeTakeError};
 
 use crate::hostile::Limits;
+use crate::spsc::{Receiver, SendError, Sender};
+use crate::waitset::Source;
+use shm_core::sealed::{Doorbell, Heard};
+use shm_core::trust::Hostile;
 
 /// What one side of a connection wants. Each has its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +128,67 @@ impl StrangeConfig {
     fn queue_limits(&self) -> Limits {
         let message_bytes_max = self.limits.message_bytes_max.saturating_add(HEADER_BYTES);
         Limits { message_bytes_max, ..self.limits }
+    }
+}
+
+/// One side of a connection: its ends of the two queues, to sleep by.
+///
+/// Asleep it says that it waits for what is said, and for room only where there was none for what
+/// it has to say: the other side, which reads that, is not to ring each time.
+#[derive(Debug)]
+struct Ends {
+    /// Dropped first: the other side learns of our end by these.
+    says: Sender<Hostile>,
+    hears: Receiver<Hostile>,
+    is_announced: bool,
+    awaits_room: bool,
+    /// In a sleep we heard that the other side has hung up one of the two. What it said before is
+    /// there.
+    is_gone: bool,
+}
+
+impl Ends {
+    fn new(says: Sender<Hostile>, hears: Receiver<Hostile>) -> Ends {
+        Ends { says, hears, is_announced: false, awaits_room: false, is_gone: false }
+    }
+
+    /// Says something, if there is room. Who is about to sleep, and finds none, announces that too,
+    /// and looks once more.
+    fn try_send(&mut self, record: &[u8]) -> Result<bool, SendError> {
+        let is_sent = self.says.try_send(record)?;
+        if is_sent || !self.is_announced || self.awaits_room {
+            return Ok(is_sent);
+        }
+        self.awaits_room = true;
+        self.says.link_mut().announce();
+        self.says.try_send(record)
+    }
+}
+
+/// Ready where its owner's look says so.
+impl Source for Ends {
+    fn is_ready(&mut self) -> bool {
+        self.is_gone
+    }
+
+    fn announce(&mut self) {
+        (self.is_announced, self.awaits_room) = (true, false);
+        self.hears.wire_mut().announce();
+    }
+
+    /// Also of a queue in which nothing is to come the end is one.
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        to.extend([self.hears.wire().bell(), self.says.link().bell()]);
+    }
+
+    fn heard(&mut self, _: usize, heard: Heard) {
+        self.is_gone |= heard == Heard::Gone;
+    }
+
+    fn woken(&mut self) {
+        (self.is_announced, self.awaits_room) = (false, false);
+        self.hears.wire_mut().woken();
+        self.says.link_mut().woken();
     }
 }
 

@@ -1,11 +1,11 @@
 //! Answering clients that are strangers.
-use super::{HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
+use super::{Ends, HEADER_BYTES, Header, Kind, Nonsense, StrangeConfig, VERSION};
 use crate::fan_in::Why;
 use crate::hostile::ConnectError;
 use crate::rpc::{AnswerError, is_past, left_until};
 use crate::spsc::{Receiver, RecvError, SendError, Sender};
+use crate::wait::look_until;
 use crate::waitset::Source;
-use shm_core::backoff::Backoff;
 use shm_core::process::ForkGuard;
 use shm_core::sealed::{Doorbell, ExchangeError, Heard};
 use shm_core::trust::Hostile;
@@ -38,8 +38,8 @@ pub enum StrangeTakeError {
 /// A client that has been met, for [`StrangeServer::admit`].
 #[derive(Debug)]
 pub struct Connection {
-    requests: Receiver<Hostile>,
-    answers: Sender<Hostile>,
+    /// Answers, and requests.
+    ends: Ends,
     calls: u32,
 }
 
@@ -80,7 +80,7 @@ impl Connection {
         answers: Sender<Hostile>,
         calls: u32,
     ) -> Connection {
-        Connection { requests, answers, calls }
+        Connection { ends: Ends::new(answers, requests), calls }
     }
 }
 
@@ -109,12 +109,8 @@ type Dropped = Arc<Mutex<Vec<(u64, u64)>>>;
 struct Lane<K> {
     number: u64,
     key: K,
-    /// Dropped first: the client learns of our end by these.
-    answers: Sender<Hostile>,
-    requests: Receiver<Hostile>,
+    ends: Ends,
     calls: Calls,
-    /// The client was asked to ring once it makes room.
-    awaits_room: bool,
     end: Option<Why>,
 }
 
@@ -200,12 +196,11 @@ impl<K> StrangeServer<K> {
 
     /// From now on takes this client's calls too.
     pub fn admit(&mut self, key: K, connection: Connection) {
-        let Connection { requests, answers, calls } = connection;
+        let Connection { ends, calls } = connection;
         let calls = Calls::new(calls as usize);
         let number = self.admitted;
         self.admitted += 1;
-        let (awaits_room, end) = (false, None);
-        self.lanes.push(Lane { number, key, answers, requests, calls, awaits_room, end });
+        self.lanes.push(Lane { number, key, ends, calls, end: None });
     }
 
     /// How many were admitted, and have not ended.
@@ -311,7 +306,7 @@ impl<K> StrangeServer<K> {
         let (client, number) = (call.client, call.number);
         let lane = self.lane(client).ok_or(AnswerError::Abandoned)?;
         lane.hears();
-        let largest = lane.answers.record_bytes_max().saturating_sub(HEADER_BYTES);
+        let largest = lane.ends.says.record_bytes_max().saturating_sub(HEADER_BYTES);
         let said = match lane.calls.taken.remove(&number) {
             Some(false) if bytes.len() > largest => {
                 Err(AnswerError::TooLong { len: bytes.len(), largest })
@@ -397,50 +392,43 @@ impl<K> StrangeServer<K> {
 
     #[cold]
     fn wait(&mut self, deadline: Option<Instant>) -> Result<(usize, Found), StrangeTakeError> {
-        let (mut backoff, mut is_announced, mut is_over) = (Backoff::new(), false, false);
-        loop {
-            if self.is_empty() {
-                return Err(StrangeTakeError::Nobody);
-            }
-            if let Some(found) = self.find()? {
-                return Ok(found);
-            }
-            if is_over {
-                return Err(StrangeTakeError::TimedOut);
-            }
-            if is_announced && self.lanes.iter().all(Lane::is_prepared) {
-                is_announced = false;
-                self.sleep(deadline);
-                is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
-                backoff.reset();
-            } else if is_announced || !backoff.snooze() {
-                // Look at all once more after this.
-                self.lanes.iter_mut().for_each(Lane::prepare);
-                is_announced = true;
-            }
+        let look = |server: &mut Self, _| match server.is_empty() {
+            true => Some(Err(StrangeTakeError::Nobody)),
+            false => server.find().transpose(),
+        };
+        look_until(self, |server| server, deadline, look).unwrap_or(Err(StrangeTakeError::TimedOut))
+    }
+}
+
+/// Ready where [`try_take`](StrangeServer::try_take) gives a call, or an end, or an error. While
+/// nobody is admitted it is not. Answers that wait for room go there by its looks, too.
+impl<K> Source for StrangeServer<K> {
+    fn is_ready(&mut self) -> bool {
+        !matches!(self.find(), Ok(None)) || self.step_of_tour().is_some()
+    }
+
+    fn is_ready_at_last(&mut self) -> bool {
+        // Of ends the sleep tells.
+        !matches!(self.find(), Ok(None))
+    }
+
+    fn announce(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.ends.announce());
+    }
+
+    fn doorbells<'s>(&'s self, to: &mut Vec<&'s Doorbell>) {
+        self.lanes.iter().for_each(|lane| lane.ends.doorbells(to));
+    }
+
+    /// Each lane has two.
+    fn heard(&mut self, which: usize, heard: Heard) {
+        if let Some(lane) = self.lanes.get_mut(which / 2) {
+            lane.ends.heard(which % 2, heard);
         }
     }
 
-    /// Sleeps until somebody does something, or dies.
-    fn sleep(&mut self, deadline: Option<Instant>) {
-        let (mut bells, mut whose): (Vec<&Doorbell>, Vec<usize>) = (Vec::new(), Vec::new());
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            bells.push(lane.requests.wire().bell());
-            whose.push(index);
-            if lane.awaits_room {
-                bells.push(lane.answers.link().bell());
-                whose.push(index);
-            }
-        }
-        let heard = Doorbell::wait_any(&bells, deadline);
-        self.lanes.iter_mut().for_each(Lane::withdraw);
-        let gone = whose.into_iter().zip(heard).filter(|(_, heard)| *heard == Some(Heard::Gone));
-        for (index, _) in gone {
-            let lane = &mut self.lanes[index];
-            lane.look_closer();
-            // It hung up one of the two at least.
-            lane.end.get_or_insert(Why::Died);
-        }
+    fn woken(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.ends.woken());
     }
 }
 
@@ -463,9 +451,9 @@ impl<K> Lane<K> {
     fn look_closer(&mut self) {
         self.hears();
         if self.end.is_none()
-            && let Err(end) = self.requests.find_before_the_end()
+            && let Err(end) = self.ends.hears.find_before_the_end()
         {
-            self.ends(end);
+            self.has_ended(end);
         }
     }
 
@@ -476,22 +464,26 @@ impl<K> Lane<K> {
             if self.end.is_some() {
                 return;
             }
-            let found = match self.requests.find() {
-                Ok(None) if self.requests.wire().says_that_it_left() => {
-                    self.requests.find_before_the_end()
-                }
+            let requests = &mut self.ends.hears;
+            let may_have_ended = self.ends.is_gone || requests.wire().says_that_it_left();
+            let found = match requests.find() {
+                Ok(None) if may_have_ended => requests.find_before_the_end(),
                 found => found,
             };
             match found {
                 Ok(Some(len)) => {
-                    let record = self.requests.record(len);
+                    let record = requests.record(len);
                     if self.calls.hears(&record).is_err() {
                         self.end = Some(Why::Corrupt);
                     }
                 }
                 Ok(None) => break,
-                Err(end) => self.ends(end),
+                Err(end) => self.has_ended(end),
             }
+        }
+        if self.ends.is_gone {
+            // It hung up one of the two at least.
+            self.end.get_or_insert(Why::Died);
         }
         self.calls.leaves_out_the_late();
     }
@@ -499,7 +491,7 @@ impl<K> Lane<K> {
     /// Says last words, as far as there is room.
     fn tells(&mut self) {
         while let (None, Some(record)) = (self.end, self.calls.unsent.front()) {
-            match self.answers.try_send(record) {
+            match self.ends.try_send(record) {
                 Ok(true) => drop(self.calls.unsent.pop_front()),
                 Ok(false) => return,
                 Err(SendError::Detached) => self.end = Some(Why::Left),
@@ -509,7 +501,7 @@ impl<K> Lane<K> {
         }
     }
 
-    fn ends(&mut self, end: RecvError) {
+    fn has_ended(&mut self, end: RecvError) {
         self.end = match end {
             RecvError::Detached => Some(Why::Left),
             RecvError::PeerDied => Some(Why::Died),
@@ -517,26 +509,6 @@ impl<K> Lane<K> {
             // No look ends like that, in the process that admitted it.
             RecvError::TimedOut | RecvError::Forked => None,
         };
-    }
-
-    fn prepare(&mut self) {
-        self.requests.wire_mut().announce();
-        self.awaits_room = !self.calls.unsent.is_empty();
-        if self.awaits_room {
-            self.answers.link().announce();
-        }
-    }
-
-    /// Whether what there is to wait for has been announced: a look may have found more.
-    fn is_prepared(&self) -> bool {
-        self.awaits_room || self.calls.unsent.is_empty()
-    }
-
-    fn withdraw(&mut self) {
-        self.requests.wire_mut().woken();
-        if self.awaits_room {
-            self.answers.link().woken();
-        }
     }
 }
 
