@@ -310,13 +310,16 @@ impl Scenario for Talks {
     }
 
     fn prepare(&self, world: &World, _: &Notes) -> Option<Half> {
-        let mut half = Half::connect(self.doomed, world.socket()).unwrap();
-        if let Half::Subscriber(subscriber) = &mut half {
+        let half = Half::connect(self.doomed, world.socket()).unwrap();
+        let is_ready = || match &half {
+            // It holds us back once it has begun.
+            Half::Publisher(publisher) => publisher.lags().next().is_some(),
             // All are there once one can be received; this one says nothing of what it reads.
-            let late = Instant::now() + LIMIT;
-            while subscriber.published() < RECORDS && Instant::now() < late {
-                std::thread::yield_now();
-            }
+            Half::Subscriber(subscriber) => subscriber.published() == RECORDS,
+        };
+        let late = Instant::now() + LIMIT;
+        while !is_ready() && Instant::now() < late {
+            std::thread::yield_now();
         }
         Some(half)
     }
