@@ -113,8 +113,8 @@ fn answers(world: &World) -> Process<'_> {
     })
 }
 
-/// Both as above, and wait as one of many would. The client asks while it may, takes the ends of its
-/// calls as they come, and says each.
+/// Both as above, and wait as one of many would. The client asks while it may, takes the ends of
+/// its calls as they come, and says each.
 fn asks_in_a_set(world: &World, calls: u8) -> Process<'_> {
     Process::new("client", move |me: &Me| {
         let mut client = world.client();

@@ -1,7 +1,7 @@
 //! Any sequence of what strangers ask, cancel, read and answer agrees with a plain list of calls:
 //! each call ends once, with what was said of it; the server takes each client's calls in their
-//! order and in turn; one that reads no answers costs the others nothing; and who is asked of a call
-//! that is another one's says so.
+//! order and in turn; one that reads no answers costs the others nothing; and who is asked of a
+//! call that is another one's says so.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod strange_rpc_common;
 

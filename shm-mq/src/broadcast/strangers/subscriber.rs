@@ -327,8 +327,8 @@ fn said(wire: &Wire) -> Option<u64> {
     Some(wire.position()).filter(|published| *published <= NUMBER_MAX)
 }
 
-/// Ready where [`try_recv`](StrangeSubscriber::try_recv) gives a record, or an error: that some were
-/// missed, too.
+/// Ready where [`try_recv`](StrangeSubscriber::try_recv) gives a record, or an error: that some
+/// were missed, too.
 impl Source for StrangeSubscriber {
     fn is_ready(&mut self) -> bool {
         // Whether we were lapped is for `try_recv` to find out, and to say.

@@ -49,11 +49,11 @@
 //! **Whose it is.** Connections number their clients and calls alike, so a [`CallId`] says of which
 //! client it is, and a [`Request`] which server took it, both within the process. Another one says
 //! [`OtherClient`](StrangeError::OtherClient), or
-//! [`OtherServer`](crate::rpc::AnswerError::OtherServer), and changes nothing; but a request that it
-//! was to answer is gone by that, and ends as one that is dropped. (A [`Call`](crate::rpc::Call) and
-//! a [`Request`](crate::rpc::Request) of a table can be given to nobody else.)
+//! [`OtherServer`](crate::rpc::AnswerError::OtherServer), and changes nothing; but a request that
+//! it was to answer is gone by that, and ends as one that is dropped. (A [`Call`](crate::rpc::Call)
+//! and a [`Request`](crate::rpc::Request) of a table can be given to nobody else.)
 //!
-//! **Waiting.** A side sleeps by both its queues at once, and is a [`Source`]: a server that is ready
+//! **Waiting.** A side sleeps by both its queues at once, and is a [`Source`]: a server is ready
 //! where there is a call or an end, a client where a call has ended, or the server. That it waits
 //! for what is said it always announces, that it waits for room once a look has found none.
 //!
