@@ -12,6 +12,9 @@
 // Which page is in which frame, and who moves it.
 pub mod frames;
 
+// Who may read a frame's page, write it out, or change it.
+pub mod latch;
+
 // Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
 pub mod policy;
 
