@@ -74,10 +74,15 @@ struct World<const N: usize> {
 
 /// A seat for each of the processes 1, 2, …
 fn world<const N: usize>() -> Arc<World<N>> {
-    let mapping = Mapping::heap(Table::bytes_for(N as u32) as usize);
+    world_with(N as u32)
+}
+
+/// The same, and as many more seats as make `seats`.
+fn world_with<const N: usize>(seats: u32) -> Arc<World<N>> {
+    let mapping = Mapping::heap(Table::bytes_for(seats) as usize);
     // SAFETY: nobody else has the mapping yet.
-    let table = unsafe { Table::create(&mapping, 0, N as u32) }.unwrap();
-    let shape = Shape { frames: 1, seats: N as u32, threads: 1 };
+    let table = unsafe { Table::create(&mapping, 0, seats) }.unwrap();
+    let shape = Shape { frames: 1, seats, threads: 1 };
     let mapping = Mapping::heap(Latches::bytes_for(shape) as usize);
     // SAFETY: as above.
     unsafe { Latches::create(&mapping, 0, shape) }.unwrap();
@@ -100,6 +105,7 @@ enum Does {
     TryShare,
     TryChange,
     TryUpgrade,
+    Repair,
 }
 
 impl<const N: usize> World<N> {
@@ -150,6 +156,7 @@ impl<const N: usize> World<N> {
                     self.change(latch.change().unwrap());
                 }
             }
+            Does::Repair => self.repair(user),
             Does::TryUpgrade => {
                 if let Some(Ok(latch)) = user.try_share_exclusive(FRAME)?.map(|it| it.try_upgrade())
                 {
@@ -267,6 +274,48 @@ fn one_cleans_up(held: Does, third: Does) -> impl Fn([Life; 2]) + Send + Sync + 
         thread.join().unwrap();
         std::mem::forget(user);
         end(world);
+    }
+}
+
+/// A process comes, and another thread of it than the one that took the seat uses the page; one who
+/// finds its name in its way knows of the seat by that alone.
+fn one_thread_comes_and_another_uses_it(what: [Does; 2]) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let world = world_with::<1>(2);
+        if let Does::Repair = what[1] {
+            let user = world.user(0);
+            drop(user.exclusive(FRAME, None).unwrap().change());
+        }
+        let theirs = world.clone();
+        let comes = spawn(move || {
+            become_process(2);
+            let member = theirs.table.join().unwrap();
+            let (uses, user) = (theirs.clone(), theirs.latches.user(&member, 0).unwrap());
+            let using = spawn(move || {
+                become_process(2);
+                uses.does(&user, what[1]);
+                std::mem::forget(user);
+            });
+            using.join().unwrap();
+            std::mem::forget(member);
+        });
+        become_process(1);
+        world.does(&world.user(0), what[0]);
+        comes.join().unwrap();
+        end(world);
+    }
+}
+
+/// What the one does who was there, and the one who comes.
+const COMES: [[Does; 2]; 3] =
+    [[Does::Change, Does::Change], [Does::Change, Does::Share], [Does::Repair, Does::Repair]];
+
+#[test]
+fn who_has_just_come_lives() {
+    for what in COMES {
+        let told =
+            model::without_shadow(|| model::check(one_thread_comes_and_another_uses_it(what)));
+        println!("latch, one has just come: {told:?}");
     }
 }
 

@@ -99,7 +99,10 @@ impl<'u> ShareExclusive<'u> {
         self,
         deadline: Option<Instant>,
     ) -> Result<Exclusive<'u>, (ShareExclusive<'u>, LatchError)> {
-        match self.claims().and_then(|()| self.right.drain(deadline)) {
+        if let Err(why) = self.claims() {
+            return Err((self, why));
+        }
+        match self.right.drain(deadline) {
             Ok(()) => Ok(self.into_exclusive()),
             Err(why) => Err((self.stays(), why)),
         }
@@ -114,10 +117,10 @@ impl<'u> ShareExclusive<'u> {
     /// As in [`upgrade`](ShareExclusive::upgrade).
     pub fn try_upgrade(self) -> Result<Exclusive<'u>, ShareExclusive<'u>> {
         // Who finds a reader beforehand does not turn the next ones away for nothing.
-        match self.right.is_drained() && self.claims().is_ok() && self.right.is_drained() {
-            true => Ok(self.into_exclusive()),
-            false => Err(self.stays()),
+        if !self.right.is_drained() || self.claims().is_err() {
+            return Err(self);
         }
+        if self.right.is_drained() { Ok(self.into_exclusive()) } else { Err(self.stays()) }
     }
 
     /// From here on no reader enters.

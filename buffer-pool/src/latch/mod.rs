@@ -55,8 +55,8 @@
 //! Who has read in (F) what was written in (I) sees in (G) what was written in (H); who has seen
 //! (J) in (E) sees the bytes of (I). The version has 64 bits: it does not come back.
 //!
-//! A thread that shares a frame and takes it exclusively waits for itself; so does one that has it
-//! and asks for it again.
+//! A thread that has any right to a frame asks for another one only by `try_`, or looks: it may
+//! wait for itself, or for one who waits for it. In a forked child a guard protects nothing.
 //!
 //! # Deaths
 //!
@@ -72,7 +72,11 @@
 //!
 //! Each repair is one compare-and-swap from a word that names the dead one, who writes no more:
 //! whoever comes second, or too late, changes nothing. Who waits for a process that is stopped
-//! waits until its deadline; the others are not concerned.
+//! waits until its deadline. Where that is one who wants a frame exclusively, and a reader is
+//! stopped, nobody enters meanwhile; looks go on.
+//!
+//! The proof of a death covers what its process did: the bytes of a change move by its own stores
+//! and calls, and not by a kernel's that go on behind it (a ring that others share, say).
 //!
 //! # Lies
 //!
@@ -225,7 +229,8 @@ impl Latches {
     ///
     /// For who cleans up after the dead ([`Table::reap`](shm_core::participants::Table::reap)), or
     /// after itself ([`Member::on_leave`](shm_core::participants::Member::on_leave)): a participant
-    /// that will never act again. Without it whoever waits does the same for what it waits for.
+    /// that will never act again: of a living one two could change a page at once. Without it
+    /// whoever waits does the same for what it waits for.
     ///
     /// # If a process dies here
     /// Some of it is given up, and the next one to clean up does the rest.

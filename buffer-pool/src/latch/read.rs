@@ -58,7 +58,10 @@ impl User {
             spin_loop();
         }
         let _share = self.share(frame, deadline)?;
-        Ok(read())
+        let bytes = read();
+        // A child that `read` has forked does not share it.
+        self.check_fork()?;
+        Ok(bytes)
     }
 
     /// Takes a share, for as long as the guard lives; waits, until `deadline`, for who has the

@@ -42,6 +42,8 @@ impl Latches {
     /// For thread number `thread` of `member`'s process. Two that have the same number have one
     /// row: they write the same cache line, and have fewer shares each.
     ///
+    /// All members are of one table: ids of another one are nobody's here.
+    ///
     /// # Errors
     /// [`UserError`].
     ///

@@ -52,7 +52,7 @@ impl<'u> Waiter<'u> {
     /// many as there are seats, and one who writes names of the dead without end does not hold it
     /// up.
     pub(super) fn goes_on_from_the_dead(&mut self) -> Result<(), LatchError> {
-        self.buried += 1;
+        self.buried = self.buried.saturating_add(1);
         if self.buried <= SLOTS_MAX { Ok(()) } else { self.goes_on() }
     }
 
