@@ -254,3 +254,32 @@ fn threads_of_several_processes_share_it() {
     assert_eq!(child.wait(), 0);
     assert_eq!((words(&world)[0], world.word(VIOLATED)), (4 * ROUNDS, 0));
 }
+
+/// What reads may fork: the child has no share, and may have read half of what came since.
+#[test]
+fn a_child_that_reads_on_is_told() {
+    let world = world(SHAPE.seats);
+    let latches = latches(&world);
+    let member = world.table.join().unwrap();
+    let [reader, writer] = [0, 1].map(|thread| latches.user(&member, thread).unwrap());
+    let (mut looks, mut child) = (0, None);
+    let told = reader.read(FRAME, None, || {
+        looks += 1;
+        // A look is in vain where the page is changed meanwhile; what comes then is a share.
+        match writer.try_exclusive(FRAME).unwrap() {
+            Some(latch) => drop(latch.change().unwrap().done().unwrap()),
+            // SAFETY: the child only leaves the closure, and ends.
+            None => child = Some(unsafe { libc::fork() }),
+        }
+    });
+    if child == Some(0) {
+        let is_told = matches!(told, Err(LatchError::Forked(_)));
+        // SAFETY: it ends here.
+        unsafe { libc::_exit(i32::from(!is_told)) };
+    }
+    assert!(told.is_ok() && looks > 1, "{told:?} after {looks} looks");
+    let mut status = -1;
+    // SAFETY: our child, and a place for its status.
+    unsafe { libc::waitpid(child.unwrap(), &raw mut status, 0) };
+    assert_eq!(status, 0, "the child was not told");
+}

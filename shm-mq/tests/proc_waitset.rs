@@ -530,7 +530,7 @@ fn system_calls() -> Option<String> {
     told
 }
 
-/// Now and then the kernel is asked whether a peer lives: on a busy machine that may come meanwhile.
+/// Now and then the kernel is asked whether a peer lives: on a busy machine that may come then.
 #[test]
 fn who_keeps_up_makes_no_system_call() {
     let told = (0..5).find_map(|_| system_calls()).expect("one of five makes none");
