@@ -1,10 +1,10 @@
 //! Pages of files in shared memory, used by many processes at once.
 //!
 //! What is here so far knows which page is in which frame ([`frames`]: found, pinned, read in and
-//! evicted by many processes, any of which may die) and decides which pages stay: [`policy`] is the
-//! replacement of a pool of frames, in shared memory, and [`mod@simulate`] runs it over a trace of
-//! page accesses, beside plain models of what others do. `shmctl pool simulate` shows that to
-//! people.
+//! evicted by many processes, any of which may die), who may read or change it ([`latch`]), and
+//! which pages stay: [`policy`] is the replacement of a pool of frames, in shared memory, and
+//! [`mod@simulate`] runs it over a trace of page accesses, beside plain models of what others do.
+//! `shmctl pool simulate` shows that to people.
 //! Files are neither read nor written yet.
 //!
 //! Modules, lowest first; each uses only those above it.
