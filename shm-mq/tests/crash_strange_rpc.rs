@@ -29,6 +29,8 @@ static HEAP: Heap = Heap;
 
 /// In the notes: how far the doomed one was told that it is.
 const TOLD: usize = 0;
+/// Points of an operation that may not be reached.
+const MISSED_MAX: usize = 10;
 
 fn config() -> StrangeConfig {
     StrangeConfig { calls: 8, ..strange_rpc_common::config() }
@@ -378,8 +380,10 @@ impl Scenario for Serves {
 
 #[test]
 fn one_may_die_connecting_calling_or_answering() {
-    Run::new(&Connects { is_client: true }).points(250).allow_missed(5).kill().passes();
-    Run::new(&Connects { is_client: false }).points(250).kill().passes();
+    // Whether what is allocated zeroed has to be written depends on what was freed before.
+    for is_client in [true, false] {
+        Run::new(&Connects { is_client }).points(250).allow_missed(MISSED_MAX).kill().passes();
+    }
     Run::new(&Calls).points(400).kill().passes();
     Run::new(&Serves).points(400).kill().passes();
 }
