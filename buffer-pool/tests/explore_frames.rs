@@ -344,8 +344,9 @@ fn a_reaper_that_comes_late_takes_nothing_away() {
 /// One stands still for ever: as it would have a frame, with one, as it reads, with a pin.
 #[test]
 fn who_stands_still_keeps_its_own_frame_only() {
+    type Stays<'a> = dyn Fn(&Me, &User<Array>) + 'a;
     let world = world(2, 2).with_page_0();
-    let stays: [(&str, &dyn Fn(&Me, &User<Array>)); 4] = [
+    let stays: [(&str, &Stays<'_>); 4] = [
         ("leaving", &|me, user| {
             world.free(user, &[0], |_| {
                 me.stay();

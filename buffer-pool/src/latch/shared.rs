@@ -5,7 +5,7 @@ use shm_core::sync::{AtomicU32, AtomicU64};
 use shm_core::{Reserved, shm_sync};
 
 /// So many shares a thread can have at a time. One cache line; fewer in models, which try them all.
-pub(super) const SHARES: usize = if cfg!(any(shm_loom, shm_explore)) { 2 } else { 8 };
+pub(super) const SHARES: usize = if cfg!(shm_loom) { 2 } else { 8 };
 
 /// The latch of one frame.
 ///
