@@ -309,8 +309,8 @@ fn who_evicts_and_who_finds_may_die_anywhere() {
 #[test]
 fn who_loads_may_die_anywhere() {
     let bound = model::preemption_bound();
-    println!("frames, both load: {:?}", model::every_death_of(bound, both_load));
-    println!("frames, one frame: {:?}", model::every_death_of(bound, share_a_frame));
+    println!("frames, both load: {:?}", model::every_death_of(bound - 1, both_load));
+    println!("frames, one frame: {:?}", model::every_death_of(bound - 1, share_a_frame));
 }
 
 #[test]
