@@ -21,3 +21,8 @@ pub mod policy;
 // The policies over traces, without any page, beside LRU, an exact clock and the optimum.
 #[cfg(not(any(shm_loom, shm_explore)))]
 pub mod simulate;
+
+/// In a model an unwind is a death, or the model has failed: destructors do nothing then.
+fn model_unwinds() -> bool {
+    cfg!(any(shm_loom, shm_explore)) && std::thread::panicking()
+}

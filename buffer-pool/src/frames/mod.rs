@@ -218,11 +218,6 @@ impl<E: Entries> Frames<E> {
     }
 }
 
-/// In a model an unwind is a death, or the model has failed: destructors do nothing then.
-fn model_unwinds() -> bool {
-    cfg!(any(shm_loom, shm_explore)) && std::thread::panicking()
-}
-
 /// What a hazard slot says for a frame: numbers from 1.
 fn announced(frame: u32) -> std::num::NonZeroU64 {
     std::num::NonZeroU64::MIN.saturating_add(u64::from(frame))

@@ -82,6 +82,6 @@ impl<E: Entries> User<E> {
     /// Whether what it has claimed is its own: not in a forked child, nor, in a model, where it
     /// dies.
     pub(super) fn is_ours(&self) -> bool {
-        !super::model_unwinds() && self.check_fork().is_ok()
+        !crate::model_unwinds() && self.check_fork().is_ok()
     }
 }

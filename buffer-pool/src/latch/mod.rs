@@ -309,8 +309,3 @@ const fn rows_at(shape: Shape) -> u64 {
 const fn users_at(shape: Shape) -> u64 {
     rows_at(shape) + rows_of(shape) * size_of::<Row>() as u64
 }
-
-/// In a model an unwind is a death, or the model has failed: destructors do nothing then.
-fn model_unwinds() -> bool {
-    cfg!(any(shm_loom, shm_explore)) && std::thread::panicking()
-}

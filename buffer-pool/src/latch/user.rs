@@ -83,6 +83,6 @@ impl User {
 
     /// Whether what it has is its own: not in a forked child, nor, in a model, where it dies.
     pub(super) fn is_ours(&self) -> bool {
-        !super::model_unwinds() && self.member.check_fork().is_ok()
+        !crate::model_unwinds() && self.member.check_fork().is_ok()
     }
 }

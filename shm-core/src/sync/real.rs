@@ -1,6 +1,7 @@
 //! Production: core's atomics under the names that the models use too.
 use super::Ordering;
-pub use core::sync::atomic::{AtomicU32, AtomicU64, compiler_fence, fence};
+use core::sync::atomic::compiler_fence;
+pub use core::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 /// Says that this processor is waiting for another one.
 #[inline]
