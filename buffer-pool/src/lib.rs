@@ -9,6 +9,9 @@
 //!
 //! Modules, lowest first; each uses only those above it.
 
+// Waiting for somebody who may die.
+mod wait;
+
 // Which page is in which frame, and who moves it.
 pub mod frames;
 

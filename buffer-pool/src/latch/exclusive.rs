@@ -1,8 +1,8 @@
 //! Taking a latch share-exclusively or exclusively, and repairing a torn page.
 use super::guard::{Change, Exclusive, Right, ShareExclusive};
-use super::wait::Waiter;
 use super::word::{Shared, State, Word};
-use super::{LatchError, User, settle};
+use super::{LatchError, User, settle, wait_for};
+use crate::wait::Waiter;
 use shm_core::event::announced;
 use shm_core::participants::ParticipantId;
 use shm_core::sync::{AtomicU64, Ordering};
@@ -137,9 +137,9 @@ impl Right<'_> {
     }
 
     fn takes_before(&self, mine: Word, deadline: Option<Instant>) -> Result<(), LatchError> {
-        let mut waiter = Waiter::new(self.user, deadline);
+        let mut waiter = Waiter::new(&self.user.member, deadline);
         while let Some((seen, owner)) = self.takes(mine)? {
-            waiter.wait_for(self.latch, seen, owner)?;
+            wait_for(&mut waiter, self.latch, seen, owner)?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Right<'_> {
     pub(super) fn drain(&self, deadline: Option<Instant>) -> Result<(), LatchError> {
         // Pairs with the fence in `enters`: our word before the rows.
         announced();
-        let (latches, mut waiter) = (&self.user.latches, Waiter::new(self.user, deadline));
+        let (latches, mut waiter) = (&self.user.latches, Waiter::new(&self.user.member, deadline));
         for share in latches.shares() {
             while let Some((seen, owner)) = self.sharer(share) {
                 if waiter.outlives(owner, share, seen.to_bits(), &self.latch.drained) {

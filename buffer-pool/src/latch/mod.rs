@@ -89,12 +89,12 @@ mod guard;
 mod read;
 mod shared;
 mod user;
-mod wait;
 mod word;
 
 pub use guard::{Change, Exclusive, Share, ShareExclusive};
 pub use user::{User, UserError};
 
+use crate::wait::{TimedOut, Waiter};
 use shared::{Latch, Row};
 use shm_core::BadPtr;
 use shm_core::mapping::{MappedSlice, Mapping};
@@ -140,6 +140,12 @@ pub enum LatchError {
     /// The seat is the parent's.
     #[error(transparent)]
     Forked(#[from] Forked),
+}
+
+impl From<TimedOut> for LatchError {
+    fn from(TimedOut: TimedOut) -> LatchError {
+        LatchError::TimedOut
+    }
 }
 
 /// The latches of a pool's frames, and the rows of who shares them. Clones are the same.
@@ -279,6 +285,22 @@ impl Latches {
             latch.drained.notify();
         }
     }
+}
+
+/// Waits until the latch is no longer as `owner` has it, or gives up what that one has, where it
+/// is dead.
+#[cold]
+fn wait_for(
+    waiter: &mut Waiter<'_>,
+    latch: &Latch,
+    seen: Word,
+    owner: ParticipantId,
+) -> Result<(), TimedOut> {
+    if waiter.outlives(owner, &latch.word, seen.to_bits(), &latch.freed) {
+        settle(latch, seen);
+        return waiter.goes_on_from_the_dead();
+    }
+    waiter.goes_on()
 }
 
 /// What a dead one has alone, given up.

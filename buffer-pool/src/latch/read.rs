@@ -1,9 +1,9 @@
 //! Reading: without a latch, or with a share.
 use super::guard::Share;
 use super::shared::Latch;
-use super::wait::Waiter;
 use super::word::{Shared, State, Word};
-use super::{LatchError, Latches, User};
+use super::{LatchError, Latches, User, wait_for};
+use crate::wait::Waiter;
 use shm_core::event::announced;
 use shm_core::sync::{AtomicU64, Ordering, fence, spin_loop};
 use std::time::Instant;
@@ -108,13 +108,13 @@ impl User {
         frame: u32,
         deadline: Option<Instant>,
     ) -> Result<Share<'u>, LatchError> {
-        let mut waiter = Waiter::new(self, deadline);
+        let mut waiter = Waiter::new(&self.member, deadline);
         loop {
             if let Some(share) = self.enters(latch, frame)? {
                 return Ok(share);
             }
             match self.obstacle(latch)? {
-                (word, State::Exclusive(owner)) => waiter.wait_for(latch, word, owner)?,
+                (word, State::Exclusive(owner)) => wait_for(&mut waiter, latch, word, owner)?,
                 _ => waiter.goes_on()?,
             }
         }
