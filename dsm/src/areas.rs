@@ -129,13 +129,33 @@ pub(crate) fn attach_area(
 }
 
 fn support(domain: &Domain, segment: &Segment) -> Support {
-    let (mapping, place) = (segment.mapping().clone(), domain.place().clone());
-    let memory = Arc::new(Sparse { mapping, place });
     let census = Some(domain.member().clone());
-    Support { memory: Some(memory), census, handle: Some(segment.handle()) }
+    Support { memory: Some(domain.memory_of(segment)), census, handle: Some(segment.handle()) }
 }
 
 impl Domain {
+    /// The memory behind a segment that was made with little of it
+    /// ([`NamedSpec::filled`](crate::NamedSpec::filled)).
+    ///
+    /// Who takes memory away from bytes has seen to it that nobody uses them.
+    pub fn memory_of(&self, segment: &Segment) -> Arc<dyn Memory> {
+        let (mapping, place) = (segment.mapping().clone(), self.place().clone());
+        Arc::new(Sparse { mapping, place })
+    }
+
+    /// A segment of `len` bytes with memory behind the first `filled` of them, and in the last
+    /// page; or behind all, where that is all the backend can do.
+    pub(crate) fn create_sparse_or_whole(
+        &self,
+        filled: u64,
+        len: u64,
+    ) -> Result<Segment, CreateError> {
+        match self.create_sparse(filled, len) {
+            Err(CreateError::Backend(BackendError::Unsupported { .. })) => self.create_segment(len),
+            made => made,
+        }
+    }
+
     /// The segment, attached here already or not; `None` where it is gone.
     pub(crate) fn attach_or_find(
         &self,

@@ -21,6 +21,11 @@ const ROUNDS_MAX: u32 = 1 << 20;
 pub struct NamedSpec {
     /// Bytes, more than 0. All who ask for the name ask for the same.
     pub size: u64,
+    /// Where it is given, so many bytes from the beginning, and the last page, have memory behind
+    /// them, and the others none until somebody puts it there: [`Domain::memory_of`]. Before that
+    /// they read as zeroes, and who writes them may find no memory (SIGBUS). Where the backend has
+    /// no memory that comes and goes, all of it is there.
+    pub filled: Option<u64>,
     /// Of the layout of what is in it: see [`fingerprint!`](shm_core::fingerprint). All who ask for
     /// the name give the same; 0 where there is none.
     pub fingerprint: u64,
@@ -237,10 +242,13 @@ impl Domain {
         spec: &NamedSpec,
         init: impl FnOnce(&Segment) -> Result<(), E>,
     ) -> Result<Named, NamedError<E>> {
-        let NamedSpec { size, fingerprint, deadline } = *spec;
+        let NamedSpec { size, filled, fingerprint, deadline } = *spec;
         let wanted = Entry { name: Name::new(name)?, kind: Kind::Segment, size, fingerprint };
         let make = |_: &Domain| {
-            let segment = self.create_segment(size)?;
+            let segment = match filled {
+                Some(filled) if filled < size => self.create_sparse_or_whole(filled, size)?,
+                _ => self.create_segment(size)?,
+            };
             init(&segment).map_err(NamedError::Init)?;
             Ok((segment, ()))
         };

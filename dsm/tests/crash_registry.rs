@@ -256,7 +256,7 @@ fn their_creator_may_die_anywhere() {
     Run::new(&Create).kill().passes();
 }
 
-const SPEC: NamedSpec = NamedSpec { size: 4096, fingerprint: 5, deadline: None };
+const SPEC: NamedSpec = NamedSpec { size: 4096, filled: None, fingerprint: 5, deadline: None };
 const WHOLE: u64 = 0xfeed;
 
 struct InDomain {

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const SPEC: NamedSpec = NamedSpec { size: 10_000, fingerprint: 42, deadline: None };
+const SPEC: NamedSpec = NamedSpec { size: 10_000, filled: None, fingerprint: 42, deadline: None };
 const WHOLE: u64 = 0xfeed;
 
 struct Bench {
