@@ -5,13 +5,14 @@
 #![cfg(all(shm_loom, not(shm_shuttle)))]
 mod frames_common;
 
-use buffer_pool::frames::{Find, Frames, Free, PageId, User};
+use buffer_pool::frames::{Find, Frames, Free, Limit, PageId, Stock, User};
 use frames_common::{Array, page};
 use shm_core::hazard::{Hazards, Protected};
-use shm_core::mapping::{MappedSlice, Mapping};
+use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::participants::{Member, Table, process_ends};
 use shm_core::process::ProcessId;
 use shm_core::process::model::become_process;
+use shm_core::sync::AtomicU32;
 use shm_testkit::model::{self, Life, UnsafeCell};
 use std::sync::Arc;
 
@@ -299,6 +300,96 @@ fn given_back() {
     std::mem::forget((process, members));
 }
 
+/// What is in a frame whose memory was taken away.
+const GONE: u64 = 7777;
+
+/// One lowers the limit to one frame, and takes the memory of the other away, if it can have that
+/// frame; one reads a page into it, if it may.
+fn lowered([one, other]: [Life; 2]) {
+    let world = world();
+    let last = world.join(1);
+    let word = Mapping::heap(size_of::<AtomicU32>());
+    // SAFETY: nobody else has the mapping yet.
+    let word = unsafe { Mapped::place(&word, 0, AtomicU32::new(FRAMES)) }.unwrap();
+    let limit = Limit::new(word, FRAMES);
+    let members = [world.join(2), world.join(3)];
+    let (theirs, member, limits) = (world.clone(), members[0].clone(), limit.clone());
+    let reader = model::thread::spawn(move || {
+        become_process(2);
+        let reads = |me: &Process| {
+            let free = me.free(&[1]).pop().filter(|free| limits.admits(free))?;
+            let loading = free.load(page(1)).unwrap().ok()?;
+            me.world.bytes.write(1, me.world.file.read(1));
+            let pin = loading.publish().unwrap().ok()?;
+            Some(me.world.bytes.read(pin.frame()))
+        };
+        let read = theirs.enter(&member).live(one, reads);
+        std::mem::forget(member);
+        read
+    });
+    become_process(3);
+    let shrinks = |me: &Process| {
+        limit.set(1);
+        let free = me.free(&[1]).pop();
+        if free.is_some() {
+            me.world.bytes.write(1, GONE);
+        }
+        free.is_some()
+    };
+    let shrunk = world.enter(&members[1]).live(other, shrinks);
+    let read = reader.join().unwrap();
+    assert!(read.flatten().is_none_or(|read| read == 1));
+    become_process(1);
+    if shrunk == Some(true) {
+        assert_eq!(world.bytes.read(1), GONE, "written behind the limit");
+        assert_eq!(world.frames().resident_in(1), None);
+    }
+    end(&world, &last, 0);
+    std::mem::forget(members);
+}
+
+/// One has page 0 leave frame 0, puts the frame by, and would have it back; one takes it.
+fn put_by([one, other]: [Life; 2]) {
+    let world = world();
+    let last = world.join(1);
+    with_page_0(&world, &last);
+    let members = [world.join(2), world.join(3)];
+    let (theirs, member) = (world.clone(), members[0].clone());
+    let owner = model::thread::spawn(move || {
+        become_process(2);
+        let puts_by = |me: &Process| {
+            let mut stock = Stock::default();
+            for free in me.free(&[0]) {
+                me.user.put_by(&mut stock, free);
+            }
+            let free = me.user.take_from(&mut stock);
+            if let Some(free) = &free {
+                me.world.bytes.write(free.frame(), GONE);
+            }
+        };
+        theirs.enter(&member).live(one, puts_by);
+        std::mem::forget(member);
+    });
+    let (theirs, member) = (world.clone(), members[1].clone());
+    let thief = model::thread::spawn(move || {
+        become_process(3);
+        let read = theirs.enter(&member).live(other, |me| me.read(1, &[0]));
+        std::mem::forget(member);
+        read
+    });
+    owner.join().unwrap();
+    assert!(thief.join().unwrap().flatten().is_none_or(|read| read == 1));
+    end(&world, &last, CHANGED);
+    std::mem::forget(members);
+}
+
+#[test]
+fn who_lowers_the_limit_and_who_has_put_by_may_die_anywhere() {
+    let bound = model::preemption_bound();
+    println!("frames, lowered: {:?}", model::every_death_of(bound - 1, lowered));
+    println!("frames, put by: {:?}", model::every_death_of(bound - 1, put_by));
+}
+
 #[test]
 fn who_evicts_and_who_finds_may_die_anywhere() {
     let bound = model::preemption_bound();
@@ -323,9 +414,10 @@ fn every_ordering_of_the_frames_matters() {
         model::check(|| share_a_frame([Life::endless(), Life::endless()]));
         model::check(found_while_leaving);
         model::check(given_back);
+        model::check(|| put_by([Life::endless(), Life::endless()]));
     });
-    // Four Acquires, two Releases.
-    assert_eq!(found, 6);
+    // Four Acquires, three Releases.
+    assert_eq!(found, 7);
 }
 
 /// Planted bug: who would have a frame does not look who uses it.

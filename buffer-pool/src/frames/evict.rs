@@ -35,7 +35,6 @@ impl<E: Entries> User<E> {
                 match frames.leave(frame) {
                     Leave::Leaving(page, entry) => leaving.push((claimed, page, entry)),
                     Leave::Empty => free.push(claimed),
-                    Leave::Unknown => {}
                 }
             }
         }
@@ -65,8 +64,6 @@ enum Leave<'e> {
     Leaving(PageId, &'e AtomicU64),
     /// No page: no entry names the frame.
     Empty,
-    /// A page that this process does not know.
-    Unknown,
 }
 
 impl<E: Entries> Frames<E> {
@@ -75,10 +72,8 @@ impl<E: Entries> Frames<E> {
         // Relaxed: the claim orders it.
         let page = self.frames[frame as usize].page.load(Ordering::Relaxed);
         let page = PageId::from_bits(page);
-        if page == PageId::NOWHERE {
-            return Leave::Empty;
-        }
-        let Some(word) = self.entries.entry(page) else { return Leave::Unknown };
+        // It has had none, or one of a file that is gone.
+        let Some(word) = self.entries.entry(page) else { return Leave::Empty };
         // Relaxed: as read-modify-writes they hand on what was published; the fence of the scan
         // comes after them.
         let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);

@@ -32,6 +32,13 @@ impl<'u, E: Entries> Free<'u, E> {
         self.frame
     }
 
+    /// The frame is for no page any more.
+    pub(super) fn forget_page(&self) {
+        let page = &self.user.frames.frames[self.frame as usize].page;
+        // Relaxed: as in `load`.
+        page.store(PageId::NOWHERE.to_bits(), Ordering::Relaxed);
+    }
+
     /// Begins to read `page` into this frame; gives the frame back where somebody was first.
     ///
     /// # Errors
@@ -43,9 +50,14 @@ impl<'u, E: Entries> Free<'u, E> {
     pub fn load(self, page: PageId) -> Result<Result<Loading<'u, E>, Free<'u, E>>, FindError> {
         let frames = &self.user.frames;
         self.user.check_fork()?;
-        let word = frames.entry(page)?;
-        // Relaxed: for who has the claim after us, and for reapers.
+        // Relaxed: for who has the claim after us, for reapers, and, by the fence in `admits`, for
+        // who ends pages.
         frames.frames[self.frame as usize].page.store(page.to_bits(), Ordering::Relaxed);
+        if !frames.entries.admits(page) {
+            self.forget_page();
+            return Err(FindError::NoSuchPage(page));
+        }
+        let word = frames.entry(page)?;
         let (from, to) = (Entry::ABSENT.to_bits(), Entry::loading(self.frame).to_bits());
         // Pairs with the Release in `leaves`: what was written to the file.
         let (ok, err) = (Ordering::Acquire, Ordering::Relaxed);
@@ -147,6 +159,8 @@ impl<E: Entries> User<E> {
         // Relaxed: the claim orders it, or the proof of the death; others do not move it now.
         let now = frames.place(page, entry.load(Ordering::Relaxed));
         if now == Ok(Place::Loading(frame)) {
+            // The dead one had a page of another file in mind, where it came too late: see `files`.
+            frames.frames[frame as usize].page.store(page.to_bits(), Ordering::Relaxed);
             return Ok(Some(Loading { free, page }));
         }
         frames.settle(frame);

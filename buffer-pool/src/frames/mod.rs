@@ -38,13 +38,16 @@
 //! with one that a holder before it left: its last step undoes nobody else's.
 //!
 //! A frame whose claim is nobody's and that no entry names is free. There is no list of these: the
-//! hand that looks for victims finds them.
+//! hand that looks for victims finds them. One that has been [put by](User::put_by) for its owner's
+//! next page is claimed, and free for whoever comes first all the same: so the stock of one who is
+//! stopped, or has nothing to read, is no loss to others.
 //!
 //! # Deaths
 //!
 //! | dead | it leaves | put right |
 //! | --- | --- | --- |
 //! | who has pinned | an announcement | its row is cleared; there is no count to correct |
+//! | who has put frames by | frames that anybody takes | – |
 //! | who has claimed, and not moved | a claim; perhaps a page number that no entry agrees with | the claim is taken away |
 //! | who loads | LOADING(f), bytes in part | who wants the page takes the claim over and reads it again; or a reaper makes it ABSENT |
 //! | who has loaded, and not let go | RESIDENT(f) | the claim is taken away |
@@ -71,15 +74,23 @@
 //! write into the frame. No call hangs, and nothing outside is touched.
 mod evict;
 mod find;
+mod limit;
 mod load;
+mod pinned;
 mod reap;
 mod shared;
+mod stock;
 mod user;
+mod wait;
 mod word;
 
 pub use find::{Find, FindError, Pin};
+pub use limit::Limit;
 pub use load::{Free, Loading};
+pub use pinned::Pinned;
+pub use stock::Stock;
 pub use user::{User, Users};
+pub use wait::WaitError;
 pub use word::PageId;
 
 use shared::Frame;
@@ -95,12 +106,20 @@ const ROUNDS_MAX: u32 = 1 << 20;
 
 /// Where the entries are: pages to words.
 ///
-/// The same in all processes, for as long as a frame may have one of these pages: what one process
-/// does not know it leaves alone. It is asked for any page number, also for one that somebody
-/// scribbled, and neither panics nor forks.
+/// The same in all processes: what one of them does not know is in no frame, and its word, if there
+/// ever was one, says so. It is asked for any page number, also for one that somebody scribbled or
+/// that is nobody's (of the last block of the last file), and neither panics nor forks.
 pub trait Entries {
     /// The word of this page; `None` where there is no such page.
     fn entry(&self, page: PageId) -> Option<&AtomicU64>;
+
+    /// Whether this page may be loaded: asked by who has said in a frame that it will, before it
+    /// looks for the word. Where pages come to an end this fences first, and who ends them
+    /// publishes it, fences, and waits for each frame that is [about](Frames::is_about) to have one
+    /// of them.
+    fn admits(&self, page: PageId) -> bool {
+        self.entry(page).is_some()
+    }
 }
 
 /// A word of shared memory is nonsense.
@@ -187,6 +206,46 @@ impl<E: Entries> Frames<E> {
     /// How many there are.
     pub fn count(&self) -> u32 {
         self.frames.len() as u32
+    }
+
+    /// The page that `frame` has or had last; `None` where it has had none, and where there is no
+    /// such frame. A hint: only an entry says where a page is.
+    pub fn page_in(&self, frame: u32) -> Option<PageId> {
+        let Frame { page, .. } = self.frames.get(frame as usize)?;
+        let page = PageId::from_bits(page.load(Ordering::Relaxed));
+        (page != PageId::NOWHERE).then_some(page)
+    }
+
+    /// The page that can be found in `frame` now. A hint, for who shows what is where.
+    pub fn resident_in(&self, frame: u32) -> Option<PageId> {
+        let page = self.page_in(frame)?;
+        let seen = self.entries.entry(page)?.load(Ordering::Relaxed);
+        let place = Entry::from_bits(seen).place(self.count())?;
+        let is_here = matches!(place, Place::Resident(at) | Place::Leaving(at) if at == frame);
+        is_here.then_some(page)
+    }
+
+    /// The page that somebody who has claimed `frame` moves into it or out of it, if it is one that
+    /// `is_asked`: for who ends pages, behind a fence. A frame that was put by has none.
+    pub fn is_about(&self, frame: u32, is_asked: impl FnOnce(PageId) -> bool) -> bool {
+        self.is_claimed(frame) && self.page_in(frame).is_some_and(is_asked)
+    }
+
+    /// The frame that `page` can be found in now, without pinning it: for who reads there, and
+    /// finds out afterwards whether the page was there all the time.
+    #[inline]
+    pub fn frame_of(&self, page: PageId) -> Option<u32> {
+        let word = self.entries.entry(page)?;
+        // Pairs with the Release in `Loading::publish`: the bytes.
+        match Entry::from_bits(word.load(Ordering::Acquire)).place(self.count())? {
+            Place::Resident(frame) | Place::Leaving(frame) => Some(frame),
+            Place::Absent | Place::Loading(_) => None,
+        }
+    }
+
+    /// Whether somebody has claimed `frame`, to move a page into it or out of it. A hint.
+    pub fn is_claimed(&self, frame: u32) -> bool {
+        frame < self.count() && self.claim_of(frame).holder().is_some()
     }
 
     fn place(&self, page: PageId, bits: u64) -> Result<Place, Corrupt> {

@@ -29,7 +29,8 @@ impl PageId {
         PageId(bits)
     }
 
-    pub(super) fn to_bits(self) -> u64 {
+    /// As one number, as a [policy](crate::policy) wants it.
+    pub fn to_bits(self) -> u64 {
         self.0
     }
 }
@@ -86,7 +87,8 @@ impl Entry {
     }
 }
 
-/// Who moves pages into a frame or out of it: a participant. All zero: nobody.
+/// Who moves pages into a frame or out of it: `ParticipantId` in bits 0–31 | put by in bit 32. All
+/// zero: nobody. A frame that was put by has no page, and is for its owner first, but anybody's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Claim(u64);
 
@@ -97,6 +99,10 @@ impl Claim {
         Claim(u64::from(id.to_bits()))
     }
 
+    pub(super) fn put_by(id: ParticipantId) -> Claim {
+        Claim(1 << 32 | u64::from(id.to_bits()))
+    }
+
     pub(super) fn from_bits(bits: u64) -> Claim {
         Claim(bits)
     }
@@ -105,7 +111,7 @@ impl Claim {
         self.0
     }
 
-    /// Whose it is; `None` for nobody's, and for nonsense.
+    /// Who moves a page; `None` for nobody, where it was put by, and for nonsense.
     pub(super) fn holder(self) -> Option<ParticipantId> {
         u32::try_from(self.0).ok().and_then(ParticipantId::from_bits)
     }
@@ -144,6 +150,8 @@ mod tests {
         let id = ParticipantId::from_bits(7 << 22 | 3).unwrap();
         assert_eq!(Claim::of(id).holder(), Some(id));
         assert_eq!(Claim::NOBODY.holder(), None);
+        assert_eq!(Claim::put_by(id).holder(), None);
+        assert_ne!(Claim::put_by(id), Claim::of(id));
         assert_eq!(Claim::from_bits(1 << 40 | 3).holder(), None);
     }
 }
