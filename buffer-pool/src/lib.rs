@@ -15,6 +15,9 @@ mod wait;
 // Which page is in which frame, and who moves it.
 pub mod frames;
 
+// Which files there are, how long each is, and where the entries of its pages are.
+pub mod files;
+
 // Who may read a frame's page, write it out, or change it.
 pub mod latch;
 

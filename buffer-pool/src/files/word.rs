@@ -1,0 +1,214 @@
+//! The words' values: which file, how long it is, and where its entries are.
+use crate::frames::PageId;
+use std::ops::Range;
+
+/// There are at most so many rows.
+pub const FILES_MAX: u32 = 1 << ROW_BITS;
+
+const ROW_BITS: u32 = 12;
+const GENERATION_BITS: u32 = 32 - ROW_BITS;
+const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
+
+/// A range of entries begins at a multiple of so many: no two files have a cache line in common.
+/// One in models, which have no cache lines.
+pub(super) const LINE: u64 = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 8 };
+
+/// The number of a file, as [`PageId::file`] says it: row 12 bits | which file of the row 20 bits.
+///
+/// It is one file's for as long as that is registered, and nobody's once it was dropped, until the
+/// row has had 2^20 others. Who may have kept a number for so long looks for the file anew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FileNumber(u32);
+
+impl FileNumber {
+    pub(super) fn new(row: usize, generation: u32) -> FileNumber {
+        FileNumber((row as u32) << GENERATION_BITS | generation)
+    }
+
+    /// The file that a page is of.
+    pub fn of(page: PageId) -> FileNumber {
+        FileNumber(page.file())
+    }
+
+    /// Reads a word that may be anybody's.
+    pub fn from_bits(bits: u32) -> FileNumber {
+        FileNumber(bits)
+    }
+
+    /// As one word.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// A page of this file; `None` for a block that no file has.
+    pub fn page(self, block: u32) -> Option<PageId> {
+        PageId::new(self.0, block)
+    }
+
+    pub(super) fn row(self) -> usize {
+        (self.0 >> GENERATION_BITS) as usize
+    }
+
+    fn generation(self) -> u32 {
+        self.0 & GENERATION_MAX
+    }
+}
+
+/// How long a file is, and what is done to it:
+///
+/// ```text
+///  63       52 51        32 31      0
+///  |   state   | generation | blocks |
+/// ```
+///
+/// All zero: a row that nobody has used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Extent(u64);
+
+/// What an [`Extent`] says of its row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// Nobody's: the generation is the next file's.
+    Free = 0,
+    File = 1,
+    /// A file that is this short already, and whose pages behind that are evicted.
+    Shrinking = 2,
+    /// No file any more; its pages are evicted.
+    Dropping = 3,
+}
+
+impl Extent {
+    pub(super) fn new(state: State, generation: u32, blocks: u32) -> Extent {
+        let generation = u64::from(generation & GENERATION_MAX);
+        Extent((state as u64) << 52 | generation << 32 | u64::from(blocks))
+    }
+
+    pub(super) const fn from_bits(bits: u64) -> Extent {
+        Extent(bits)
+    }
+
+    pub(super) const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    /// `None` where somebody wrote nonsense.
+    #[inline]
+    pub(super) fn state(self) -> Option<State> {
+        match self.0 >> 52 {
+            0 => Some(State::Free),
+            1 => Some(State::File),
+            2 => Some(State::Shrinking),
+            3 => Some(State::Dropping),
+            _ => None,
+        }
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32 & GENERATION_MAX
+    }
+
+    pub(super) fn blocks(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Whether users have it.
+    pub(super) fn is_file(self) -> bool {
+        matches!(self.state(), Some(State::File | State::Shrinking))
+    }
+
+    /// Whether the row's entries are somebody's.
+    pub(super) fn is_taken(self) -> bool {
+        !matches!(self.state(), None | Some(State::Free))
+    }
+
+    /// Whether the row is that file's.
+    pub(super) fn is_of(self, number: FileNumber) -> bool {
+        self.is_taken() && self.generation() == number.generation()
+    }
+
+    /// The same file, in another state and so long.
+    pub(super) fn becomes(self, state: State, blocks: u32) -> Extent {
+        Extent::new(state, self.generation(), blocks)
+    }
+
+    /// The row once the file is gone.
+    pub(super) fn freed(self) -> Extent {
+        Extent::new(State::Free, self.generation() + 1, 0)
+    }
+}
+
+/// Where the entries of a file are: first line in bits 32–63, how many entries in bits 0–31.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Span(u64);
+
+impl Span {
+    pub(super) fn new(first_line: u32, blocks_max: u32) -> Span {
+        Span(u64::from(first_line) << 32 | u64::from(blocks_max))
+    }
+
+    pub(super) const fn from_bits(bits: u64) -> Span {
+        Span(bits)
+    }
+
+    pub(super) const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub(super) fn blocks_max(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// Its lines.
+    pub(super) fn lines(self) -> Range<u64> {
+        let first = self.0 >> 32;
+        first..first + u64::from(self.blocks_max()).div_ceil(LINE)
+    }
+
+    /// Its entries.
+    pub(super) fn entries(self) -> Range<u64> {
+        let first = (self.0 >> 32) * LINE;
+        first..first + u64::from(self.blocks_max())
+    }
+}
+
+#[cfg(all(test, not(any(shm_loom, shm_explore))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_a_row_and_a_generation() {
+        let number = FileNumber::new(4095, GENERATION_MAX);
+        assert_eq!((number.row(), number.generation()), (4095, GENERATION_MAX));
+        assert_eq!(FileNumber::from_bits(number.to_bits()), number);
+        assert_eq!(FileNumber::of(number.page(7).unwrap()), number);
+        assert_eq!(FileNumber::new(1, 0).to_bits(), 1 << 20);
+    }
+
+    #[test]
+    fn an_extent_says_what_was_written() {
+        for state in [State::Free, State::File, State::Shrinking, State::Dropping] {
+            let extent = Extent::new(state, GENERATION_MAX, u32::MAX);
+            assert_eq!(extent.state(), Some(state));
+            assert_eq!((extent.generation(), extent.blocks()), (GENERATION_MAX, u32::MAX));
+        }
+        assert_eq!(Extent::from_bits(4 << 52).state(), None);
+        assert_eq!(Extent::from_bits(0), Extent::new(State::Free, 0, 0));
+    }
+
+    #[test]
+    fn a_row_that_was_freed_is_no_longer_the_files() {
+        let number = FileNumber::new(3, GENERATION_MAX);
+        let file = Extent::new(State::File, GENERATION_MAX, 7);
+        assert!(file.is_of(number) && file.becomes(State::Dropping, 0).is_of(number));
+        assert!(!file.freed().is_of(number));
+        assert_eq!(file.freed(), Extent::new(State::Free, 0, 0), "generations come round");
+        assert!(!file.freed().becomes(State::File, 7).is_of(number));
+    }
+
+    #[test]
+    fn a_span_has_whole_lines() {
+        let span = Span::new(2, 9);
+        assert_eq!((span.lines(), span.entries()), (2..4, 16..25));
+        assert_eq!(Span::from_bits(span.to_bits()).blocks_max(), 9);
+    }
+}
