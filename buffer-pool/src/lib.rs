@@ -21,6 +21,9 @@ pub mod files;
 // Who may read a frame's page, write it out, or change it.
 pub mod latch;
 
+// The bytes of the frames: changed wholly or not at all, and which differ from their files.
+pub mod pages;
+
 // Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
 pub mod policy;
 

@@ -112,7 +112,7 @@ impl User {
         Ok(is_ours.then(|| Change::begin(right, by)))
     }
 
-    fn right(&self, frame: u32) -> Result<Right<'_>, LatchError> {
+    pub(super) fn right(&self, frame: u32) -> Result<Right<'_>, LatchError> {
         self.check_fork()?;
         Ok(Right::new(self, self.latches.latch(frame)?, frame))
     }

@@ -33,6 +33,7 @@
 //! | SX(p); X(p), version even | free | anyone who has proved p dead | |
 //! | X(p), version odd | torn(p) | anyone who has proved p dead | |
 //! | torn(q) | X(p), version odd still | p | it repairs the page, as in a change of its own |
+//! | any, but of one who lives | X(p), version odd | p, who has the frame to itself | it [puts another page](User::reclaim) into the frame |
 //!
 //! | who shares | who takes it exclusively |
 //! | --- | --- |
@@ -87,6 +88,7 @@
 mod exclusive;
 mod guard;
 mod read;
+mod reclaim;
 mod shared;
 mod user;
 mod word;

@@ -34,7 +34,7 @@ pub enum UserError {
 #[derive(Clone, Debug)]
 pub struct User {
     pub(super) latches: Latches,
-    pub(super) member: Arc<Member>,
+    pub(crate) member: Arc<Member>,
     row: usize,
 }
 
@@ -69,7 +69,7 @@ impl User {
         &self.latches
     }
 
-    pub(super) fn id(&self) -> ParticipantId {
+    pub(crate) fn id(&self) -> ParticipantId {
         self.member.id()
     }
 
@@ -77,12 +77,12 @@ impl User {
         &self.latches.rows[self.row]
     }
 
-    pub(super) fn check_fork(&self) -> Result<(), LatchError> {
+    pub(crate) fn check_fork(&self) -> Result<(), LatchError> {
         Ok(self.member.check_fork()?)
     }
 
     /// Whether what it has is its own: not in a forked child, nor, in a model, where it dies.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         !crate::model_unwinds() && self.member.check_fork().is_ok()
     }
 }
