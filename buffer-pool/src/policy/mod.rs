@@ -20,7 +20,8 @@
 //! in a batch, and a frame that fell out of the ring comes back under the hand. The cases are
 //! numbered in `ring.rs`. For the same reason all accesses are relaxed.
 //!
-//! Frames that hold no page are the caller's affair: it asks for victims when it has none.
+//! Frames that hold no page are asked for first ([`Policy::vacant`]), and victims when there are
+//! none.
 
 mod batch;
 mod ghosts;
@@ -28,6 +29,7 @@ mod ring;
 mod shared;
 mod sweep;
 mod uses;
+mod vacant;
 
 pub use batch::{BATCH_MAX, Batch};
 
@@ -40,6 +42,7 @@ use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use sweep::Claim;
 use uses::Uses;
+use vacant::Vacant;
 
 /// At most so many frames under one policy: 8 TiB of pages of 8 KiB.
 pub const FRAMES_MAX: u32 = 1 << 30;
@@ -143,6 +146,7 @@ pub struct Policy {
     shared: Mapped<Shared>,
     uses: Uses,
     ring: Option<Ring>,
+    vacant: Vacant,
     /// Of the hand's way; private.
     claim: Claim,
 }
@@ -154,6 +158,9 @@ struct Parts {
     words: u64,
     slots: u64,
     ghosts: u64,
+    vacant: u64,
+    /// Words of vacant frames.
+    vacant_words: u64,
     /// Slots, and ghosts.
     each: u64,
     total: Result<u64, TooLarge>,
@@ -169,7 +176,11 @@ impl Parts {
         plan.bytes(0, 64);
         let slots = plan.array::<AtomicU32>(each);
         let ghosts = plan.array::<AtomicU32>(each);
-        Parts { shared, uses, words, slots, ghosts, each, total: plan.total() }
+        plan.bytes(0, 64);
+        let vacant_words = frames.div_ceil(vacant::FRAMES_A_WORD) as u64;
+        let vacant = plan.array::<AtomicU64>(vacant_words);
+        let total = plan.total();
+        Parts { shared, uses, words, slots, ghosts, vacant, vacant_words, each, total }
     }
 }
 
@@ -218,6 +229,11 @@ impl Policy {
             // SAFETY: exclusive by the caller's promise.
             unsafe { region.place(at, AtomicU32::new(0))? };
         }
+        for word in 0..parts.vacant_words {
+            let at = parts.vacant + word * size_of::<AtomicU64>() as u64;
+            // SAFETY: exclusive by the caller's promise.
+            unsafe { region.place(at, AtomicU64::new(vacant::all_of(word, frames)))? };
+        }
         // SAFETY: exclusive by the caller's promise.
         unsafe { region.place(parts.shared, Shared::new(kind, frames))? };
         Policy::attach(mapping, offset)
@@ -242,7 +258,9 @@ impl Policy {
                 Some(Ring::new(slots, ghosts, frames))
             }
         };
-        Ok(Policy { kind, frames, shared, uses: Uses { words }, ring, claim: Claim::default() })
+        let vacant = MappedSlice::new(mapping, at(parts.vacant), parts.vacant_words)?;
+        let (uses, vacant) = (Uses { words }, Vacant { words: vacant });
+        Ok(Policy { kind, frames, shared, uses, ring, vacant, claim: Claim::default() })
     }
 
     /// Which one it is.
@@ -253,6 +271,20 @@ impl Policy {
     /// Frames that it looks after, numbered from 0.
     pub fn frames(&self) -> u32 {
         self.frames
+    }
+
+    /// So many frames, the first ones, are looked for victims in: all of them until somebody has
+    /// [set](Policy::set_limit) it.
+    pub fn limit(&self) -> u32 {
+        self.shared.limit.load(Ordering::Relaxed).clamp(1, self.frames)
+    }
+
+    /// From now on victims are looked for in the first `frames` frames, of one at least.
+    ///
+    /// # If a process dies here
+    /// It is set or it is not.
+    pub fn set_limit(&self, frames: u32) {
+        self.shared.limit.store(frames, Ordering::Relaxed);
     }
 
     /// The page in `frame` is used. A frame that there is not is no matter.
@@ -293,7 +325,7 @@ impl Policy {
         match &self.ring {
             _ if frame >= self.frames => {}
             None => self.uses.set(frame, Use::main(1)),
-            Some(ring) => ring.admit(&self.shared, &self.uses, frame, tag),
+            Some(ring) => ring.admit(&self.shared, &self.uses, frame, tag, self.limit()),
         }
     }
 
@@ -304,6 +336,26 @@ impl Policy {
     pub fn keep(&self, frame: u32) {
         if frame < self.frames {
             self.uses.set(frame, Use::main(1));
+        }
+    }
+
+    /// A frame that may have no page: claim it, and look whether it has. `None` where there seems
+    /// to be none. In the beginning all have none.
+    ///
+    /// # If a process dies here
+    /// The frame is found by the hand, or put back by who cleans up.
+    #[inline]
+    pub fn vacant(&self) -> Option<u32> {
+        self.vacant.take(&self.shared).filter(|frame| *frame < self.frames)
+    }
+
+    /// The frame has no page (any more), and is nobody's. One that has is no matter.
+    ///
+    /// # If a process dies here
+    /// As in [`vacant`](Policy::vacant).
+    pub fn vacate(&self, frame: u32) {
+        if frame < self.frames {
+            self.vacant.put(&self.shared, frame);
         }
     }
 
@@ -327,31 +379,43 @@ impl Policy {
     ) -> Result<(), NoUnpinned> {
         batch.clear();
         if let Some(ring) = &self.ring {
-            ring.leave(&self.shared, &self.uses, false, batch, &mut may_evict);
+            let share = ring::share_of(self.limit());
+            ring.leave(&self.shared, &self.uses, share, batch, &mut may_evict);
         }
         self.sweep(batch, &mut may_evict);
         if let Some(ring) = &self.ring
             && batch.frames().is_empty()
         {
-            ring.leave(&self.shared, &self.uses, true, batch, &mut may_evict);
+            ring.leave(&self.shared, &self.uses, 0, batch, &mut may_evict);
         }
         if batch.frames().is_empty() { Err(NoUnpinned) } else { Ok(()) }
+    }
+
+    /// The frames that leave the ring next, the first one first; none without a ring. A hint.
+    pub fn next_of_ring(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ring.iter().flat_map(|ring| ring.next(&self.shared))
     }
 
     /// Where the hand is.
     pub fn hand(&self) -> Hand {
         let hand = self.shared.hand.load(Ordering::Relaxed);
-        let frames = u64::from(self.frames);
+        let frames = u64::from(self.limit());
         Hand { frame: (hand % frames) as u32, passes: hand / frames }
+    }
+
+    /// The use count of `frame`, where it stands under the clock; `None` where it is in the ring,
+    /// or is none of this policy's.
+    pub fn use_count(&self, frame: u32) -> Option<u8> {
+        let byte = self.uses.get(frame)?;
+        let is_main = self.ring.is_none() || byte.place() == Place::Main;
+        is_main.then(|| byte.count().min(self.kind.count_max()))
     }
 
     /// How many frames stand at each use count, those of the ring aside, who come last.
     pub fn use_counts(&self) -> [u32; 7] {
         let mut counts = [0; 7];
-        for byte in (0..self.frames).filter_map(|frame| self.uses.get(frame)) {
-            let is_main = self.ring.is_none() || byte.place() == Place::Main;
-            let class = if is_main { byte.count().min(self.kind.count_max()) } else { 6 };
-            counts[usize::from(class)] += 1;
+        for frame in 0..self.frames {
+            counts[usize::from(self.use_count(frame).unwrap_or(6))] += 1;
         }
         counts
     }

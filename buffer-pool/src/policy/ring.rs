@@ -55,24 +55,22 @@ pub(super) struct Ring {
     slots: MappedSlice<AtomicU32>,
     ghosts: Ghosts,
     frames: u32,
-    /// Pages that it keeps while others have none to give.
-    share: u32,
 }
 
 impl Ring {
     pub(super) fn new(slots: MappedSlice<AtomicU32>, ghosts: Ghosts, frames: u32) -> Ring {
-        Ring { slots, ghosts, frames, share: share_of(frames) }
+        Ring { slots, ghosts, frames }
     }
 
-    /// The page of this tag has come to `frame`.
-    pub(super) fn admit(&self, shared: &Shared, uses: &Uses, frame: u32, tag: u64) {
+    /// The page of this tag has come to `frame`, one of `limit`.
+    pub(super) fn admit(&self, shared: &Shared, uses: &Uses, frame: u32, tag: u64, limit: u32) {
         if self.ghosts.recall(tag, shared.head.load(Ordering::Relaxed)) {
             return uses.set(frame, Use::main(PROMOTED));
         }
         // The ticket alone says whose slot it is; what the slot says is advice.
         let ticket = shared.tail.fetch_add(1, Ordering::Relaxed);
         self.slot(ticket).store(frame + 1, Ordering::Relaxed);
-        let half = self.share / 2;
+        let half = share_of(limit) / 2;
         uses.set(frame, if half == 0 { Use::OLD } else { Use::YOUNG });
         if half > 0 {
             self.make_old(uses, ticket.wrapping_sub(u64::from(half)));
@@ -84,17 +82,15 @@ impl Ring {
         uses.change(frame, |byte| (byte.place() == Place::Young).then_some(Use::OLD));
     }
 
-    /// Takes victims from what the ring has above its share, or from all of it, until `batch` is
-    /// full.
+    /// Takes victims from what the ring has above `share`, until `batch` is full.
     pub(super) fn leave(
         &self,
         shared: &Shared,
         uses: &Uses,
-        whole: bool,
+        share: u32,
         batch: &mut Batch,
         may_evict: &mut impl FnMut(u32) -> Option<u64>,
     ) {
-        let share = if whole { 0 } else { self.share };
         let mut looks = self.slots.len() as u64;
         while batch.room_left() > 0 && looks > 0 {
             let Some((first, count)) = self.claim(shared, share, batch.room_left() as u64) else {
@@ -159,6 +155,14 @@ impl Ring {
         }
     }
 
+    /// The frames of its tickets, the oldest first.
+    pub(super) fn next(&self, shared: &Shared) -> impl Iterator<Item = u32> + '_ {
+        let head = shared.head.load(Ordering::Relaxed);
+        let inside = shared.tail.load(Ordering::Relaxed).wrapping_sub(head);
+        let inside = inside.min(self.slots.len() as u64);
+        (0..inside).filter_map(move |nth| self.frame_in(self.slot(head.wrapping_add(nth))))
+    }
+
     fn slot(&self, ticket: u64) -> &AtomicU32 {
         &self.slots[ticket as usize & (self.slots.len() - 1)]
     }
@@ -170,7 +174,8 @@ impl Ring {
     }
 }
 
-fn share_of(frames: u32) -> u32 {
+/// Pages that it keeps while others have none to give.
+pub(super) fn share_of(frames: u32) -> u32 {
     (frames / SHARE).max(1)
 }
 

@@ -3,7 +3,7 @@ use super::Kind;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_core::{Reserved, shm_sync};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"shmkplcy");
+const MAGIC: u64 = u64::from_le_bytes(*b"shmkplc2");
 
 /// The head of a policy. Behind it stand the use bytes, the slots of the ring and the ghosts.
 ///
@@ -13,6 +13,9 @@ const MAGIC: u64 = u64::from_le_bytes(*b"shmkplcy");
 /// | `hand` | who sweeps: takes the next 64 frames by one addition | who sweeps; people | Relaxed; any number is a position |
 /// | `tail` | who admits a page to the ring: takes a ticket by one addition | who looks for victims | Relaxed; may be stale, then the ring seems shorter |
 /// | `head` | who looks for victims: takes tickets by compare-and-swap | who looks for victims, who asks a ghost | Relaxed; nonsense is put right by the next who looks |
+/// | `vacant`: the first word of vacant frames that may have one | who takes one, who puts one back | who takes one | Relaxed; may be stale, then a frame waits for the hand |
+/// | `limit` | who resizes the pool | who looks for victims, who admits | Relaxed; advice: the pool asks again |
+/// | vacant frames, a bit each | who takes one, who puts one back, by one read-modify-write | who takes one | Relaxed; advice: who takes one claims it, and looks whether it has a page |
 /// | use bytes, 8 a word | by compare-and-swap of the word: who hits, sweeps, admits | all | Relaxed; advice: see [`Use`] |
 /// | slots of the ring: frame + 1, or 0 | who has the ticket | who has the ticket of that slot half a ring, or a ring, later | Relaxed; advice: a frame is in the ring if its use byte says so |
 /// | ghosts: mark and age | who evicts from the ring, the last one wins | who admits | Relaxed; advice |
@@ -22,7 +25,10 @@ pub(super) struct Shared {
     magic: AtomicU64,
     kind: AtomicU32,
     frames: AtomicU32,
-    reserved: Reserved<14>,
+    pub(super) vacant: AtomicU64,
+    pub(super) limit: AtomicU32,
+    spare: AtomicU32,
+    reserved: Reserved<12>,
     pub(super) hand: AtomicU64,
     reserved_hand: Reserved<15>,
     pub(super) tail: AtomicU64,
@@ -43,6 +49,9 @@ shm_sync!(Shared {
     magic,
     kind,
     frames,
+    vacant,
+    limit,
+    spare,
     reserved,
     hand,
     reserved_hand,
@@ -58,6 +67,9 @@ impl Shared {
             magic: AtomicU64::new(MAGIC),
             kind: AtomicU32::new(kind.bits()),
             frames: AtomicU32::new(frames),
+            vacant: AtomicU64::new(0),
+            limit: AtomicU32::new(frames),
+            spare: AtomicU32::new(0),
             reserved: Reserved::new(),
             hand: AtomicU64::new(0),
             reserved_hand: Reserved::new(),

@@ -33,7 +33,7 @@ impl Policy {
         batch: &mut Batch,
         may_evict: &mut impl FnMut(u32) -> Option<u64>,
     ) {
-        let frames = u64::from(self.frames);
+        let frames = u64::from(self.limit());
         let (mut refusals, mut end) = (0, frames.saturating_mul(self.passes_max()));
         let (mut steps, mut found) = (0, false);
         while batch.room_left() > 0 && steps < end && refusals < frames {
@@ -63,8 +63,8 @@ impl Policy {
         }
         let at = self.claim.next;
         self.claim = Claim { next: at.wrapping_add(1), left: self.claim.left - 1 };
-        // Smaller than `frames`, whatever the hand said.
-        (at % u64::from(self.frames)) as u32
+        // Smaller than the limit, whatever the hand said.
+        (at % u64::from(self.limit())) as u32
     }
 
     fn meet(&self, frame: u32) -> Met {
