@@ -1,11 +1,14 @@
 //! Pages of files in shared memory, used by many processes at once.
 //!
-//! What is here so far knows which page is in which frame ([`frames`]: found, pinned, read in and
-//! evicted by many processes, any of which may die), who may read or change it ([`latch`]), and
-//! which pages stay: [`policy`] is the replacement of a pool of frames, in shared memory, and
+//! A process opens a [`pool`] in shared memory, and each of its threads has a session, which finds
+//! pages of [registered](files) files in the pool or reads them in, and changes them. Any of the
+//! processes may be killed at any instruction: the others lose nothing and go on.
+//!
+//! Below that stands what knows which page is in which frame ([`frames`]), which files there are
+//! ([`files`]), who may read or change a page ([`latch`]), the pages' bytes, which no death tears
+//! for good ([`pages`]), and which pages stay: [`policy`] is the replacement, in shared memory, and
 //! [`mod@simulate`] runs it over a trace of page accesses, beside plain models of what others do.
-//! `shmctl pool simulate` shows that to people.
-//! Files are neither read nor written yet.
+//! `shmctl pool` shows a pool, and such a run, to people.
 //!
 //! Modules, lowest first; each uses only those above it.
 
@@ -27,9 +30,24 @@ pub mod pages;
 // Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
 pub mod policy;
 
+// Where pages come from and go to.
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub mod store;
+
+// The first bytes of a page, and the checksum in them.
+#[cfg(not(any(shm_loom, shm_explore)))]
+mod checksum;
+
+// The pool: all of the above, and pages read in, changed and written to their files.
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub mod pool;
+
 // The policies over traces, without any page, beside LRU, an exact clock and the optimum.
 #[cfg(not(any(shm_loom, shm_explore)))]
 pub mod simulate;
+
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub use checksum::HEADER_BYTES;
 
 /// In a model an unwind is a death, or the model has failed: destructors do nothing then.
 fn model_unwinds() -> bool {

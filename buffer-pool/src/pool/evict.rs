@@ -1,0 +1,103 @@
+//! A frame for a page that is to be read in.
+use super::PageError;
+use super::session::{Reserve, Session};
+use super::stats::Count;
+use crate::files::Files;
+use crate::frames::{Free, PageId};
+use crate::policy::NoUnpinned;
+
+/// After so many batches of frames that others use there is none for us.
+const BATCHES_MAX: u32 = 1 << 10;
+
+impl Session {
+    /// A frame that has no page, and is ours.
+    ///
+    /// Where a page is dirty it is written to its file first; where that fails, another frame is
+    /// taken, and the error is the caller's only if there is none.
+    pub(super) fn free_frame(&self) -> Result<Free<'_, Files>, PageError> {
+        let mut reserve = self.reserve();
+        while let Some(free) = self.user.take_from(&mut reserve.stock) {
+            if self.inner.limit.admits(&free) {
+                return Ok(free);
+            }
+        }
+        if let Some(free) = self.vacant_frame(&mut reserve)? {
+            return Ok(free);
+        }
+        let mut failed = None;
+        for batch in 0..BATCHES_MAX {
+            // The first batch is taken blindly: pages that are pinned are rarely due.
+            match self.choose(&mut reserve, batch > 0) {
+                Ok(()) => {}
+                Err(NoUnpinned) if self.pool().reap() > 0 => continue,
+                Err(NoUnpinned) => break,
+            }
+            match self.evict(&mut reserve, &mut failed)? {
+                Some(free) if self.inner.limit.admits(&free) => return Ok(free),
+                _ => {}
+            }
+        }
+        Err(failed.unwrap_or(PageError::NoUnpinned))
+    }
+
+    /// A frame that had no page.
+    fn vacant_frame(&self, reserve: &mut Reserve) -> Result<Option<Free<'_, Files>>, PageError> {
+        while let Some(frame) = self.policy.vacant() {
+            let mut free = Vec::new();
+            // Where it has a page, that one stays.
+            self.user.evict(&[frame], &mut reserve.protected, &mut free, |_, _| false)?;
+            match free.pop() {
+                Some(free) if self.inner.limit.admits(&free) => return Ok(Some(free)),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a frame back that has no page.
+    pub(super) fn give_back(&self, free: Free<'_, Files>) {
+        let frame = free.frame();
+        drop(free);
+        self.policy.vacate(frame);
+    }
+
+    /// Fills the batch with frames whose pages should go; `careful`: and which nobody uses now.
+    fn choose(&self, reserve: &mut Reserve, careful: bool) -> Result<(), NoUnpinned> {
+        let Reserve { policy, batch, pinned, .. } = reserve;
+        let frames = self.user.frames();
+        if careful {
+            frames.pinned(pinned);
+        }
+        let limit = self.inner.limit.get();
+        policy.victims(batch, |frame| {
+            let may_go =
+                frame < limit && !frames.is_claimed(frame) && !(careful && pinned.has(frame));
+            may_go.then(|| frames.page_in(frame).map_or(u64::MAX, PageId::to_bits))
+        })
+    }
+
+    /// Has the batch's pages leave; one of their frames, and the rest is put by.
+    fn evict(
+        &self,
+        reserve: &mut Reserve,
+        failed: &mut Option<PageError>,
+    ) -> Result<Option<Free<'_, Files>>, PageError> {
+        let Reserve { policy, batch, protected, stock, page: buffer, .. } = reserve;
+        let mut free = Vec::with_capacity(batch.frames().len());
+        self.user.evict(batch.frames(), protected, &mut free, |frame, page| {
+            self.is_written(frame, page, buffer, failed)
+        })?;
+        self.tally.add(Count::Evictions, free.len() as u64);
+        for &frame in batch.frames() {
+            if !free.iter().any(|free| free.frame() == frame) {
+                policy.keep(frame);
+            }
+        }
+        // The first is the one that was due first.
+        let first = (!free.is_empty()).then(|| free.remove(0));
+        for free in free.into_iter().rev() {
+            self.user.put_by(stock, free);
+        }
+        Ok(first)
+    }
+}

@@ -1,0 +1,302 @@
+//! Finding a page, or reading it in.
+use super::PageError;
+use super::page::{Page, PageView};
+use super::session::Session;
+use super::stats::Count;
+use crate::checksum;
+use crate::files::{FileNumber, Files};
+use crate::frames::{Find, FindError, Loading, PageId, Pin};
+use crate::pages;
+use std::io;
+
+/// What to do about a page that is in no frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Miss {
+    Read,
+    /// The caller writes it anew.
+    Zero,
+    /// Zeroes do, where its checksum is wrong.
+    ZeroOnError,
+}
+
+impl Session {
+    /// The page of block `block` of `file`, which stays in the pool for as long as the answer
+    /// lives: found there, or read in.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    ///
+    /// # If a process dies here
+    /// Its pin is taken back when it is reaped; who wants a page that it was reading goes on.
+    #[inline]
+    pub fn page(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        match self.find(page)? {
+            Find::Pinned(pin) => self.hit(page, pin),
+            _ => self.miss(page, Miss::Read),
+        }
+    }
+
+    /// As [`page`](Session::page), where the caller will write all of the page: what is not in the
+    /// pool is not read, and zero there, until the page is written or evicted.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    ///
+    /// # If a process dies here
+    /// As in [`page`](Session::page).
+    pub fn page_to_overwrite(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        self.miss(page, Miss::Zero)
+    }
+
+    /// As [`page`](Session::page); a page that is damaged is one of zeroes.
+    ///
+    /// # Errors
+    /// [`PageError`], but [`PageError::Checksum`].
+    ///
+    /// # If a process dies here
+    /// As in [`page`](Session::page).
+    pub fn page_or_zero(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        self.miss(page, Miss::ZeroOnError)
+    }
+
+    /// The page, where it is in the pool; it is not read.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    ///
+    /// # If a process dies here
+    /// As in [`page`](Session::page).
+    pub fn page_if_here(
+        &self,
+        file: FileNumber,
+        block: u32,
+    ) -> Result<Option<Page<'_>>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        match self.find(page)? {
+            Find::Pinned(pin) => self.hit(page, pin).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// What `read` reads of a page: found in the pool, or read in. For short reads: where the page
+    /// is there, and nobody changes it or throws it out meanwhile, nothing is written at all, not
+    /// even a pin; else `read` is called again. It loads and believes nothing: what it reads may be
+    /// half changed, or another page's, and is thrown away then.
+    ///
+    /// # Errors
+    /// [`PageError`].
+    ///
+    /// # If a process dies here
+    /// As in [`page`](Session::page).
+    #[inline]
+    pub fn read<R>(
+        &self,
+        file: FileNumber,
+        block: u32,
+        mut read: impl FnMut(PageView<'_>) -> R,
+    ) -> Result<R, PageError> {
+        match self.glance(file, block, &mut read)? {
+            Some(bytes) => Ok(bytes),
+            None => self.page(file, block)?.read(read),
+        }
+    }
+
+    /// Of frame `f`: (1) the entry says that the page is in `f`; (2) the version is even; (3) the
+    /// entry says the same, and the file has the block; (4) the bytes; (5) the version is the same.
+    /// Who puts another page into `f` begins a change first. So there was none from (2) to (5), and
+    /// at (3) the page was in `f`: so it was at (4), as it was.
+    #[inline]
+    fn glance<R>(
+        &self,
+        file: FileNumber,
+        block: u32,
+        read: impl FnOnce(PageView<'_>) -> R,
+    ) -> Result<Option<R>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        let frames = self.user.frames();
+        let Some(frame) = frames.frame_of(page) else { return Ok(None) };
+        let looked = self.pages.look(frame, |words| {
+            let is_here = frames.frame_of(page) == Some(frame) && self.inner.files.contains(page);
+            is_here.then(|| read(PageView::new(words)))
+        });
+        let bytes = looked?.flatten();
+        if bytes.is_some() {
+            self.policy.hit(frame);
+            self.count(Count::Hits);
+        }
+        Ok(bytes)
+    }
+
+    #[inline]
+    fn find(&self, page: PageId) -> Result<Find<'_>, PageError> {
+        self.user.find(page).map_err(|error| self.not_found(error))
+    }
+
+    /// Where there is no such page it is the block that there is not, or the file.
+    #[cold]
+    fn not_found(&self, error: FindError) -> PageError {
+        match error {
+            FindError::NoSuchPage(page) => self.check_block(page).err().unwrap_or(error.into()),
+            error => error.into(),
+        }
+    }
+
+    #[inline]
+    fn hit<'s>(&'s self, page: PageId, pin: Pin<'s>) -> Result<Page<'s>, PageError> {
+        // After the pin: the entry that led to it may be another file's by now.
+        if !self.inner.files.contains(page) {
+            self.check_block(page)?;
+        }
+        self.policy.hit(pin.frame());
+        self.count(Count::Hits);
+        Ok(Page::new(self, page, pin))
+    }
+
+    #[cold]
+    fn miss(&self, page: PageId, miss: Miss) -> Result<Page<'_>, PageError> {
+        let deadline = self.inner.deadline();
+        loop {
+            match self.find(page)? {
+                Find::Pinned(pin) => return self.hit(page, pin),
+                Find::Loading { frame } => {
+                    if let Some(loading) = self.user.take_over(page, frame)? {
+                        self.count(Count::TakenOver);
+                        if let Some(pin) = self.fill(loading, page, miss)? {
+                            return Ok(Page::new(self, page, pin));
+                        }
+                    } else {
+                        self.count(Count::Waits);
+                        self.user.wait(frame, deadline)?;
+                    }
+                }
+                Find::Absent => {
+                    self.check_block(page)?;
+                    match self.free_frame()?.load(page) {
+                        // Since we looked.
+                        Err(FindError::NoSuchPage(_)) => {}
+                        Err(error) => return Err(error.into()),
+                        Ok(Ok(loading)) => {
+                            if let Some(pin) = self.fill(loading, page, miss)? {
+                                return Ok(Page::new(self, page, pin));
+                            }
+                        }
+                        // Somebody was first.
+                        Ok(Err(free)) => self.user.put_by(&mut self.reserve().stock, free),
+                    }
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn check_block(&self, page: PageId) -> Result<(), PageError> {
+        if self.inner.files.contains(page) {
+            return Ok(());
+        }
+        let file = FileNumber::of(page);
+        let info = self.inner.files.info(file).ok_or(PageError::NoSuchFile(file))?;
+        Err(PageError::PastEnd { path: info.path, block: page.block(), blocks: info.blocks })
+    }
+
+    /// Has the page's bytes in the frame, and the page found there. `None`: look again.
+    fn fill<'s>(
+        &'s self,
+        loading: Loading<'s, Files>,
+        page: PageId,
+        miss: Miss,
+    ) -> Result<Option<Pin<'s>>, PageError> {
+        let frame = loading.frame();
+        // Who cuts the file off sees the entry; or we see that the file is shorter.
+        if !self.inner.files.admits(page) {
+            self.check_block(page)?;
+            return Ok(None);
+        }
+        let Some(mut bytes) = self.pages.load(frame)? else {
+            // Somebody mends the page that was there. Others are to have another frame.
+            std::thread::yield_now();
+            return Ok(None);
+        };
+        match miss {
+            Miss::Zero => self.fill_with_zeroes(&mut bytes),
+            Miss::Read | Miss::ZeroOnError => {
+                let read = self.read_in(page, frame, &bytes);
+                self.count(if read.is_ok() { Count::Reads } else { Count::ReadErrors });
+                match read {
+                    Err(PageError::Checksum { .. }) if miss == Miss::ZeroOnError => {
+                        self.fill_with_zeroes(&mut bytes);
+                    }
+                    read => read?,
+                }
+            }
+        }
+        bytes.done()?;
+        self.policy.admit(frame, page.to_bits());
+        match loading.publish()? {
+            Ok(pin) => {
+                self.inner.head.read.notify();
+                Ok(Some(pin))
+            }
+            Err(free) => {
+                self.user.put_by(&mut self.reserve().stock, free);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads the page into a frame of ours alone.
+    fn read_in(
+        &self,
+        page: PageId,
+        frame: u32,
+        bytes: &pages::Loading<'_>,
+    ) -> Result<(), PageError> {
+        let number = FileNumber::of(page);
+        let file = self.inner.open_file(number)?;
+        let place = self.inner.pages.bytes_of(frame)?;
+        let (into, len) = (place.cast::<u8>(), place.len());
+        let at = u64::from(page.block()) * len as u64;
+        let mut have = 0;
+        while have < len {
+            // SAFETY: inside the frame.
+            let rest = unsafe { into.add(have) };
+            // SAFETY: the rest of the frame, which we load; its bytes are cells, of which there are
+            // shared references only.
+            let read = unsafe { file.read(at + have as u64, rest, len - have) };
+            match read {
+                Ok(0) => return Err(self.short(page, len - have)),
+                Ok(more) => have += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    let (path, block) = (self.path_of(number), page.block());
+                    return Err(PageError::Read { path, block, source });
+                }
+            }
+        }
+        if self.inner.config.checksums { self.check_sum(page, bytes) } else { Ok(()) }
+    }
+
+    fn short(&self, page: PageId, missing: usize) -> PageError {
+        let path = self.path_of(FileNumber::of(page));
+        PageError::Short { path, block: page.block(), missing }
+    }
+
+    fn fill_with_zeroes(&self, bytes: &mut pages::Loading<'_>) {
+        let mut reserve = self.reserve();
+        let zeroes = reserve.page.bytes();
+        zeroes.fill(0);
+        bytes.copy_in(0, zeroes);
+    }
+
+    fn check_sum(&self, page: PageId, loaded: &pages::Loading<'_>) -> Result<(), PageError> {
+        let mut reserve = self.reserve();
+        let bytes = reserve.page.bytes();
+        loaded.copy_out(0, bytes);
+        checksum::check(page.block(), bytes).map_err(|(found, expected)| {
+            let path = self.path_of(FileNumber::of(page));
+            PageError::Checksum { path, block: page.block(), found, expected }
+        })
+    }
+}

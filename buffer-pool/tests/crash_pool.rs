@@ -1,0 +1,699 @@
+//! A process is killed at each instruction of what a session does with a pool: whoever comes next
+//! finds every page whole, as it was before or as it was made, and what was acknowledged made; and
+//! it can have every frame, latch and file number.
+//!
+//! The files are in memory, behind the pool's own, so that few instructions are calls of the
+//! system. The survivors go on before anything was reaped; but where who reaps is killed, too.
+#![cfg(not(any(shm_loom, shm_explore)))]
+#[path = "../../shm-core/tests/crash_common/mod.rs"]
+mod crash_common;
+mod pool_common;
+
+use buffer_pool::HEADER_BYTES;
+use buffer_pool::files::{FileKey, FileNumber};
+use buffer_pool::pool::{
+    FileError, FileOptions, Page, PageError, PageView, Pool, PoolConfig, PoolOptions, Session,
+};
+use crash_common::{said, shared, words_from};
+use pool_common::segment::{Segment, at_read, at_write};
+use pool_common::small;
+use shm_core::mapping::Mapping;
+use shm_core::participants::Table;
+use shm_testkit::child::in_a_fork;
+use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PAGE: usize = 1024;
+const FRAMES: u32 = 16;
+/// Of the file that it is about, and of the one that fills all frames.
+const BLOCKS: u32 = 20;
+const SPARE: u32 = 16;
+/// What stands in pages that were changed since, or should never be seen.
+const OLDER: u64 = 500;
+/// A block that no scene has in a frame.
+const ABSENT: u32 = 18;
+/// In the notes: how many steps were acknowledged.
+const DONE: usize = 0;
+/// Who waits so long for the dead hangs on them.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A bystander waits so long for one that is stopped.
+const MOMENT: Duration = Duration::from_millis(5);
+/// Points of a mode in a deep run.
+const DEEP: usize = 1000;
+const BYSTANDER_MAX: usize = 500_000;
+
+fn config() -> PoolConfig {
+    PoolConfig { entries: 256, ..small() }
+}
+
+/// What is in each page of the file; `None`: there is no such file.
+type State = Option<Vec<u64>>;
+
+/// How it is before the operation.
+#[derive(Clone, Copy, PartialEq)]
+enum Scene {
+    /// No page is in a frame; and the frames had pages that were changed, and are gone.
+    Empty,
+    /// In each frame is a page that is as in its file.
+    Clean,
+    /// In each frame is a page that was changed.
+    Dirty,
+    /// As `Clean`, and one has died as it read the absent page in.
+    DeadLoader,
+    /// As `Dirty`, and one has died as it did so with pages pinned, shared and taken.
+    DeadUser,
+}
+
+impl Scene {
+    /// Whether the frames have what the file has not.
+    fn changes(self) -> bool {
+        matches!(self, Scene::Dirty | Scene::DeadUser)
+    }
+}
+
+struct World {
+    mapping: Arc<Mapping>,
+    store: Segment,
+    pool: Pool,
+    session: Session,
+    file: FileNumber,
+    spare: FileNumber,
+}
+
+/// One who uses the pool, in a process of its own.
+struct Process {
+    pool: Pool,
+    session: Session,
+    /// Of another thread, until it is taken.
+    other: Option<Session>,
+}
+
+fn path(file: u64) -> String {
+    format!("/{file}")
+}
+
+fn key(file: u64) -> FileKey {
+    FileKey { id: file, fork: 0 }
+}
+
+fn register(session: &Session, file: u64) -> Result<FileNumber, FileError> {
+    let options = FileOptions { create: true, blocks_max: Some(32) };
+    session.register(key(file), Path::new(&path(file)), &options)
+}
+
+/// What all of the page holds.
+fn whole(view: PageView<'_>) -> Option<u64> {
+    let value = view.u64(HEADER_BYTES);
+    let is_whole = (HEADER_BYTES..PAGE).step_by(8).all(|at| view.u64(at) == value);
+    value.filter(|_| is_whole)
+}
+
+fn value(page: &Page<'_>) -> Result<u64, String> {
+    page.read(whole).map_err(said)?.ok_or_else(|| format!("half of a change in {page:?}"))
+}
+
+/// In two ranges.
+fn write(page: &Page<'_>, value: u64) -> Result<(), PageError> {
+    let half = value.to_le_bytes().repeat(63);
+    page.exclusive()?.write(&[(520, &half), (HEADER_BYTES, &half)])
+}
+
+/// What is in block `block` before the operation.
+fn old(block: u32) -> u64 {
+    u64::from(block) + 1
+}
+
+fn as_it_was() -> Vec<u64> {
+    (0..BLOCKS).map(old).collect()
+}
+
+impl World {
+    fn new(scene: Scene) -> World {
+        let files_at = (Pool::bytes_for(&config()).unwrap() as usize).next_multiple_of(64);
+        let (memory, mapping) = shared((files_at + Segment::BYTES) as u64);
+        let store = Segment::new(&memory, files_at);
+        let pool = open(&mapping, &store, PATIENCE).unwrap();
+        let session = pool.session().unwrap();
+        let [spare, file] = [0, 1].map(|file| register(&session, file).unwrap());
+        session.extend(spare, SPARE).unwrap();
+        session.extend(file, BLOCKS).unwrap();
+        for block in 0..BLOCKS {
+            let value = if scene.changes() && block < FRAMES { OLDER } else { old(block) };
+            write(&session.page(file, block).unwrap(), value).unwrap();
+        }
+        let mut world = World { mapping, store, pool, session, file, spare };
+        world.session.flush(file).unwrap();
+        world.forget();
+        world.set(scene);
+        assert!(world.session.page_if_here(world.file, ABSENT).unwrap().is_none());
+        world
+    }
+
+    /// Its pages are in no frame.
+    fn forget(&mut self) {
+        self.session.forget(self.file).unwrap();
+        self.file = register(&self.session, 1).unwrap();
+    }
+
+    fn set(&mut self, scene: Scene) {
+        for block in 0..FRAMES {
+            let page = self.session.page(self.file, block).unwrap();
+            match scene {
+                Scene::Clean | Scene::DeadLoader => (),
+                Scene::Dirty | Scene::DeadUser => write(&page, old(block)).unwrap(),
+                Scene::Empty => write(&page, OLDER).unwrap(),
+            }
+        }
+        match scene {
+            Scene::Clean | Scene::Dirty => (),
+            Scene::Empty => self.forget(),
+            Scene::DeadLoader => self.die(|_| ()),
+            Scene::DeadUser => self.die(|process| {
+                let page = |block| process.session.page(self.file, block).unwrap();
+                let pages: &[_; 3] = Box::leak(Box::new([0, 1, 2].map(page)));
+                std::mem::forget((pages[1].share().unwrap(), pages[2].exclusive().unwrap()));
+            }),
+        }
+    }
+
+    /// One does this, and dies as it reads the absent page in.
+    fn die(&self, work: impl FnOnce(&'static Process)) {
+        assert!(in_a_fork(|| {
+            let process = Box::leak(Box::new(self.enter(PATIENCE).unwrap()));
+            work(process);
+            // SAFETY: ends the process.
+            at_read(|| unsafe { libc::_exit(0) });
+            let _ = process.session.page(self.file, ABSENT);
+            false
+        }));
+    }
+
+    fn enter(&self, patience: Duration) -> Result<Process, String> {
+        let pool = open(&self.mapping, &self.store, patience)?;
+        let (session, other) = (pool.session().map_err(said)?, None);
+        Ok(Process { pool, session, other })
+    }
+
+    /// What the file holds, as the pool has it.
+    fn state(&self) -> Result<State, String> {
+        let Some(file) = self.pool.find_file(key(1)) else { return Ok(None) };
+        let Some(info) = self.pool.file(file) else { return Ok(None) };
+        let value = |block| value(&self.session.page(file, block).map_err(said)?);
+        (0..info.blocks).map(value).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// What the file holds, as the system has it.
+    fn on_disk(&self) -> Vec<u64> {
+        let bytes = self.store.bytes_of(Path::new(&path(1)));
+        let word =
+            |page: &[u8], at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+        let value = |page: &[u8]| (word(page, 16) == word(page, 1016)).then(|| word(page, 16));
+        bytes.chunks(PAGE).map(|page| value(page).unwrap_or(u64::MAX)).collect()
+    }
+
+    /// Each frame can have a page at the same time as all others, and nobody else has one pinned.
+    fn fill(&self) -> Result<(), String> {
+        let other = self.pool.session().map_err(said)?;
+        let page = |block: u32| {
+            let session = if block < SPARE / 2 { &self.session } else { &other };
+            session.page(self.spare, block)
+        };
+        let pages: Result<Vec<_>, _> = (0..SPARE).map(page).collect();
+        let pages = pages.map_err(|error| format!("a frame is lost: {error}"))?;
+        drop(pages);
+        let summary = self.pool.summary().map_err(said)?;
+        match (summary.used, summary.pinned) {
+            (FRAMES, 0) => Ok(()),
+            _ => Err(format!("{summary:?}")),
+        }
+    }
+
+    /// Another process uses the pool in each way, and dies.
+    fn another(&self) -> Result<(), String> {
+        let works = in_a_fork(|| {
+            let process = std::mem::ManuallyDrop::new(self.enter(PATIENCE).unwrap());
+            let session = &process.session;
+            let number = register(session, 2).unwrap();
+            let first = session.extend(number, 2).unwrap();
+            write(&session.page(number, first + 1).unwrap(), 5).unwrap();
+            session.sync(number).unwrap();
+            session.truncate(number, first + 1).unwrap();
+            session.forget(number).unwrap();
+            if let Some(file) = process.pool.find_file(key(1)) {
+                let first = session.extend(file, 2).unwrap();
+                for block in first..first + 2 {
+                    assert_eq!(value(&session.page(file, block).unwrap()), Ok(0));
+                }
+                session.truncate(file, first).unwrap();
+            }
+            true
+        });
+        match (works, self.pool.reap()) {
+            (true, 1) => Ok(()),
+            (true, dead) => Err(format!("{dead} died, not the other one")),
+            (false, _) => Err("another process cannot use the pool".to_owned()),
+        }
+    }
+
+    /// Every page can be changed by whoever wants it.
+    fn change_all(&self) -> Result<(), String> {
+        let Some(file) = self.pool.find_file(key(1)) else { return Ok(()) };
+        let blocks = self.pool.file(file).map_or(0, |info| info.blocks);
+        for block in 0..blocks {
+            let page = self.session.page(file, block).map_err(said)?;
+            write(&page, 7).map_err(said)?;
+            if value(&page)? != 7 {
+                return Err("a change that was not made".to_owned());
+            }
+        }
+        self.session.sync(file).map_err(said)?;
+        let on_disk = self.on_disk();
+        let is_there = on_disk.iter().take(blocks as usize).all(|value| *value == 7);
+        if is_there { Ok(()) } else { Err(format!("after a sync the file has {on_disk:?}")) }
+    }
+}
+
+fn open(mapping: &Arc<Mapping>, store: &Segment, patience: Duration) -> Result<Pool, String> {
+    let options = PoolOptions {
+        store: Arc::new(store.clone()),
+        patience: Some(patience),
+        ..PoolOptions::default()
+    };
+    Pool::open(mapping, &config(), options).map_err(said)
+}
+
+/// What who is to die has before.
+enum Has {
+    Nothing,
+    Session,
+    Two,
+}
+
+/// What a process does with the pool.
+struct Uses {
+    name: &'static str,
+    operations: &'static [&'static str],
+    scene: Scene,
+    has: Has,
+    /// What the file is like after each step; at first it is as it was.
+    steps: fn() -> Vec<State>,
+    /// Whether it is so on the disk, too, after the first step.
+    is_synced: bool,
+    operate: fn(&World, &mut Option<Process>, &Notes),
+}
+
+impl Scenario for Uses {
+    type World = World;
+    /// It leaves at the end; who opens the pool has nothing at first.
+    type Doomed = Option<Process>;
+
+    fn name(&self) -> String {
+        format!("pool, {}", self.name)
+    }
+
+    fn operations(&self) -> &'static [&'static str] {
+        self.operations
+    }
+
+    fn world(&self) -> World {
+        World::new(self.scene)
+    }
+
+    fn prepare(&self, world: &World, _: &Notes) -> Option<Process> {
+        let mut process = world.enter(PATIENCE).unwrap();
+        match self.has {
+            Has::Nothing => return None,
+            Has::Session => {}
+            Has::Two => process.other = Some(process.pool.session().unwrap()),
+        }
+        Some(process)
+    }
+
+    fn operate(&self, world: &World, process: &mut Option<Process>, notes: &Notes) {
+        (self.operate)(world, process, notes);
+    }
+
+    /// Without the head and the table, which name processes.
+    fn image(&self, world: &World) -> Vec<u8> {
+        words_from(&world.mapping, 128 + Table::bytes_for(config().processes))
+    }
+
+    fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
+        let done = notes.get(DONE) as usize;
+        if let Some(file) = world.pool.find_file(key(1)) {
+            world.session.flush(file).map_err(said)?;
+        }
+        if self.is_synced && done > 0 && world.on_disk() != as_it_was() {
+            return Err(format!("what was flushed is {:?}", world.on_disk()));
+        }
+        let (mut may_be, state) = (vec![Some(as_it_was())], world.state()?);
+        may_be.extend((self.steps)());
+        let may_be = &may_be[done..(done + 2).min(may_be.len())];
+        if !may_be.contains(&state) {
+            return Err(format!("after {done} steps it is {state:?}, not {may_be:?}"));
+        }
+        world.pool.reap();
+        world.fill()?;
+        if world.state()? != state {
+            return Err(format!("{state:?} has become {:?}", world.state()));
+        }
+        world.another()?;
+        world.fill()?;
+        world.change_all()
+    }
+
+    /// Another participant has what the one that is stopped has not, and comes back from the rest.
+    fn bystander<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
+        let process = world.enter(MOMENT);
+        Some(Box::new(move || {
+            let Process { session, pool, .. } = process?;
+            for block in [0, 5, ABSENT] {
+                match session.page(world.file, block).and_then(|page| page.read(whole)) {
+                    Ok(None) => return Err("half of a change".to_owned()),
+                    Ok(_) | Err(PageError::TimedOut) => {}
+                    // It is cut off, or forgotten.
+                    Err(PageError::PastEnd { .. } | PageError::NoSuchFile(_)) => {}
+                    Err(error) => return Err(said(error)),
+                }
+            }
+            session.page(world.spare, 0).map(drop).map_err(said)?;
+            if pool.reap() > 0 { Err("it is not dead".to_owned()) } else { Ok(()) }
+        }))
+    }
+
+    fn recover<'a>(&'a self, world: &'a World) -> Option<Work<'a>> {
+        Some(Box::new(|| {
+            world.pool.reap();
+            Ok(())
+        }))
+    }
+
+    fn forked(&self, world: &World, process: &mut Option<Process>) -> Result<(), String> {
+        let Some(Process { pool, session, .. }) = process else { return Ok(()) };
+        let page = session.page(world.file, 0).is_err();
+        let refused = [
+            ("page", page),
+            ("read", session.read(world.file, 0, whole).is_err()),
+            ("flush", session.flush(world.file).is_err()),
+            ("sync", session.sync(world.file).is_err()),
+            ("extend", session.extend(world.file, 1).is_err()),
+            ("truncate", session.truncate(world.file, 1).is_err()),
+            ("forget", session.forget(world.file).is_err()),
+            ("register", register(session, 2).is_err()),
+            ("session", pool.session().is_err()),
+        ];
+        match refused.iter().find(|(_, refused)| !refused) {
+            Some((call, _)) => Err(format!("may `{call}` in its parent's name")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn session(process: &Option<Process>) -> &Session {
+    &process.as_ref().expect("it was prepared").session
+}
+
+fn nothing() -> Vec<State> {
+    vec![Some(as_it_was())]
+}
+
+const USES: Uses = Uses {
+    name: "",
+    operations: &[],
+    scene: Scene::Clean,
+    has: Has::Session,
+    steps: nothing,
+    is_synced: false,
+    operate: |_, _, _| (),
+};
+
+/// At every instruction it is killed, and so is who cleans up after it.
+fn dies(scenario: &Uses) {
+    Run::new(scenario).points(30).deep_at_most(DEEP).kill().passes();
+    Run::new(scenario).points(10).deep_at_most(DEEP).nested().passes();
+}
+
+/// It is stopped, and made to fork, too.
+fn passes(scenario: &Uses) {
+    dies(scenario);
+    let stopped = Run::new(scenario).points(8).deep_at_most(DEEP / 25);
+    stopped.bystander_at_most(BYSTANDER_MAX).stop().passes();
+    Run::new(scenario).points(8).deep_at_most(DEEP / 25).fork().passes();
+}
+
+/// Has the absent page.
+fn reads_absent(world: &World, process: &mut Option<Process>, notes: &Notes) {
+    let page = session(process).page(world.file, ABSENT).unwrap();
+    assert_eq!(value(&page), Ok(old(ABSENT)));
+    notes.count(DONE);
+}
+
+#[test]
+fn who_reads_a_page_into_a_vacant_frame_may_die_anywhere() {
+    dies(&Uses {
+        name: "page, into a vacant frame",
+        operations: &["buffer_pool::pool::Session::page"],
+        scene: Scene::Empty,
+        operate: reads_absent,
+        ..USES
+    });
+}
+
+#[test]
+fn who_evicts_a_clean_page_may_die_anywhere() {
+    dies(&Uses {
+        name: "page, for a clean one",
+        operations: &["buffer_pool::pool::Session::page"],
+        operate: reads_absent,
+        ..USES
+    });
+}
+
+#[test]
+fn who_evicts_a_dirty_page_may_die_anywhere() {
+    passes(&Uses {
+        name: "page, for a dirty one",
+        operations: &["buffer_pool::pool::Session::page"],
+        scene: Scene::Dirty,
+        operate: reads_absent,
+        ..USES
+    });
+}
+
+#[test]
+fn who_takes_a_page_over_may_die_anywhere() {
+    passes(&Uses {
+        name: "page, taken over",
+        operations: &["buffer_pool::pool::Session::page"],
+        scene: Scene::DeadLoader,
+        operate: reads_absent,
+        ..USES
+    });
+}
+
+/// Another session of the process reads the page in while this one writes a victim out.
+#[test]
+fn who_has_put_a_frame_by_may_die_anywhere() {
+    dies(&Uses {
+        name: "page, a frame put by",
+        operations: &["buffer_pool::pool::Session::page", "buffer_pool::pool::Session::drop"],
+        scene: Scene::Dirty,
+        has: Has::Two,
+        operate: |world, process, notes| {
+            let (other, file) = (process.as_mut().unwrap().other.take().unwrap(), world.file);
+            at_write(move || drop(other.page(file, ABSENT).unwrap()));
+            reads_absent(world, process, notes);
+            drop(process.take());
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_changes_a_page_may_die_anywhere() {
+    passes(&Uses {
+        name: "write",
+        operations: &["buffer_pool::pool::Page::exclusive", "buffer_pool::pool::Exclusive::write"],
+        scene: Scene::Clean,
+        steps: || {
+            let with = |value| {
+                let mut state = as_it_was();
+                state[3] = value;
+                Some(state)
+            };
+            vec![with(1000), with(2000)]
+        },
+        operate: |world, process, notes| {
+            let page = session(process).page(world.file, 3).unwrap();
+            for value in [1000, 2000] {
+                write(&page, value).unwrap();
+                notes.count(DONE);
+            }
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_flushes_may_die_anywhere() {
+    passes(&Uses {
+        name: "flush",
+        operations: &["buffer_pool::pool::Session::flush"],
+        scene: Scene::Dirty,
+        is_synced: true,
+        operate: |world, process, notes| {
+            // A bystander may have written some.
+            assert!(session(process).flush(world.file).unwrap() > 10);
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_syncs_may_die_anywhere() {
+    dies(&Uses {
+        name: "sync",
+        operations: &["buffer_pool::pool::Session::sync"],
+        scene: Scene::Dirty,
+        is_synced: true,
+        operate: |world, process, notes| {
+            session(process).sync(world.file).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_extends_a_file_may_die_anywhere() {
+    dies(&Uses {
+        name: "extend",
+        operations: &["buffer_pool::pool::Session::extend"],
+        steps: || vec![Some(as_it_was().into_iter().chain([0, 0]).collect())],
+        operate: |world, process, notes| {
+            assert_eq!(session(process).extend(world.file, 2).unwrap(), BLOCKS);
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_cuts_a_file_off_may_die_anywhere() {
+    passes(&Uses {
+        name: "truncate",
+        operations: &["buffer_pool::pool::Session::truncate"],
+        scene: Scene::Dirty,
+        steps: || vec![Some(as_it_was()[..14].to_vec())],
+        operate: |world, process, notes| {
+            session(process).truncate(world.file, 14).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_forgets_a_file_may_die_anywhere() {
+    dies(&Uses {
+        name: "forget",
+        operations: &["buffer_pool::pool::Session::forget"],
+        scene: Scene::Dirty,
+        steps: || vec![None],
+        operate: |world, process, notes| {
+            session(process).forget(world.file).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_registers_a_file_may_die_anywhere() {
+    dies(&Uses {
+        name: "register",
+        operations: &["buffer_pool::pool::Session::register"],
+        operate: |_, process, notes| {
+            register(session(process), 2).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_begins_or_ends_a_session_may_die_anywhere() {
+    dies(&Uses {
+        name: "session",
+        operations: &["buffer_pool::pool::Pool::session", "buffer_pool::pool::Session::drop"],
+        operate: |_, process, notes| {
+            drop(process.as_ref().unwrap().pool.session().unwrap());
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+/// It reads in `/proc` who it is.
+#[test]
+fn who_opens_the_pool_may_die_anywhere() {
+    let scenario = Uses {
+        name: "open",
+        has: Has::Nothing,
+        operations: &["buffer_pool::pool::Pool::open"],
+        operate: |world, process, notes| {
+            *process = Some(world.enter(PATIENCE).unwrap());
+            notes.count(DONE);
+        },
+        ..USES
+    };
+    dies(&scenario);
+}
+
+/// It asks the kernel about the dead one.
+#[test]
+fn who_reaps_may_die_anywhere() {
+    let scenario = Uses {
+        name: "reap",
+        operations: &["buffer_pool::pool::Pool::reap"],
+        scene: Scene::DeadUser,
+        operate: |_, process, notes| {
+            process.as_ref().unwrap().pool.reap();
+            notes.count(DONE);
+        },
+        ..USES
+    };
+    dies(&scenario);
+}
+
+/// Planted bug: one that says that a page is changed before it is.
+#[test]
+fn finds_a_change_that_is_lost() {
+    let scenario = Uses {
+        name: "planted loss",
+        steps: || {
+            let mut state = as_it_was();
+            state[3] = 1000;
+            vec![Some(state)]
+        },
+        operate: |world, process, notes| {
+            let page = session(process).page(world.file, 3).unwrap();
+            notes.count(DONE);
+            write(&page, 1000).unwrap();
+        },
+        ..USES
+    };
+    Run::new(&scenario).points(40).deep_at_most(40).kill().finds("after 1 steps");
+}
+
+/// Planted bug: a pin that nobody lets go of.
+#[test]
+fn a_frame_that_is_lost_is_missed() {
+    let world = World::new(Scene::Clean);
+    assert_eq!(world.fill(), Ok(()));
+    std::mem::forget(world.session.page(world.file, 3).unwrap());
+    assert!(world.fill().is_err_and(|why| why.contains("a frame is lost")));
+}
