@@ -10,11 +10,10 @@
 //! ```
 use super::error::PoolError;
 use super::options::Simulate;
+use super::print::{Out, print, table};
 use super::trace;
 use buffer_pool::policy::Kind;
 use buffer_pool::simulate::{Outcome, Pattern, Trace, clock5, generate, lru, optimum, shipping};
-use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -61,15 +60,7 @@ pub(super) fn run(options: &Simulate) -> Result<(), PoolError> {
     let (accesses, pages) = (trace.accesses().len() as u64, trace.distinct());
     let batch = options.batch;
     let report = Report { trace: name, accesses, pages, frames, batch, policies };
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = match options.json {
-        true => write_json(&report, &mut out),
-        false => write_table(&report, &mut out),
-    };
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(PoolError::Output(error)),
-        _ => Ok(()),
-    }
+    print(&report, options.json, write_table)
 }
 
 /// The trace, and what to call it.
@@ -90,25 +81,14 @@ fn the_trace(options: &Simulate) -> Result<(String, Trace), PoolError> {
     Ok((name, generate(pattern, options.pages, options.accesses, options.seed)))
 }
 
-fn write_json(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, report)?;
-    writeln!(out)
-}
-
-fn write_table(report: &Report, out: &mut impl Write) -> io::Result<()> {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(["policy", "", "hits", "hit ratio %"]);
-    for column in [2, 3] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    for row in &report.policies {
+fn write_table(report: &Report, out: &mut Out) -> io::Result<()> {
+    let row = |row: &Row| {
         let kind = if row.ships { "ships" } else { "model" };
         let ratio = format!("{:.2}", row.hit_ratio);
-        table.add_row([row.policy, kind, &row.hits.to_string(), &ratio]);
-    }
+        [row.policy.to_owned(), kind.to_owned(), row.hits.to_string(), ratio]
+    };
+    let rows = report.policies.iter().map(row).collect();
     let Report { trace, accesses, pages, frames, .. } = report;
     writeln!(out, "{trace}: {accesses} accesses to {pages} pages, a pool of {frames}")?;
-    writeln!(out, "{table}")
+    writeln!(out, "{}", table(["policy", "", "hits", "hit ratio %"], 2, rows))
 }
