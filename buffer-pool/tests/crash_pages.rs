@@ -285,7 +285,7 @@ fn who_changes_may_die_anywhere() {
 
 #[test]
 fn who_mends_who_changed_may_die_too() {
-    Run::new(&CHANGES).points(60).nested().passes();
+    Run::new(&CHANGES).points(60).deep_at_most(1000).nested().passes();
 }
 
 /// It asks the kernel about the dead one, which takes most of its instructions.
@@ -300,7 +300,7 @@ fn who_mends_may_die_anywhere() {
         ..USES
     };
     Run::new(&scenario).points(300).kill().passes();
-    Run::new(&scenario).points(20).nested().passes();
+    Run::new(&scenario).points(20).deep_at_most(1000).nested().passes();
     Run::new(&scenario).points(50).fork().passes();
 }
 
@@ -365,7 +365,7 @@ fn who_cleans_up_may_die_anywhere() {
         let before = World::die_in_a_change;
         let scenario = Uses { name, operations: operation, before, least: TORN, operate, ..USES };
         Run::new(&scenario).points(300).kill().passes();
-        Run::new(&scenario).points(20).nested().passes();
+        Run::new(&scenario).points(20).deep_at_most(1000).nested().passes();
     }
 }
 
@@ -453,8 +453,9 @@ fn load(user: &User, value: u8) {
 #[test]
 fn who_loads_may_die_anywhere() {
     Run::new(&Loads).points(300).kill().passes();
-    Run::new(&Loads).points(20).nested().passes();
-    Run::new(&Loads).points(50).fork().passes();
+    Run::new(&Loads).points(20).deep_at_most(1000).nested().passes();
+    // What libc copies with hangs on where malloc put the bytes.
+    Run::new(&Loads).points(50).allow_missed(100).allow_drifted(50).fork().passes();
 }
 
 /// A thread begins to use the pages, and ends.

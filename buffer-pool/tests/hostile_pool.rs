@@ -147,7 +147,7 @@ fn use_file(trials: &Trials, seed: u64, session: &Session, file: FileNumber) {
         }
         trials.call(seed, "read", || session.read(file, block, |view| view.u8(1023)).ok());
     }
-    trials.call(seed, "page_to_overwrite", || drop(session.page_to_overwrite(file, 12)));
+    trials.call(seed, "overwrite", || drop(session.overwrite(file, 12, &[7; PAGE - 16])));
     trials.call(seed, "page_or_zero", || drop(session.page_or_zero(file, 13)));
     trials.call(seed, "page_if_here", || drop(session.page_if_here(file, 14)));
     trials.call(seed, "flush", || session.flush(file).ok());

@@ -111,7 +111,7 @@ fn a_file_that_is_none_is_told() {
     session.forget(file).unwrap();
     for file in [file, FileNumber::from_bits(3), FileNumber::from_bits(u32::MAX)] {
         fails!(session.page(file, 0), PageError::NoSuchFile(_));
-        fails!(session.page_to_overwrite(file, 0), PageError::NoSuchFile(_));
+        fails!(session.overwrite(file, 0, &[7; PAGE - 16]), PageError::NoSuchFile(_));
         fails!(session.page_or_zero(file, 0), PageError::NoSuchFile(_));
         fails!(session.page_if_here(file, 0), PageError::NoSuchFile(_));
         fails!(session.read(file, 0, value), PageError::NoSuchFile(_));
@@ -399,7 +399,7 @@ fn a_forked_child_may_do_nothing() {
     assert!(in_a_fork(|| {
         fails!(session.page(file, 0), PageError::Forked(_));
         fails!(session.page(file, 3), PageError::Forked(_));
-        fails!(session.page_to_overwrite(file, 0), PageError::Forked(_));
+        fails!(session.overwrite(file, 0, &[7; PAGE - 16]), PageError::Forked(_));
         fails!(session.page_or_zero(file, 0), PageError::Forked(_));
         fails!(session.page_if_here(file, 0), PageError::Forked(_));
         fails!(session.read(file, 3, value), PageError::Forked(_));

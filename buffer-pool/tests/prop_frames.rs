@@ -6,14 +6,16 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod frames_common;
 
-use buffer_pool::frames::{Find, Frames, Free, Loading, PageId, Pin, User};
+use buffer_pool::frames::{Entries, Find, Frames, Free, Loading, PageId, Pin, User};
 use frames_common::{Array, page};
 use proptest::prelude::*;
 use shm_core::hazard::{Hazards, Protected};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::Table;
+use shm_core::sync::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use shm_testkit::depth::cases;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const FRAMES: u32 = 4;
 const PAGES: u64 = 6;
@@ -177,4 +179,61 @@ proptest! {
         model.evict(&user, &[0, 1, 2, 3], [true; 6]);
         prop_assert_eq!(model.free.len() as u32, FRAMES);
     }
+}
+
+/// Two files' pages at one word: the second file's once the first was dropped.
+#[derive(Clone, Debug)]
+struct Replaced {
+    words: MappedSlice<AtomicU64>,
+    /// How often the first file may still be asked for.
+    asked: Arc<AtomicU32>,
+}
+
+const OLD: u32 = 1;
+const NEW: u32 = 2;
+
+impl Entries for Replaced {
+    fn entry(&self, page: PageId) -> Option<&AtomicU64> {
+        let left = |left: u32| left.checked_sub(1);
+        let is_there =
+            page.file() == NEW || self.asked.fetch_update(Relaxed, Relaxed, left).is_ok();
+        is_there.then(|| &self.words[0])
+    }
+}
+
+/// One asks for the entry of a page, and is late: the file is dropped, the entry another file's,
+/// and somebody has died as he loaded that file's page into the very frame. Nothing may be left
+/// that says that the frame is being loaded: it is anybody's.
+#[test]
+fn who_takes_over_with_an_old_address_leaves_nothing() {
+    let mapping = Mapping::heap(Table::bytes_for(1) as usize);
+    // SAFETY: nobody else has the mapping, here and below.
+    let table = unsafe { Table::create(&mapping, 0, 1) }.unwrap();
+    let mapping = Mapping::heap(Hazards::bytes_for(1, 1) as usize);
+    // SAFETY: as above.
+    let hazards = unsafe { Hazards::create(&mapping, 0, 1, 1) }.unwrap();
+    let words = Mapping::heap(Frames::<Replaced>::entry_bytes_for(1) as usize);
+    // SAFETY: as above.
+    unsafe { Frames::<Replaced>::create_entries(&words, 0, 1) }.unwrap();
+    let words = MappedSlice::new(&words, 0, 1).unwrap();
+    let entries = Replaced { words, asked: Arc::default() };
+    let mapping = Mapping::heap(Frames::<Replaced>::bytes_for(1) as usize);
+    // SAFETY: as above.
+    unsafe { Frames::<Replaced>::create(&mapping, 0, 1) }.unwrap();
+    let frames = Frames::attach(&mapping, 0, 1, entries.clone(), hazards).unwrap();
+    let member = table.join().unwrap();
+    let user = frames.users(&member).unwrap().user().unwrap();
+    let [old, new] = [OLD, NEW].map(|file| PageId::new(file, 0).unwrap());
+    let (mut protected, mut free) = (Protected::default(), Vec::new());
+    user.evict(&[0], &mut protected, &mut free, |_, _| true).unwrap();
+    // It dies: its claim is nobody's, and the entry says that it loads.
+    std::mem::forget(free.pop().unwrap().load(new).unwrap().unwrap());
+    let claim = MappedSlice::<AtomicU64>::new(&mapping, 0, 1).unwrap();
+    claim[0].store(0, Relaxed);
+
+    entries.asked.store(1, Relaxed);
+    let late = user.take_over(old, 0);
+    assert!(matches!(late, Ok(None)), "{late:?}");
+    assert!(matches!(user.find(new), Ok(Find::Absent)));
+    assert!(!frames.is_claimed(0) && frames.resident_in(0).is_none());
 }

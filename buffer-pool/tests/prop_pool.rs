@@ -9,6 +9,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod pool_common;
 
+use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::policy::Kind;
 use buffer_pool::pool::{FileError, FileOptions, Page, PageError, Pool, ResizeError, Session};
@@ -226,9 +227,12 @@ fn take<'s>(
             }
         }
         Step::Overwrite { session, file, block, value } => {
-            let got = sessions[session].page_to_overwrite(world.numbers[file], block);
-            if let Some(page) = world.check(got, file, block, held) {
-                write(&page, value).unwrap();
+            let mut body = [0; 1024 - HEADER_BYTES];
+            for (at, value) in PLACES.into_iter().zip([value, !value]) {
+                body[at - HEADER_BYTES..][..8].copy_from_slice(&value.to_le_bytes());
+            }
+            let got = sessions[session].overwrite(world.numbers[file], block, &body);
+            if world.check(got, file, block, held).is_some() {
                 world.files[file][block as usize] = [value, !value];
             }
         }

@@ -68,6 +68,29 @@ impl Files {
         if extent.is_file() { Ok(extent.blocks()) } else { Err(NoSuchFile(number)) }
     }
 
+    /// Which file it is of all that were ever registered: a number that comes round is another
+    /// file's then. `None` where there is no such file.
+    pub fn serial(&self, number: FileNumber) -> Option<u64> {
+        let (found, serial) =
+            self.read(number.row(), |row, _, _| row.serial.load(Ordering::Relaxed))?;
+        (found == number).then_some(serial)
+    }
+
+    /// How often somebody could not sync the file.
+    pub fn sync_failures(&self, number: FileNumber) -> u64 {
+        self.look(number).map_or(0, |(row, _)| row.sync_failures.load(Ordering::Relaxed))
+    }
+
+    /// The caller could not sync the file.
+    ///
+    /// # If a process dies here
+    /// It counts or it does not.
+    pub fn sync_failed(&self, number: FileNumber) {
+        if let Some((row, _)) = self.look(number) {
+            row.sync_failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a page is within the length of its file.
     ///
     /// Who has found and pinned a page asks afterwards: an entry that it had asked for before may

@@ -143,6 +143,9 @@ impl Files {
         row.span.store(span.to_bits(), Ordering::Relaxed);
         row.id.store(key.id, Ordering::Relaxed);
         row.fork.store(key.fork.into(), Ordering::Relaxed);
+        let serial = self.head.serial.load(Ordering::Relaxed).wrapping_add(1);
+        self.head.serial.store(serial, Ordering::Relaxed);
+        row.serial.store(serial, Ordering::Relaxed);
         name.bytes.store(path.len() as u64, Ordering::Relaxed);
         relaxed::copy_in(&name.path, 0, path);
         let entries = span.entries();

@@ -6,8 +6,8 @@ use shm_core::event::EventCount;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_core::{Reserved, shm_sync};
 
-/// What the first eight bytes say: "shmfile", version 1.
-const MAGIC: u64 = 0x7368_6d66_696c_6501;
+/// What the first eight bytes say: "shmfile", version 2.
+const MAGIC: u64 = 0x7368_6d66_696c_6502;
 
 /// So many words of path a file has: with its length 1 KiB. Fewer in models.
 const PATH_WORDS: usize = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 127 };
@@ -22,6 +22,7 @@ const ENTRIES_MAX: u64 = LINE << 32;
 /// | --- | --- | --- | --- |
 /// | `magic`, `files`, `entries` | who makes it, before the place is published | all, once, at attach | checked there, private from then on |
 /// | `registrar` | by compare-and-swap: nobody's, or one's who is dead or has left, to mine; mine, or a dead one's, to nobody's | who would register, drop or shrink; who waits for a file that shrinks | Release / Acquire on itself |
+/// | `serial`: files registered so far | the registrar | the registrar | `registrar` |
 /// | `moved` | who gives the registrar's word up, and who has made a file as short as it is to be | who waits for one of the two, and for the life of the registrar | an event count |
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -31,7 +32,8 @@ pub(super) struct Head {
     pub(super) moved: EventCount,
     entries: AtomicU64,
     pub(super) registrar: AtomicU64,
-    reserved: Reserved<4>,
+    pub(super) serial: AtomicU64,
+    reserved: Reserved<3>,
 }
 
 /// What is known of one file, but for its path. All that a page is found by is in this line.
@@ -40,6 +42,8 @@ pub(super) struct Head {
 /// | --- | --- | --- | --- |
 /// | `extent` | the registrar; who extends the file; by compare-and-swap but for a row that is free: see [`Extent`] and the table of the module | all | Release / Acquire on itself; against the entries by the fence pair |
 /// | `span`, `id`, `fork`, and the path | the registrar, while `extent` says free | all, between two looks at `extent` | `extent`, and the fences around the writes and the reads; who looks once at `span` may see an older or a later file's: see the module |
+/// | `serial` | as `span` | the same | the same |
+/// | `sync_failures` | who could not sync the file | who syncs it | nothing: a count |
 /// | `cut_from` | the registrar, before `extent` says that the file shrinks | the registrar | `registrar` |
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -49,7 +53,9 @@ pub(super) struct Row {
     pub(super) id: AtomicU64,
     pub(super) fork: AtomicU32,
     pub(super) cut_from: AtomicU32,
-    reserved: Reserved<4>,
+    pub(super) serial: AtomicU64,
+    pub(super) sync_failures: AtomicU64,
+    reserved: Reserved<2>,
 }
 
 /// The path of one file. Written and read as [`Row::span`].
@@ -60,8 +66,8 @@ pub(super) struct Name {
     pub(super) path: [Word; PATH_WORDS],
 }
 
-shm_sync!(Head { magic, files, moved, entries, registrar, reserved });
-shm_sync!(Row { extent, span, id, fork, cut_from, reserved });
+shm_sync!(Head { magic, files, moved, entries, registrar, serial, reserved });
+shm_sync!(Row { extent, span, id, fork, cut_from, serial, sync_failures, reserved });
 shm_sync!(Name { bytes, path });
 
 #[cfg(not(any(shm_loom, shm_explore)))]
@@ -83,6 +89,7 @@ impl Head {
             moved: EventCount::new(),
             entries: AtomicU64::new(shape.entries),
             registrar: AtomicU64::new(0),
+            serial: AtomicU64::new(0),
             reserved: Reserved::new(),
         }
     }
@@ -110,6 +117,8 @@ impl Row {
             id: AtomicU64::new(0),
             fork: AtomicU32::new(0),
             cut_from: AtomicU32::new(0),
+            serial: AtomicU64::new(0),
+            sync_failures: AtomicU64::new(0),
             reserved: Reserved::new(),
         }
     }

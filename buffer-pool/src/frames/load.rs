@@ -159,9 +159,15 @@ impl<E: Entries> User<E> {
         // Relaxed: the claim orders it, or the proof of the death; others do not move it now.
         let now = frames.place(page, entry.load(Ordering::Relaxed));
         if now == Ok(Place::Loading(frame)) {
-            // The dead one had a page of another file in mind, where it came too late: see `files`.
-            frames.frames[frame as usize].page.store(page.to_bits(), Ordering::Relaxed);
-            return Ok(Some(Loading { free, page }));
+            if frames.page_in(frame) == Some(page) {
+                return Ok(Some(Loading { free, page }));
+            }
+            // One of us came too late: the entry is another file's by now, or the dead one's was.
+            // Nobody would find it by what the frame says. Relaxed: as in `settle`.
+            let (ok, err) = (Ordering::Relaxed, Ordering::Relaxed);
+            let (from, to) = (Entry::loading(frame).to_bits(), Entry::ABSENT.to_bits());
+            // Where it fails somebody scribbles.
+            let _ = entry.compare_exchange(from, to, ok, err);
         }
         frames.settle(frame);
         now.map(|_| None).map_err(FindError::from)

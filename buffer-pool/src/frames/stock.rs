@@ -28,11 +28,11 @@ impl<E: Entries> User<E> {
     /// The frame is free, or will be once it was reaped.
     pub fn put_by(&self, stock: &mut Stock, free: Free<'_, E>) {
         let frame = free.frame();
-        free.forget_page();
-        std::mem::forget(free);
         if self.check_fork().is_err() {
             return;
         }
+        free.forget_page();
+        std::mem::forget(free);
         let claim = &self.frames.frames[frame as usize].claim;
         let (mine, by) = (self.mine().to_bits(), Claim::put_by(self.member().id()).to_bits());
         // Pairs with the Acquire in `take`: what its last holder did.

@@ -323,8 +323,7 @@ impl Pages {
         // Pairs with the fence of who took the page to change it since: what was read to mend it.
         let state = State::from_bits(line.state.load(Ordering::Acquire));
         // `look` shows the same of who mended.
-        state.intent().is_none_or(|named| named == intent)
-            && self.latches.look(frame, || ()) == Ok(None)
+        state.intent() == Some(intent) && self.latches.look(frame, || ()) == Ok(None)
     }
 
     /// Makes a torn page whole: whether it was torn, and nobody else is at it.

@@ -54,7 +54,9 @@ impl Vacant {
         let index = u64::from(frame / FRAMES_A_WORD);
         let Some(word) = self.words.get(index as usize) else { return };
         word.fetch_or(1 << (frame % FRAMES_A_WORD), Ordering::Relaxed);
-        // Where it is raised at this moment the frame is found later: by the hand.
-        shared.vacant.fetch_min(index, Ordering::Relaxed);
+        // Where others change it at this moment the frame may be found later: by the hand.
+        if index < shared.vacant.load(Ordering::Relaxed) {
+            shared.vacant.store(index, Ordering::Relaxed);
+        }
     }
 }

@@ -96,10 +96,20 @@ pub enum FileError {
     Forked(#[from] Forked),
 }
 
-/// The files that this process has open.
+/// A file that is open. A number comes round, a serial does not.
+#[derive(Clone, Debug)]
+struct Open {
+    serial: u64,
+    file: Arc<dyn PageFile>,
+    /// One syncs it at a time: the system tells of an error once.
+    syncing: Arc<Mutex<()>>,
+}
+
+/// The files that this process has open. Those that were forgotten stay open until another one is
+/// opened.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles {
-    by_number: RwLock<HashMap<u32, Arc<dyn PageFile>>>,
+    by_number: RwLock<HashMap<u32, Open>>,
     /// Those that could not be synced, and of which not all pages are dirty again.
     unsynced: Mutex<HashSet<u32>>,
 }
@@ -111,16 +121,47 @@ impl OpenFiles {
         number: FileNumber,
         store: &dyn Store,
     ) -> Result<Arc<dyn PageFile>, PageError> {
+        Ok(self.find(files, number, store)?.file)
+    }
+
+    fn find(
+        &self,
+        files: &Files,
+        number: FileNumber,
+        store: &dyn Store,
+    ) -> Result<Open, PageError> {
+        let serial = files.serial(number).ok_or(PageError::NoSuchFile(number))?;
         let open = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&number.to_bits()) {
-            return Ok(file.clone());
+        if let Some(open) = open.get(&number.to_bits()).filter(|open| open.serial == serial) {
+            return Ok(open.clone());
         }
         drop(open);
         let info = files.info(number).ok_or(PageError::NoSuchFile(number))?;
         let file = store.open(&info.path, false);
         let file = file.map_err(|source| PageError::Open { path: info.path, source })?;
-        self.put(files, number, file.clone());
-        Ok(file)
+        self.put(files, number, file);
+        let open = self.by_number.read().unwrap_or_else(PoisonError::into_inner);
+        open.get(&number.to_bits()).cloned().ok_or(PageError::NoSuchFile(number))
+    }
+
+    /// Has all of a file reach the disk. Where another one could not meanwhile, neither did this
+    /// one: the system may have told the other one alone.
+    pub(super) fn sync(
+        &self,
+        files: &Files,
+        number: FileNumber,
+        store: &dyn Store,
+        failures: u64,
+    ) -> Result<io::Result<()>, PageError> {
+        let Open { file, syncing, .. } = self.find(files, number, store)?;
+        let _alone = syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let synced = file.sync();
+        if synced.is_err() {
+            files.sync_failed(number);
+        } else if files.sync_failures(number) != failures {
+            return Ok(Err(io::Error::other("another one could not sync it meanwhile")));
+        }
+        Ok(synced)
     }
 
     pub(super) fn is_unsynced(&self, number: FileNumber) -> bool {
@@ -140,8 +181,11 @@ impl OpenFiles {
     /// Keeps it, and lets go of those whose numbers are nobody's any more.
     fn put(&self, files: &Files, number: FileNumber, file: Arc<dyn PageFile>) {
         let mut open = self.by_number.write().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|number, _| files.length(FileNumber::from_bits(*number)).is_ok());
-        open.insert(number.to_bits(), file);
+        open.retain(|number, open| {
+            files.serial(FileNumber::from_bits(*number)) == Some(open.serial)
+        });
+        let Some(serial) = files.serial(number) else { return };
+        open.insert(number.to_bits(), Open { serial, file, syncing: Arc::default() });
     }
 }
 
@@ -169,6 +213,14 @@ impl Session {
         let known = inner.files.list().into_iter().find(|info| info.path == path);
         if let Some(info) = known.filter(|info| info.key != key) {
             return Err(FileError::OtherKey { path, key: info.key });
+        }
+        if let Some(number) = inner.files.find(key) {
+            // Its length is what the pool says; somebody may be making it longer.
+            let file = inner.options.store.open(&path, false).map_err(open)?;
+            let number_again = registrar.register(key, &path, 0, 1)?.number;
+            debug_assert_eq!(number, number_again, "only a registrar changes it");
+            inner.open_files.put(&inner.files, number, file);
+            return Ok(number);
         }
         let file = inner.options.store.open(&path, options.create).map_err(open)?;
         let len = file.size().map_err(open)?;
@@ -302,7 +354,7 @@ impl Session {
     fn finish(&self, cut: Cut<'_>) -> Result<(), FileError> {
         let file = cut.number();
         let patience = self.inner.options.patience.unwrap_or(IN_USE);
-        let deadline = Instant::now() + patience;
+        let deadline = super::later(patience);
         let goes = |page: PageId| {
             FileNumber::of(page) == file && (cut.is_drop() || cut.blocks().contains(&page.block()))
         };
@@ -327,7 +379,12 @@ impl Session {
     }
 
     /// Has one page in no frame, and not in its file.
-    fn throw_out(&self, file: FileNumber, block: u32, deadline: Instant) -> Result<(), FileError> {
+    fn throw_out(
+        &self,
+        file: FileNumber,
+        block: u32,
+        deadline: Option<Instant>,
+    ) -> Result<(), FileError> {
         let Some(page) = file.page(block) else { return Ok(()) };
         let (mut protected, mut was_asked) = (Protected::default(), false);
         loop {
@@ -355,8 +412,8 @@ impl Session {
     }
 
     /// For who has the frame, or its page.
-    fn wait_a_moment(&self, file: FileNumber, deadline: Instant) -> Result<(), FileError> {
-        if Instant::now() >= deadline {
+    fn wait_a_moment(&self, file: FileNumber, deadline: Option<Instant>) -> Result<(), FileError> {
+        if deadline.is_some_and(|end| Instant::now() >= end) {
             return Err(PageError::InUse(self.path_of(file)).into());
         }
         self.pool().reap();

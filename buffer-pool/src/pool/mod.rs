@@ -170,7 +170,8 @@ impl Pool {
     /// Opens the pool at the beginning of `mapping`; makes it, where its bytes are all zero.
     ///
     /// The mapping begins at a multiple of the system's pages, and is one that several processes
-    /// share: that of a dsm segment, for instance. Who opens a pool twice takes two seats: clone it.
+    /// share: that of a dsm segment, for instance. Who opens a pool twice takes two seats: clone
+    /// it.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -403,7 +404,7 @@ impl Inner {
 
     /// Until when to wait from now on.
     fn deadline(&self) -> Option<Instant> {
-        self.options.patience.map(|patience| Instant::now() + patience)
+        self.options.patience.and_then(later)
     }
 
     /// A number for a thread that nobody has.
@@ -422,6 +423,11 @@ impl Inner {
     fn open_file(&self, number: FileNumber) -> Result<Arc<dyn PageFile>, PageError> {
         self.open_files.get(&self.files, number, &*self.options.store)
     }
+}
+
+/// So long from now on; `None` where that is for ever.
+fn later(patience: Duration) -> Option<Instant> {
+    Instant::now().checked_add(patience)
 }
 
 impl fmt::Debug for Pool {

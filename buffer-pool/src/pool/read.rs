@@ -3,18 +3,19 @@ use super::PageError;
 use super::page::{Page, PageView};
 use super::session::Session;
 use super::stats::Count;
-use crate::checksum;
+use crate::checksum::{self, HEADER_BYTES};
 use crate::files::{FileNumber, Files};
 use crate::frames::{Find, FindError, Loading, PageId, Pin};
 use crate::pages;
 use std::io;
+use std::time::Instant;
 
 /// What to do about a page that is in no frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Miss {
+enum Miss<'b> {
     Read,
-    /// The caller writes it anew.
-    Zero,
+    /// It is not read: this is in it, behind what is the pool's.
+    Write(&'b [u8]),
     /// Zeroes do, where its checksum is wrong.
     ZeroOnError,
 }
@@ -37,20 +38,31 @@ impl Session {
         }
     }
 
-    /// As [`page`](Session::page), where the caller will write all of the page: what is not in the
-    /// pool is not read, and zero there, until the page is written or evicted.
+    /// As [`page`](Session::page), with `body` in it from here on, which is all of the page but for
+    /// the first [`HEADER_BYTES`]: what is not in the pool is not read.
     ///
     /// # Errors
-    /// [`PageError`].
+    /// [`PageError`]; [`PageError::OutOfPage`] where `body` is not of that length. The page is as
+    /// it was.
     ///
     /// # If a process dies here
-    /// As in [`page`](Session::page).
-    pub fn page_to_overwrite(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
+    /// As in [`page`](Session::page); the page is as it was, or has all of `body`.
+    pub fn overwrite(
+        &self,
+        file: FileNumber,
+        block: u32,
+        body: &[u8],
+    ) -> Result<Page<'_>, PageError> {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
-        self.miss(page, Miss::Zero)
+        let page_bytes = self.inner.config.page_bytes;
+        if body.len() != page_bytes as usize - HEADER_BYTES {
+            return Err(PageError::OutOfPage { at: HEADER_BYTES, len: body.len(), page_bytes });
+        }
+        self.miss(page, Miss::Write(body))
     }
 
-    /// As [`page`](Session::page); a page that is damaged is one of zeroes.
+    /// As [`page`](Session::page); a page that is damaged is one of zeroes from here on, for
+    /// whoever finds it in the pool. In its file it is damaged until it was changed and written.
     ///
     /// # Errors
     /// [`PageError`], but [`PageError::Checksum`].
@@ -156,15 +168,24 @@ impl Session {
     }
 
     #[cold]
-    fn miss(&self, page: PageId, miss: Miss) -> Result<Page<'_>, PageError> {
+    fn miss(&self, page: PageId, miss: Miss<'_>) -> Result<Page<'_>, PageError> {
         let deadline = self.inner.deadline();
-        loop {
+        for round in 0.. {
+            if round > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
+                break;
+            }
             match self.find(page)? {
-                Find::Pinned(pin) => return self.hit(page, pin),
+                Find::Pinned(pin) => {
+                    let page = self.hit(page, pin)?;
+                    if let Miss::Write(body) = miss {
+                        page.exclusive()?.write(&[(HEADER_BYTES, body)])?;
+                    }
+                    return Ok(page);
+                }
                 Find::Loading { frame } => {
                     if let Some(loading) = self.user.take_over(page, frame)? {
                         self.count(Count::TakenOver);
-                        if let Some(pin) = self.fill(loading, page, miss)? {
+                        if let Some(pin) = self.load_in(loading, page, miss)? {
                             return Ok(Page::new(self, page, pin));
                         }
                     } else {
@@ -179,7 +200,7 @@ impl Session {
                         Err(FindError::NoSuchPage(_)) => {}
                         Err(error) => return Err(error.into()),
                         Ok(Ok(loading)) => {
-                            if let Some(pin) = self.fill(loading, page, miss)? {
+                            if let Some(pin) = self.load_in(loading, page, miss)? {
                                 return Ok(Page::new(self, page, pin));
                             }
                         }
@@ -189,6 +210,7 @@ impl Session {
                 }
             }
         }
+        Err(PageError::TimedOut)
     }
 
     #[cold]
@@ -201,12 +223,27 @@ impl Session {
         Err(PageError::PastEnd { path: info.path, block: page.block(), blocks: info.blocks })
     }
 
+    /// As `fill`; where it fails the frame is vacant.
+    fn load_in<'s>(
+        &'s self,
+        loading: Loading<'s, Files>,
+        page: PageId,
+        miss: Miss<'_>,
+    ) -> Result<Option<Pin<'s>>, PageError> {
+        let frame = loading.frame();
+        let pin = self.fill(loading, page, miss);
+        if pin.is_err() {
+            self.policy.vacate(frame);
+        }
+        pin
+    }
+
     /// Has the page's bytes in the frame, and the page found there. `None`: look again.
     fn fill<'s>(
         &'s self,
         loading: Loading<'s, Files>,
         page: PageId,
-        miss: Miss,
+        miss: Miss<'_>,
     ) -> Result<Option<Pin<'s>>, PageError> {
         let frame = loading.frame();
         // Who cuts the file off sees the entry; or we see that the file is shorter.
@@ -220,7 +257,10 @@ impl Session {
             return Ok(None);
         };
         match miss {
-            Miss::Zero => self.fill_with_zeroes(&mut bytes),
+            Miss::Write(body) => {
+                bytes.copy_in(0, &[0; HEADER_BYTES]);
+                bytes.copy_in(HEADER_BYTES, body);
+            }
             Miss::Read | Miss::ZeroOnError => {
                 let read = self.read_in(page, frame, &bytes);
                 self.count(if read.is_ok() { Count::Reads } else { Count::ReadErrors });
@@ -233,6 +273,10 @@ impl Session {
             }
         }
         bytes.done()?;
+        if let Miss::Write(_) = miss {
+            // Before anybody finds it; nobody else has the latch.
+            self.pages.share_exclusive(frame, self.inner.deadline())?.mark_dirty()?;
+        }
         self.policy.admit(frame, page.to_bits());
         match loading.publish()? {
             Ok(pin) => {

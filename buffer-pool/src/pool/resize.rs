@@ -18,8 +18,8 @@
 //!
 //! Who takes a frame claims it, and then looks whether it is below the limit
 //! ([`Limit`](crate::frames::Limit)). Memory is taken away only from frames that the one who
-//! shrinks has claimed: nobody writes there. Who reads there without a pin finds zeroes, and that
-//! the page is gone.
+//! shrinks has claimed: nobody writes there. It is a change of the frame, as loading a page is: so
+//! who reads there without a pin learns of it.
 //!
 //! | dead | it leaves | put right |
 //! | --- | --- | --- |
@@ -119,16 +119,21 @@ impl Session {
     }
 
     fn grow(&self, frames: u32) -> Result<(), ResizeError> {
-        let (inner, from) = (&*self.inner, self.inner.limit.get());
+        let (inner, from, backed) = (&*self.inner, self.inner.limit.get(), self.inner.backed());
         if let Some(memory) = &inner.options.memory {
-            // Those behind the limit, too: who shrank may not have come to an end.
-            let pages = inner.parts.pages_of(from..frames, inner.config.page_bytes);
-            if !memory.populate(pages) {
+            // First, so that whoever shrinks after our death finds it. Those behind the limit, too:
+            // who shrank before may not have come to an end.
+            inner.head.backed.store(backed.max(frames), Ordering::Relaxed);
+            let pages = |of| inner.parts.pages_of(of, inner.config.page_bytes);
+            if !memory.populate(pages(from..frames)) {
+                if frames > backed {
+                    memory.punch(pages(backed..frames));
+                }
+                inner.head.backed.store(backed, Ordering::Relaxed);
                 return Err(ResizeError::NoMemory);
             }
         }
-        let backed = inner.backed().max(frames);
-        inner.head.backed.store(backed, Ordering::Relaxed);
+        inner.head.backed.store(backed.max(frames), Ordering::Relaxed);
         inner.limit.set(frames);
         self.policy.set_limit(frames);
         (from..frames).for_each(|frame| self.policy.vacate(frame));
@@ -144,14 +149,21 @@ impl Session {
         }
         self.policy.set_limit(frames);
         inner.limit.set(frames);
-        let deadline = Instant::now() + inner.options.patience.unwrap_or(IN_USE);
-        let (mut ours, mut failed) = (Vec::new(), None);
+        let deadline = super::later(inner.options.patience.unwrap_or(IN_USE));
+        let (mut ours, mut loadings, mut failed) = (Vec::new(), Vec::new(), None);
         for frame in behind.clone() {
-            if let Some(free) = self.clear(frame, deadline, &mut failed)? {
+            if let Some(free) = self.clear(frame, deadline, &mut failed)?
+                // Who reads there without a pin learns of it, as of any change.
+                && let Some(bytes) = self.pages.load(frame).map_err(PageError::from)?
+            {
+                loadings.push(bytes);
                 ours.push(free);
             }
         }
         self.take_memory(&ours);
+        for bytes in loadings {
+            bytes.done()?;
+        }
         if ours.len() == behind.len() {
             inner.head.backed.store(frames, Ordering::Relaxed);
         }
@@ -165,7 +177,7 @@ impl Session {
     fn clear(
         &self,
         frame: u32,
-        deadline: Instant,
+        deadline: Option<Instant>,
         failed: &mut Option<PageError>,
     ) -> Result<Option<Free<'_, Files>>, ResizeError> {
         let mut protected = Protected::default();
@@ -178,7 +190,7 @@ impl Session {
             if let Some(free) = free.pop() {
                 return Ok(Some(free));
             }
-            if error.is_some() || Instant::now() >= deadline {
+            if error.is_some() || deadline.is_some_and(|end| Instant::now() >= end) {
                 *failed = failed.take().or(error);
                 return Ok(None);
             }

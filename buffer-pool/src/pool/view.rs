@@ -367,6 +367,9 @@ impl Session {
 
     fn mark(&self, page: PageId, sum: &mut Marked) -> Result<(), PageError> {
         let Find::Pinned(pin) = self.user.find(page)? else { return Ok(()) };
+        if !self.inner.files.contains(page) {
+            return Ok(());
+        }
         let file = FileNumber::of(page);
         if self.inner.open_file(file)?.is_read_only() {
             return Err(PageError::ReadOnly(self.path_of(file)));

@@ -48,9 +48,11 @@ impl Session {
             self.dirty_again(file)?;
             unsynced.set_unsynced(file, false);
         }
+        let failures = self.inner.files.sync_failures(file);
         let written = self.flush(file)?;
         self.count(Count::Syncs);
-        if let Err(source) = self.inner.open_file(file)?.sync() {
+        let (files, store) = (&self.inner.files, &*self.inner.options.store);
+        if let Err(source) = unsynced.sync(files, file, store, failures)? {
             let is_marked = self.dirty_again(file).is_ok();
             unsynced.set_unsynced(file, !is_marked);
             return Err(PageError::File { path: self.path_of(file), what: "sync", source });
@@ -75,6 +77,8 @@ impl Session {
         let deadline = self.inner.deadline();
         loop {
             match self.user.find(page)? {
+                // After the pin, as for a hit: it may be another file's page.
+                Find::Pinned(_) if !self.inner.files.contains(page) => return Ok(false),
                 Find::Pinned(pin) => {
                     let held = self.pages.share_exclusive(pin.frame(), deadline)?;
                     return self.write_out(held, page, &mut self.reserve().page);
@@ -158,7 +162,9 @@ impl Session {
         let frames = self.user.frames();
         let of_file = |page: &PageId| page.file() == file.to_bits();
         for page in (0..frames.count()).filter_map(|frame| frames.page_in(frame)).filter(of_file) {
-            if let Find::Pinned(pin) = self.user.find(page)? {
+            if let Find::Pinned(pin) = self.user.find(page)?
+                && self.inner.files.contains(page)
+            {
                 let deadline = self.inner.deadline();
                 self.pages.share_exclusive(pin.frame(), deadline)?.mark_dirty()?;
             }
