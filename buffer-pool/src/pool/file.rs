@@ -214,13 +214,15 @@ impl Session {
         if let Some(info) = known.filter(|info| info.key != key) {
             return Err(FileError::OtherKey { path, key: info.key });
         }
-        if let Some(number) = inner.files.find(key) {
+        let registered = inner.files.find(key).and_then(|number| inner.files.info(number));
+        if let Some(info) = registered {
+            if info.path != path {
+                return Err(RegisterError::OtherPath { key, path: info.path }.into());
+            }
             // Its length is what the pool says; somebody may be making it longer.
             let file = inner.options.store.open(&path, false).map_err(open)?;
-            let number_again = registrar.register(key, &path, 0, 1)?.number;
-            debug_assert_eq!(number, number_again, "only a registrar changes it");
-            inner.open_files.put(&inner.files, number, file);
-            return Ok(number);
+            inner.open_files.put(&inner.files, info.number, file);
+            return Ok(info.number);
         }
         let file = inner.options.store.open(&path, options.create).map_err(open)?;
         let len = file.size().map_err(open)?;
