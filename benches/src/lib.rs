@@ -84,3 +84,15 @@ pub fn print(all: &[(&str, &dyn Fn() -> f64)]) {
         println!("{name:<44} {:>9.1}", figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN));
     }
 }
+
+/// The value in the middle; no number where there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Processor time of this thread: what else the machine does counts less.
+pub fn processor_seconds() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}

@@ -8,7 +8,7 @@ use buffer_pool::files::{
     Cut, ExtendError, FileKey, FileNumber, Files, Registrar, RegistrarError, Shape, WaitError,
 };
 use buffer_pool::frames::Entries;
-use hostile_common::{Victim, guarded, members, soon};
+use hostile_common::{Victim, guarded, soon, with_members};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::sync::Ordering::Relaxed;
@@ -143,12 +143,7 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
 }
 
 fn with_victim(test: impl Fn(Victim<'_>)) {
-    let members = members();
-    let images = images(&members);
-    let values = values(&images);
-    let use_it =
-        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
-    test(Victim { images, values, use_it: &use_it });
+    with_members(images, values, use_it, test);
 }
 
 #[test]

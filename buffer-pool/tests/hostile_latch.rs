@@ -5,7 +5,7 @@
 mod hostile_common;
 
 use buffer_pool::latch::{LatchError, Latches, Shape, User};
-use hostile_common::{Victim, guarded, members, soon};
+use hostile_common::{Victim, guarded, soon, with_members};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId};
 use shm_testkit::liar::Trials;
@@ -100,12 +100,7 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
 }
 
 fn with_victim(test: impl Fn(Victim<'_>)) {
-    let members = members();
-    let images = images(&members);
-    let values = values(&images);
-    let use_it =
-        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
-    test(Victim { images, values, use_it: &use_it });
+    with_members(images, values, use_it, test);
 }
 
 #[test]

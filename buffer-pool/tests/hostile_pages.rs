@@ -7,7 +7,7 @@ mod pages_common;
 
 use buffer_pool::latch::LatchError;
 use buffer_pool::pages::{Pages, Shape, User};
-use hostile_common::{Victim, guarded, members, soon};
+use hostile_common::{Victim, guarded, soon, with_members};
 use pages_common::{PAGE_BYTES, copy, shape, tear, write};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId};
@@ -129,12 +129,7 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
 }
 
 fn with_victim(test: impl Fn(Victim<'_>)) {
-    let members = members();
-    let images = images(&members);
-    let values = values(&images);
-    let use_it =
-        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
-    test(Victim { images, values, use_it: &use_it });
+    with_members(images, values, use_it, test);
 }
 
 #[test]

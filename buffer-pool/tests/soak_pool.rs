@@ -20,7 +20,7 @@ use buffer_pool::pool::{
 use dsm::{Domain, DomainConfig, backend::Backend};
 use shm_testkit::child::{self, Child};
 use shm_testkit::depth::is_deep;
-use shm_testkit::random;
+use shm_testkit::random::{self, Random};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::collections::BTreeMap;
@@ -136,19 +136,6 @@ impl Diary {
 
 fn diary_of(directory: &Path, life: u64) -> PathBuf {
     directory.join(format!("diary-{life}"))
-}
-
-/// A sequence of numbers that is told by where it begins.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, of: u64) -> Random {
-        Random((seed ^ of.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        random::next(&mut self.0) % end
-    }
 }
 
 /// Whether others had what this one wanted, or did away with it.

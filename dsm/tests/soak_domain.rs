@@ -19,7 +19,7 @@ use shm_core::lock::rwlock::{self, RwLock};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::child::{self, Child};
 use shm_testkit::depth::is_deep;
-use shm_testkit::random;
+use shm_testkit::random::{self, Random};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::collections::{BTreeMap, BTreeSet};
@@ -227,20 +227,6 @@ impl Common {
         self.domain.reap();
         self.hash.reap();
         self.area.reap_all();
-    }
-}
-
-/// A sequence of numbers that is told by where it begins.
-struct Random(u64);
-
-impl Random {
-    /// The sequence of one of those who are told the same seed.
-    fn new(seed: u64, of: u64) -> Random {
-        Random((seed ^ of.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        random::next(&mut self.0) % end
     }
 }
 

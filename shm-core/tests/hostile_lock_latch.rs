@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{Victim, guarded, members, soon};
+use hostile_common::{Victim, guarded, soon, with_members};
 use shm_core::lock::latch::{Latch, WaitError};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Member;
@@ -49,12 +49,12 @@ fn use_it(
 }
 
 fn with_victim(test: impl Fn(Victim<'_>)) {
-    let members = members();
-    let images = images(&members[0]);
-    let values = vec![0, 1, 2, 3, 4, u64::MAX, 1 << 32];
-    let use_it =
-        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
-    test(Victim { images, values, use_it: &use_it });
+    with_members(
+        |members| images(&members[0]),
+        |_| vec![0, 1, 2, 3, 4, u64::MAX, 1 << 32],
+        use_it,
+        test,
+    );
 }
 
 #[test]

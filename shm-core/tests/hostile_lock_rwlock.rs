@@ -3,7 +3,7 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod hostile_common;
 
-use hostile_common::{Victim, guarded, members, soon};
+use hostile_common::{Victim, guarded, soon, with_members};
 use shm_core::lock::rwlock::{LockError, RwLock};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, ParticipantId};
@@ -80,12 +80,7 @@ fn use_it(
 }
 
 fn with_victim(test: impl Fn(Victim<'_>)) {
-    let members = members();
-    let images = images(&members);
-    let values = values(&images);
-    let use_it =
-        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
-    test(Victim { images, values, use_it: &use_it });
+    with_members(images, values, use_it, test);
 }
 
 #[test]

@@ -24,6 +24,26 @@ pub fn next(state: &mut u64) -> u64 {
     *state
 }
 
+/// A sequence of numbers that is told by where it begins.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of one of those who are told the same seed.
+    #[must_use]
+    pub fn new(seed: u64, of: u64) -> Random {
+        Random((seed ^ of.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1)
+    }
+
+    /// The next one, below `end`.
+    ///
+    /// # Panics
+    /// Where `end` is 0.
+    pub fn below(&mut self, end: u64) -> u64 {
+        next(&mut self.0) % end
+    }
+}
+
 /// Message number `seed`: bytes that no other message has at these places.
 ///
 /// ```

@@ -8,6 +8,7 @@
 //! alike, and each figure is the median over the rounds of the ratio *within* a round. The time of
 //! a run is from before the domain is opened until the workers have ended, so it includes starting
 //! and ending their processes.
+use benches::median;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -54,9 +55,4 @@ fn run(shmctl: &Path, way: &[&str], scale: &str) -> io::Result<f64> {
     }
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     report["seconds"].as_f64().ok_or_else(|| io::Error::other("the report has no seconds"))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

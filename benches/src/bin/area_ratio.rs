@@ -8,6 +8,7 @@
 //! Each figure is the median over the rounds, in which all take turns. Ours grows and shrinks in a
 //! domain, and allocates to words in shared memory, so that a death leaks nothing; the others do
 //! not. It is asked for by `alloc_to` and `free_from`.
+use benches::{median, processor_seconds};
 use dsm::area::{AllocOptions, Area, AreaConfig, AreaPtr, Heap};
 use dsm::{Domain, DomainConfig};
 use shm_core::mapping::MappedSlice;
@@ -100,12 +101,6 @@ impl<A: GlobalAlloc> Allocator for Theirs<A> {
     }
 }
 
-/// Processor time of this thread: what else the machine does counts less.
-fn processor_seconds() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
-
 /// Nanoseconds for each block.
 fn each(allocator: &dyn Allocator, size: u64, batch: usize) -> f64 {
     let start = processor_seconds();
@@ -118,11 +113,6 @@ fn each(allocator: &dyn Allocator, size: u64, batch: usize) -> f64 {
         }
     }
     (processor_seconds() - start) * 1e9 / (BLOCKS / batch * batch) as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// How much longer a block takes where two threads allocate at once, each with its own heap.

@@ -7,6 +7,7 @@
 //!
 //! All are given the same keys in the same order, round by round in turn, and each figure is the
 //! median over the rounds. Keys and values are of eight bytes.
+use benches::{median, processor_seconds};
 use dsm::area::{Area, AreaConfig};
 use dsm::hash::{Hash, HashConfig, MemberGround, Size};
 use shm_core::hazard::Hazards;
@@ -60,17 +61,6 @@ fn order(count: u64) -> Vec<u64> {
         all.swap(at, (state % (at as u64 + 1)) as usize);
     }
     all
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Processor time of this thread: what else the machine does counts less.
-fn processor_seconds() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
 /// Nanoseconds for each of `count`, and the longest of them.

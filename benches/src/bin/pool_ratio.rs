@@ -7,7 +7,7 @@
 //!
 //! All are given the same blocks in the same order, round by round in turn, and each figure is the
 //! median over the rounds, in nanoseconds of processor time. The file lies in the system's cache.
-use benches::{pin, two};
+use benches::{median, pin, processor_seconds, two};
 use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
@@ -26,17 +26,6 @@ const SMALL: u32 = 4096;
 const LARGE: u32 = 10 * SMALL;
 const HITS: u32 = 2_000_000;
 const MISSES: u32 = 100_000;
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Processor time of this thread: what else the machine does counts less.
-fn processor_seconds() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
 
 /// Nanoseconds for each of `count` blocks below `blocks`, in an order that no cache knows.
 fn each(count: u32, blocks: u32, mut with: impl FnMut(u32) -> u64) -> f64 {

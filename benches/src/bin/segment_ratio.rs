@@ -10,6 +10,7 @@
 //! creates finds a zero in the first word, and writes to it. The two do not promise the same: ours
 //! has its memory when it is made, is known by its handle to the whole domain, and is cleaned up
 //! after whoever dies; theirs is a file of that length.
+use benches::{median, processor_seconds};
 use dsm::{Domain, DomainConfig, Segment, SegmentHandle};
 use shared_memory::{Shmem, ShmemConf};
 use shm_core::mapping::Mapping;
@@ -125,23 +126,12 @@ fn there(segment: Option<Segment>) -> Outcome<()> {
     segment.map(drop).ok_or_else(|| "the segment is gone".into())
 }
 
-/// Processor time of this thread: what else the machine does counts less.
-fn processor_seconds() -> f64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
-}
-
 /// Nanoseconds for one, the first ones left out.
 fn each(mut with: impl FnMut() -> Outcome<()>) -> Outcome<f64> {
     (0..TIMES / 10).try_for_each(|_| with())?;
     let start = processor_seconds();
     (0..TIMES).try_for_each(|_| with())?;
     Ok((processor_seconds() - start) * 1e9 / f64::from(TIMES))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The medians, in the order of [`WAYS`].

@@ -48,6 +48,22 @@ pub(crate) struct Victim<'a> {
     pub(crate) use_it: &'a dyn Fn(&Trials, u64, &Arc<Mapping>) -> bool,
 }
 
+/// `test` with a victim that two honest members use: what it holds in the course of its life, which
+/// words mean something beside those, and what is done with it.
+pub(crate) fn with_members(
+    images: impl Fn(&[Arc<Member>; 2]) -> Vec<Vec<u8>>,
+    values: impl Fn(&[Vec<u8>]) -> Vec<u64>,
+    use_it: impl Fn(&Trials, u64, &Arc<Mapping>, &[Arc<Member>; 2]) -> bool,
+    test: impl Fn(Victim<'_>),
+) {
+    let members = members();
+    let images = images(&members);
+    let values = values(&images);
+    let use_it =
+        |trials: &Trials, seed, mapping: &Arc<Mapping>| use_it(trials, seed, mapping, &members);
+    test(Victim { images, values, use_it: &use_it });
+}
+
 impl Victim<'_> {
     /// It is lied to before it is attached, with so many seeds; is attached often enough all the
     /// same; and writes nothing beside itself.
