@@ -96,11 +96,9 @@ pub(crate) fn make_segment(
 ) -> Result<(Segment, AreaConfig), OpenAreaError> {
     config.check()?;
     let len = offset.saturating_add(Area::bytes_for(config));
-    match domain.create_sparse(offset + Area::bytes_fixed(config), len) {
-        Err(CreateError::Backend(BackendError::Unsupported { .. })) => {}
-        made => return Ok((made?, *config)),
-    }
-    Ok((domain.create_segment(len)?, config.fixed()))
+    let filled = offset + Area::bytes_fixed(config);
+    let (segment, is_sparse) = domain.create_sparse_or_whole(filled, len)?;
+    Ok((segment, if is_sparse { *config } else { config.fixed() }))
 }
 
 /// Makes the area in a segment that [`make_segment`] has made.
@@ -144,15 +142,17 @@ impl Domain {
     }
 
     /// A segment of `len` bytes with memory behind the first `filled` of them, and in the last
-    /// page; or behind all, where that is all the backend can do.
+    /// page; or behind all, where that is all the backend can do. Whether it is the former.
     pub(crate) fn create_sparse_or_whole(
         &self,
         filled: u64,
         len: u64,
-    ) -> Result<Segment, CreateError> {
+    ) -> Result<(Segment, bool), CreateError> {
         match self.create_sparse(filled, len) {
-            Err(CreateError::Backend(BackendError::Unsupported { .. })) => self.create_segment(len),
-            made => made,
+            Err(CreateError::Backend(BackendError::Unsupported { .. })) => {
+                Ok((self.create_segment(len)?, false))
+            }
+            made => Ok((made?, true)),
         }
     }
 

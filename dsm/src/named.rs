@@ -246,7 +246,7 @@ impl Domain {
         let wanted = Entry { name: Name::new(name)?, kind: Kind::Segment, size, fingerprint };
         let make = |_: &Domain| {
             let segment = match filled {
-                Some(filled) if filled < size => self.create_sparse_or_whole(filled, size)?,
+                Some(filled) if filled < size => self.create_sparse_or_whole(filled, size)?.0,
                 _ => self.create_segment(size)?,
             };
             init(&segment).map_err(NamedError::Init)?;

@@ -306,6 +306,14 @@ impl Header {
         }
     }
 
+    /// Whether somebody has initialised what has the name of `identity`, in this release or in
+    /// another. It is only looked at, where [`open`](Header::open) writes.
+    pub fn has_name_of(&self, identity: &Identity) -> bool {
+        // Relaxed: it is opened, and checked, afterwards.
+        let is = |word: &AtomicU64, value| word.load(Ordering::Relaxed) == value;
+        is(&self.magic, MAGIC) && is(&self.name_hash, identity.name_hash)
+    }
+
     /// Where it was claimed, as [`Opener::home`] says it; 0 before.
     pub fn home(&self) -> u64 {
         self.home.load(Ordering::Relaxed)
