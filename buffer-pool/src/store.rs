@@ -74,6 +74,34 @@ pub trait PageFile: fmt::Debug + Send + Sync {
     fn prefetch(&self, at: u64, len: u64);
 }
 
+/// Reads `len` bytes at `at`, whatever signals come; how many of them the file does not have.
+///
+/// # Errors
+/// As [`PageFile::read`].
+///
+/// # Safety
+/// As [`PageFile::read`].
+pub(crate) unsafe fn read_whole(
+    file: &dyn PageFile,
+    at: u64,
+    into: NonNull<u8>,
+    len: usize,
+) -> io::Result<usize> {
+    let mut have = 0;
+    while have < len {
+        // SAFETY: inside the `len` bytes.
+        let rest = unsafe { into.add(have) };
+        // SAFETY: the rest of these bytes, by the caller's promise.
+        match unsafe { file.read(at + have as u64, rest, len - have) } {
+            Ok(0) => break,
+            Ok(more) => have += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len - have)
+}
+
 /// Files of the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk {

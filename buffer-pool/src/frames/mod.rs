@@ -225,8 +225,8 @@ impl<E: Entries> Frames<E> {
         is_here.then_some(page)
     }
 
-    /// The page that somebody who has claimed `frame` moves into it or out of it, if it is one that
-    /// `is_asked`: for who ends pages, behind a fence. A frame that was put by has none.
+    /// Whether somebody who has claimed `frame` moves a page into it or out of it that `is_asked`
+    /// knows: for who ends pages, behind a fence. A frame that was put by has none.
     pub fn is_about(&self, frame: u32, is_asked: impl FnOnce(PageId) -> bool) -> bool {
         self.is_claimed(frame) && self.page_in(frame).is_some_and(is_asked)
     }

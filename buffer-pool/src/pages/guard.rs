@@ -49,7 +49,7 @@ pub struct Share<'u> {
 #[derive(Debug)]
 #[must_use = "it is given back when dropped"]
 pub struct ShareExclusive<'u> {
-    pub(super) page: Page<'u>,
+    page: Page<'u>,
     _latch: latch::ShareExclusive<'u>,
 }
 
@@ -91,19 +91,10 @@ impl<'u> Page<'u> {
     }
 
     /// Of who has it (share-)exclusively.
-    pub(super) fn mark_dirty(&self) -> Result<(), Forked> {
+    fn mark(&self, state: State) -> Result<(), Forked> {
         self.user.check_fork()?;
-        // While the page is whole it does not matter which intent. Relaxed: the latch orders it.
-        let state = State::changed_by(self.user.intent);
-        self.line.state.store(state.to_bits(), Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Of who has it (share-)exclusively.
-    fn mark_clean(&self) -> Result<(), Forked> {
-        self.user.latches.member.check_fork()?;
         // Relaxed: the latch orders it.
-        self.line.state.store(State::CLEAN.to_bits(), Ordering::Relaxed);
+        self.line.state.store(state.to_bits(), Ordering::Relaxed);
         Ok(())
     }
 }
@@ -134,7 +125,21 @@ impl<'u> ShareExclusive<'u> {
     /// # If a process dies here
     /// It is clean, or dirty and written out again.
     pub fn mark_clean(&mut self) -> Result<(), Forked> {
-        self.page.mark_clean()
+        self.page.mark(State::CLEAN)
+    }
+}
+
+impl ShareExclusive<'_> {
+    /// The file may not have the page as it is here, though it was written.
+    ///
+    /// # Errors
+    /// [`Forked`]: it is the parent's.
+    ///
+    /// # If a process dies here
+    /// It is dirty, or not.
+    pub fn mark_dirty(&mut self) -> Result<(), Forked> {
+        // While the page is whole it does not matter which intent.
+        self.page.mark(State::changed_by(self.page.user.intent))
     }
 }
 
@@ -153,7 +158,7 @@ impl<'u> Exclusive<'u> {
     /// Nothing is written; or whoever comes next writes the rest.
     pub fn write(&mut self, ranges: &[(usize, &[u8])]) -> Result<(), WriteError> {
         let Page { user, frame, words, line } = self.page;
-        user.latches.member.check_fork()?;
+        user.check_fork()?;
         // Our last change is over before its record is overwritten.
         in_program_order();
         user.record().write(frame, ranges)?;
@@ -177,7 +182,7 @@ impl<'u> Exclusive<'u> {
     /// # If a process dies here
     /// It is clean, or dirty and written out again.
     pub fn mark_clean(&mut self) -> Result<(), Forked> {
-        self.page.mark_clean()
+        self.page.mark(State::CLEAN)
     }
 }
 

@@ -11,7 +11,7 @@ use shm_core::sync::Ordering;
 #[derive(Debug)]
 #[must_use = "dropped, the frame has no page"]
 pub struct Loading<'u> {
-    pub(super) page: &'u [Word],
+    page: &'u [Word],
     change: Change<'u>,
 }
 
@@ -45,6 +45,14 @@ impl Loading<'_> {
     /// Where they do not lie in the page.
     pub fn copy_in(&mut self, at: usize, bytes: &[u8]) {
         relaxed::copy_in(self.page, at, bytes);
+    }
+
+    /// Copies `out.len()` bytes from byte `at` on.
+    ///
+    /// # Panics
+    /// Where they do not lie in the page.
+    pub fn copy_out(&self, at: usize, out: &mut [u8]) {
+        relaxed::copy_out(self.page, at, out);
     }
 
     /// The page is there, and anybody may take it.

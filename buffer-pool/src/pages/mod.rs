@@ -95,7 +95,6 @@
 //! intents, states or pages at will can have any bytes in a page, as it could write them itself.
 mod guard;
 mod load;
-mod reading;
 mod record;
 mod shared;
 mod take;

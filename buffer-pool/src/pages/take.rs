@@ -3,7 +3,7 @@ use super::User;
 use super::guard::{Exclusive, Page, Share, ShareExclusive};
 use crate::latch::LatchError;
 use crate::wait::Waiter;
-use shm_core::bytes::relaxed;
+use shm_core::bytes::{Word, relaxed};
 use std::time::Instant;
 
 impl User {
@@ -25,10 +25,57 @@ impl User {
         out: &mut [u8],
         deadline: Option<Instant>,
     ) -> Result<(), LatchError> {
+        self.read_slowly(frame, deadline, |page| relaxed::copy_out(page, at, out))
+    }
+
+    /// What `read` reads of the page in `frame`, as [`read`](User::read): it may be called several
+    /// times, and see a page that is half changed; what it reads then is void. `deadline` is asked
+    /// where there is something to wait for.
+    ///
+    /// # Errors
+    /// Those of [`share`](User::share).
+    ///
+    /// # If a process dies here
+    /// As in [`share`](User::share).
+    #[inline]
+    pub fn read_with<R>(
+        &self,
+        frame: u32,
+        deadline: impl FnOnce() -> Option<Instant>,
+        mut read: impl FnMut(&[Word]) -> R,
+    ) -> Result<R, LatchError> {
+        match self.look(frame, &mut read)? {
+            Some(bytes) => Ok(bytes),
+            None => self.read_slowly(frame, deadline(), read),
+        }
+    }
+
+    /// What `read` reads of `frame`, where nobody changes the page, or puts another one there,
+    /// meanwhile; else `None`. It is for who has not pinned the page: `read` has to look whether it
+    /// is there, before it reads.
+    ///
+    /// # Errors
+    /// [`LatchError::NoSuchFrame`], [`LatchError::Forked`].
+    #[inline]
+    pub fn look<R>(
+        &self,
+        frame: u32,
+        read: impl FnOnce(&[Word]) -> R,
+    ) -> Result<Option<R>, LatchError> {
+        self.check_fork()?;
         let page = self.pages.page(frame)?;
-        self.whole(frame, deadline, || {
-            self.latches.read(frame, deadline, || relaxed::copy_out(page, at, out))
-        })
+        self.pages.latches.look(frame, || read(page))
+    }
+
+    #[cold]
+    fn read_slowly<R>(
+        &self,
+        frame: u32,
+        deadline: Option<Instant>,
+        mut read: impl FnMut(&[Word]) -> R,
+    ) -> Result<R, LatchError> {
+        let page = self.pages.page(frame)?;
+        self.whole(frame, deadline, || self.latches.read(frame, deadline, || read(page)))
     }
 
     /// Shares the page in `frame` for as long as the guard lives, as
@@ -102,7 +149,7 @@ impl User {
     }
 
     #[inline]
-    pub(super) fn whole<T>(
+    fn whole<T>(
         &self,
         frame: u32,
         deadline: Option<Instant>,

@@ -5,7 +5,7 @@ use super::word::Owner;
 use super::{Pages, latch};
 use crate::latch::LatchError;
 use shm_core::participants::{Member, ParticipantId};
-use shm_core::process::Liveness;
+use shm_core::process::{Forked, Liveness};
 use shm_core::sync::Ordering;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -105,7 +105,7 @@ impl User {
         self.pages.sweep(Some(&self.latches), |who| who == dead || table.has_left(who));
     }
 
-    pub(super) fn check_fork(&self) -> Result<(), shm_core::process::Forked> {
+    pub(super) fn check_fork(&self) -> Result<(), Forked> {
         self.latches.member.check_fork()
     }
 

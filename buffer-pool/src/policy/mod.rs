@@ -71,12 +71,12 @@ impl Kind {
         }
     }
 
-    const fn bits(self) -> u32 {
+    pub(crate) const fn bits(self) -> u32 {
         self as u32
     }
 
     /// The policy of this number; `None` where there is no such policy.
-    fn from_bits(bits: u32) -> Option<Kind> {
+    pub(crate) fn from_bits(bits: u32) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.bits() == bits)
     }
 

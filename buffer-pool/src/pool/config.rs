@@ -25,8 +25,8 @@ pub struct PoolConfig {
     /// Pages that it holds in the beginning.
     pub frames: u32,
     /// The most pages that it may ever hold ([`Session::resize`](super::Session::resize)): each
-    /// process reserves so much of its address space. 300 bytes of memory each are there from the
-    /// beginning, the pages themselves as far as the pool has grown.
+    /// process reserves so much of its address space. 200 to 210 bytes of memory each are there
+    /// from the beginning, the pages themselves as far as the pool has grown.
     pub frames_max: u32,
     /// Which of them stay.
     pub policy: Kind,

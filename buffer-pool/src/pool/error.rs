@@ -38,7 +38,7 @@ pub enum OpenError {
     },
     /// What lies there is no pool, or one of another release.
     #[error(transparent)]
-    Header(#[from] header::OpenError),
+    Header(header::OpenError<MakeError>),
     /// There is not enough memory for it.
     #[error("there is not enough memory for the pool: ask for fewer frames")]
     NoMemory,
@@ -56,22 +56,25 @@ pub enum OpenError {
     Proc(io::Error),
 }
 
-impl OpenError {
-    /// Of one who makes the pool without an error, or not at all.
-    pub(super) fn of_header<E>(error: header::OpenError<E>) -> OpenError {
-        use header::OpenError as Of;
-        OpenError::Header(match error {
-            Of::Init(_) => return OpenError::NotMade,
-            Of::NotOurs => Of::NotOurs,
-            Of::WrongVersion { found, expected } => Of::WrongVersion { found, expected },
-            Of::WrongFingerprint { found, expected } => Of::WrongFingerprint { found, expected },
-            Of::WrongName => Of::WrongName,
-            Of::WrongSize { found, mapped } => Of::WrongSize { found, mapped },
-            Of::Truncated { found, mapped } => Of::Truncated { found, mapped },
-            Of::OtherNamespace => Of::OtherNamespace,
-            Of::NotReady { pid } => Of::NotReady { pid },
-            _ => Of::NotCreated,
-        })
+/// Why nobody has made a pool where there was none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MakeError {
+    /// The caller does not make one.
+    #[error("nobody has made it yet")]
+    NotMade,
+    /// There is not enough memory.
+    #[error("there is not enough memory")]
+    NoMemory,
+}
+
+impl From<header::OpenError<MakeError>> for OpenError {
+    fn from(error: header::OpenError<MakeError>) -> OpenError {
+        match error {
+            header::OpenError::Init(MakeError::NotMade) => OpenError::NotMade,
+            header::OpenError::Init(MakeError::NoMemory) => OpenError::NoMemory,
+            error => OpenError::Header(error),
+        }
     }
 }
 
@@ -283,6 +286,19 @@ impl From<LatchError> for PageError {
 }
 
 impl PageError {
+    /// What came of reading a block, of which so many bytes were missing.
+    pub(super) fn of_read(
+        read: io::Result<usize>,
+        block: u32,
+        path: impl FnOnce() -> PathBuf,
+    ) -> Result<(), PageError> {
+        match read {
+            Ok(0) => Ok(()),
+            Ok(missing) => Err(PageError::Short { path: path(), block, missing }),
+            Err(source) => Err(PageError::Read { path: path(), block, source }),
+        }
+    }
+
     /// Of a page of so many bytes.
     pub(super) fn of_write(error: WriteError, page_bytes: u32) -> PageError {
         match error {

@@ -5,6 +5,9 @@ use super::stats::Count;
 use crate::files::Files;
 use crate::frames::{Free, PageId};
 use crate::policy::NoUnpinned;
+use shm_core::hazard::Protected;
+use shm_core::process::Forked;
+use std::time::{Duration, Instant};
 
 /// After so many batches of frames that others use there is none for us.
 const BATCHES_MAX: u32 = 1 << 10;
@@ -21,7 +24,7 @@ impl Session {
                 return Ok(free);
             }
         }
-        if let Some(free) = self.vacant_frame(&mut reserve)? {
+        if let Some(free) = self.vacant_frame()? {
             return Ok(free);
         }
         let mut failed = None;
@@ -41,17 +44,36 @@ impl Session {
     }
 
     /// A frame that had no page.
-    fn vacant_frame(&self, reserve: &mut Reserve) -> Result<Option<Free<'_, Files>>, PageError> {
+    fn vacant_frame(&self) -> Result<Option<Free<'_, Files>>, PageError> {
         while let Some(frame) = self.policy.vacant() {
-            let mut free = Vec::new();
             // Where it has a page, that one stays.
-            self.user.evict(&[frame], &mut reserve.protected, &mut free, |_, _| false)?;
-            match free.pop() {
+            match self.take_frame(frame, |_, _| false)? {
                 Some(free) if self.inner.limit.admits(&free) => return Ok(Some(free)),
                 _ => {}
             }
         }
         Ok(None)
+    }
+
+    /// This frame, without its page where `let_go` lets that go; `None` where others have it.
+    pub(super) fn take_frame(
+        &self,
+        frame: u32,
+        let_go: impl FnMut(u32, PageId) -> bool,
+    ) -> Result<Option<Free<'_, Files>>, Forked> {
+        let mut free = Vec::new();
+        self.user.evict(&[frame], &mut Protected::default(), &mut free, let_go)?;
+        Ok(free.pop())
+    }
+
+    /// Reaps, and waits a moment for those who use what should go: whether there is time left.
+    pub(super) fn has_moments_left(&self, deadline: Option<Instant>) -> bool {
+        if deadline.is_some_and(|end| Instant::now() >= end) {
+            return false;
+        }
+        self.pool().reap();
+        std::thread::sleep(Duration::from_micros(100));
+        true
     }
 
     /// Gives a frame back that has no page.

@@ -8,13 +8,12 @@ use crate::files::{
 };
 use crate::frames::{Find, PageId};
 use crate::store::{PageFile, Store};
-use shm_core::hazard::Protected;
 use shm_core::process::Forked;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// How to register a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,9 +24,6 @@ pub struct FileOptions {
     /// at least. Each takes a word of the pool's [entries](super::PoolConfig::entries).
     pub blocks_max: Option<u32>,
 }
-
-/// So long who cuts a file off waits for those who use its pages.
-const IN_USE: Duration = Duration::from_secs(1);
 
 /// So many blocks a file may have at least, where nothing else was said.
 const BLOCKS_MAX: u32 = 1 << 12;
@@ -185,7 +181,10 @@ impl OpenFiles {
             files.serial(FileNumber::from_bits(*number)) == Some(open.serial)
         });
         let Some(serial) = files.serial(number) else { return };
-        open.insert(number.to_bits(), Open { serial, file, syncing: Arc::default() });
+        // Of one that is open already only the descriptor is another one.
+        let syncing = open.get(&number.to_bits()).map(|open| open.syncing.clone());
+        let syncing = syncing.unwrap_or_default();
+        open.insert(number.to_bits(), Open { serial, file, syncing });
     }
 }
 
@@ -210,12 +209,11 @@ impl Session {
         let mut registrar = self.registrar(|cut| cut.is_drop())?;
         let open = |source| FileError::Open { path: path.to_owned(), source };
         let path = std::path::absolute(path).map_err(open)?;
-        let known = inner.files.list().into_iter().find(|info| info.path == path);
-        if let Some(info) = known.filter(|info| info.key != key) {
+        let known = inner.files.list();
+        if let Some(info) = known.iter().find(|info| info.path == path && info.key != key) {
             return Err(FileError::OtherKey { path, key: info.key });
         }
-        let registered = inner.files.find(key).and_then(|number| inner.files.info(number));
-        if let Some(info) = registered {
+        if let Some(info) = known.into_iter().find(|info| info.key == key) {
             if info.path != path {
                 return Err(RegisterError::OtherPath { key, path: info.path }.into());
             }
@@ -355,8 +353,7 @@ impl Session {
     /// Throws out the pages that go, and cuts the file itself off.
     fn finish(&self, cut: Cut<'_>) -> Result<(), FileError> {
         let file = cut.number();
-        let patience = self.inner.options.patience.unwrap_or(IN_USE);
-        let deadline = super::later(patience);
+        let deadline = self.inner.deadline_of_users();
         let goes = |page: PageId| {
             FileNumber::of(page) == file && (cut.is_drop() || cut.blocks().contains(&page.block()))
         };
@@ -388,7 +385,7 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Result<(), FileError> {
         let Some(page) = file.page(block) else { return Ok(()) };
-        let (mut protected, mut was_asked) = (Protected::default(), false);
+        let mut was_asked = false;
         loop {
             let frame = match self.user.find(page).map_err(PageError::from)? {
                 Find::Absent => return Ok(()),
@@ -405,9 +402,7 @@ impl Session {
                 continue;
             }
             was_asked = true;
-            let mut free = Vec::new();
-            self.user.evict(&[frame], &mut protected, &mut free, |_, found| found == page)?;
-            if let Some(free) = free.pop() {
+            if let Some(free) = self.take_frame(frame, |_, found| found == page)? {
                 self.give_back(free);
             }
         }
@@ -415,11 +410,9 @@ impl Session {
 
     /// For who has the frame, or its page.
     fn wait_a_moment(&self, file: FileNumber, deadline: Option<Instant>) -> Result<(), FileError> {
-        if deadline.is_some_and(|end| Instant::now() >= end) {
-            return Err(PageError::InUse(self.path_of(file)).into());
+        match self.has_moments_left(deadline) {
+            true => Ok(()),
+            false => Err(PageError::InUse(self.path_of(file)).into()),
         }
-        self.pool().reap();
-        std::thread::sleep(Duration::from_micros(100));
-        Ok(())
     }
 }

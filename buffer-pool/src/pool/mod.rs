@@ -52,7 +52,7 @@ mod writer;
 pub use config::{
     ConfigError, FRAMES_MIN, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PoolConfig, SESSIONS_MAX,
 };
-pub use error::{OpenError, PageError, SessionError};
+pub use error::{MakeError, OpenError, PageError, SessionError};
 pub use file::{FileError, FileOptions};
 pub use named::NamedPoolError;
 pub use page::{Exclusive, Page, PageView, Share};
@@ -98,6 +98,9 @@ impl Default for PoolOptions {
         PoolOptions { store: Arc::new(Disk::default()), patience: None, memory: None }
     }
 }
+
+/// So long who throws pages out waits for those who use them, where nothing else was said.
+const IN_USE: Duration = Duration::from_secs(1);
 
 /// How long to wait for another process that makes the pool.
 const MAKING: Duration = Duration::from_secs(10);
@@ -183,16 +186,8 @@ impl Pool {
         config: &PoolConfig,
         options: PoolOptions,
     ) -> Result<Pool, OpenError> {
-        let (needs, has) = (Pool::bytes_for(config)?, mapping.len() as u64);
-        if needs > has {
-            return Err(OpenError::TooSmall { needs, has });
-        }
-        let mut made = Ok(());
-        let found = look(mapping, |head| {
-            made = make(mapping, config, head, options.memory.as_deref());
-            made.map_err(|NoMemory| NotMade)
-        });
-        let found = made.map_err(|NoMemory| OpenError::NoMemory).and(found)?;
+        check_room(mapping, config)?;
+        let found = look(mapping, |head| make(mapping, config, head, options.memory.as_deref()))?;
         if found != *config {
             return Err(OpenError::OtherConfig {
                 found: Box::new(found),
@@ -210,11 +205,8 @@ impl Pool {
     /// # If a process dies here
     /// It has a seat, which is reaped.
     pub fn attach(mapping: &Arc<Mapping>, options: PoolOptions) -> Result<Pool, OpenError> {
-        let found = look(mapping, |_| Err(NotMade))?;
-        let (needs, has) = (Pool::bytes_for(&found)?, mapping.len() as u64);
-        if needs > has {
-            return Err(OpenError::TooSmall { needs, has });
-        }
+        let found = look(mapping, |_| Err(MakeError::NotMade))?;
+        check_room(mapping, &found)?;
         Ok(Pool { inner: Arc::new(Inner::enter(mapping, &found, options)?) })
     }
 
@@ -268,23 +260,20 @@ impl Pool {
     }
 }
 
-/// There is no pool, and the caller does not make one.
-#[derive(Debug)]
-struct NotMade;
-
-/// There is not enough.
-#[derive(Clone, Copy, Debug)]
-struct NoMemory;
+fn check_room(mapping: &Mapping, config: &PoolConfig) -> Result<(), OpenError> {
+    let (needs, has) = (Pool::bytes_for(config)?, mapping.len() as u64);
+    if needs > has { Err(OpenError::TooSmall { needs, has }) } else { Ok(()) }
+}
 
 /// What the pool in `mapping` was made for, by `make` where there was none.
 fn look(
     mapping: &Arc<Mapping>,
-    make: impl FnOnce(&Head) -> Result<(), NotMade>,
+    make: impl FnOnce(&Head) -> Result<(), MakeError>,
 ) -> Result<PoolConfig, OpenError> {
     let head = Mapped::<Head>::new(mapping, 0).map_err(|_| OpenError::Corrupt("head"))?;
     let opener = Opener::this_process(Instant::now() + MAKING).map_err(OpenError::Proc)?;
     let identity = shared::identity(mapping.len() as u64);
-    head.header.open(&identity, &opener, || make(&head)).map_err(OpenError::of_header)?;
+    head.header.open(&identity, &opener, || make(&head))?;
     head.config().ok_or(OpenError::Corrupt("configuration"))
 }
 
@@ -294,13 +283,13 @@ fn make(
     config: &PoolConfig,
     head: &Head,
     memory: Option<&dyn Memory>,
-) -> Result<(), NoMemory> {
+) -> Result<(), MakeError> {
     let parts = Parts::of(config);
     if let Some(memory) = memory {
         let all = parts.pages_of(0..config.frames_max, config.page_bytes).end;
         let first = parts.pages_of(0..config.frames, config.page_bytes).end;
         let is_there = memory.populate(0..first) && memory.populate(all..mapping.len() as u64);
-        is_there.then_some(()).ok_or(NoMemory)?;
+        is_there.then_some(()).ok_or(MakeError::NoMemory)?;
     }
     let fits = "the parts of a pool were planned for these bytes";
     head.fill(config);
@@ -405,6 +394,11 @@ impl Inner {
     /// Until when to wait from now on.
     fn deadline(&self) -> Option<Instant> {
         self.options.patience.and_then(later)
+    }
+
+    /// Until when to wait for those who use pages that should go.
+    fn deadline_of_users(&self) -> Option<Instant> {
+        later(self.options.patience.unwrap_or(IN_USE))
     }
 
     /// A number for a thread that nobody has.

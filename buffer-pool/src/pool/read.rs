@@ -7,7 +7,7 @@ use crate::checksum::{self, HEADER_BYTES};
 use crate::files::{FileNumber, Files};
 use crate::frames::{Find, FindError, Loading, PageId, Pin};
 use crate::pages;
-use std::io;
+use crate::store::read_whole;
 use std::time::Instant;
 
 /// What to do about a page that is in no frame.
@@ -33,7 +33,7 @@ impl Session {
     pub fn page(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         match self.find(page)? {
-            Find::Pinned(pin) => self.hit(page, pin),
+            Find::Pinned(pin) => Ok(self.hit(page, pin)),
             _ => self.miss(page, Miss::Read),
         }
     }
@@ -88,7 +88,7 @@ impl Session {
     ) -> Result<Option<Page<'_>>, PageError> {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         match self.find(page)? {
-            Find::Pinned(pin) => self.hit(page, pin).map(Some),
+            Find::Pinned(pin) => Ok(Some(self.hit(page, pin))),
             _ => Ok(None),
         }
     }
@@ -142,9 +142,15 @@ impl Session {
         Ok(bytes)
     }
 
+    /// Finds a page of a file that has it. After the pin it is asked whether the file has the
+    /// block: the entry that led to it may be another file's by then.
     #[inline]
-    fn find(&self, page: PageId) -> Result<Find<'_>, PageError> {
-        self.user.find(page).map_err(|error| self.not_found(error))
+    pub(super) fn find(&self, page: PageId) -> Result<Find<'_>, PageError> {
+        match self.user.find(page) {
+            Ok(Find::Pinned(_)) if !self.inner.files.contains(page) => Ok(Find::Absent),
+            Ok(found) => Ok(found),
+            Err(error) => Err(self.not_found(error)),
+        }
     }
 
     /// Where there is no such page it is the block that there is not, or the file.
@@ -157,14 +163,10 @@ impl Session {
     }
 
     #[inline]
-    fn hit<'s>(&'s self, page: PageId, pin: Pin<'s>) -> Result<Page<'s>, PageError> {
-        // After the pin: the entry that led to it may be another file's by now.
-        if !self.inner.files.contains(page) {
-            self.check_block(page)?;
-        }
+    fn hit<'s>(&'s self, page: PageId, pin: Pin<'s>) -> Page<'s> {
         self.policy.hit(pin.frame());
         self.count(Count::Hits);
-        Ok(Page::new(self, page, pin))
+        Page::new(self, page, pin)
     }
 
     #[cold]
@@ -176,7 +178,7 @@ impl Session {
             }
             match self.find(page)? {
                 Find::Pinned(pin) => {
-                    let page = self.hit(page, pin)?;
+                    let page = self.hit(page, pin);
                     if let Miss::Write(body) = miss {
                         page.exclusive()?.write(&[(HEADER_BYTES, body)])?;
                     }
@@ -300,31 +302,12 @@ impl Session {
         let number = FileNumber::of(page);
         let file = self.inner.open_file(number)?;
         let place = self.inner.pages.bytes_of(frame)?;
-        let (into, len) = (place.cast::<u8>(), place.len());
-        let at = u64::from(page.block()) * len as u64;
-        let mut have = 0;
-        while have < len {
-            // SAFETY: inside the frame.
-            let rest = unsafe { into.add(have) };
-            // SAFETY: the rest of the frame, which we load; its bytes are cells, of which there are
-            // shared references only.
-            let read = unsafe { file.read(at + have as u64, rest, len - have) };
-            match read {
-                Ok(0) => return Err(self.short(page, len - have)),
-                Ok(more) => have += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    let (path, block) = (self.path_of(number), page.block());
-                    return Err(PageError::Read { path, block, source });
-                }
-            }
-        }
+        let at = u64::from(page.block()) * place.len() as u64;
+        // SAFETY: the frame, which we load; its bytes are cells, of which there are shared
+        // references only.
+        let read = unsafe { read_whole(&*file, at, place.cast(), place.len()) };
+        PageError::of_read(read, page.block(), || self.path_of(number))?;
         if self.inner.config.checksums { self.check_sum(page, bytes) } else { Ok(()) }
-    }
-
-    fn short(&self, page: PageId, missing: usize) -> PageError {
-        let path = self.path_of(FileNumber::of(page));
-        PageError::Short { path, block: page.block(), missing }
     }
 
     fn fill_with_zeroes(&self, bytes: &mut pages::Loading<'_>) {

@@ -33,11 +33,10 @@ use super::session::Session;
 use super::{FileError, Inner, PageError, Pool};
 use crate::files::Files;
 use crate::frames::Free;
-use shm_core::hazard::Protected;
 use shm_core::process::Forked;
 use shm_core::sync::Ordering;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Why a pool has not the size that was asked for. It works.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +74,6 @@ pub struct Resized {
     /// memory, until somebody resizes again.
     pub in_use: u32,
 }
-
-/// So long who shrinks waits for those who use pages that should go.
-const IN_USE: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// How many frames are in use.
@@ -149,26 +145,25 @@ impl Session {
         }
         self.policy.set_limit(frames);
         inner.limit.set(frames);
-        let deadline = super::later(inner.options.patience.unwrap_or(IN_USE));
-        let (mut ours, mut loadings, mut failed) = (Vec::new(), Vec::new(), None);
+        let deadline = inner.deadline_of_users();
+        let (mut ours, mut failed) = (Vec::new(), None);
         for frame in behind.clone() {
             if let Some(free) = self.clear(frame, deadline, &mut failed)?
                 // Who reads there without a pin learns of it, as of any change.
                 && let Some(bytes) = self.pages.load(frame).map_err(PageError::from)?
             {
-                loadings.push(bytes);
-                ours.push(free);
+                ours.push((free, bytes));
             }
         }
-        self.take_memory(&ours);
-        for bytes in loadings {
-            bytes.done()?;
-        }
-        if ours.len() == behind.len() {
+        self.take_memory(ours.iter().map(|(free, _)| free.frame()));
+        let in_use = behind.len() - ours.len();
+        if in_use == 0 {
             inner.head.backed.store(frames, Ordering::Relaxed);
         }
-        let in_use = behind.len() - ours.len();
-        drop(ours);
+        for (free, bytes) in ours {
+            bytes.done()?;
+            drop(free);
+        }
         failed.map_or(Ok(in_use as u32), |error| Err(error.into()))
     }
 
@@ -180,34 +175,30 @@ impl Session {
         deadline: Option<Instant>,
         failed: &mut Option<PageError>,
     ) -> Result<Option<Free<'_, Files>>, ResizeError> {
-        let mut protected = Protected::default();
         loop {
-            let mut free = Vec::new();
             let mut error = None;
-            self.user.evict(&[frame], &mut protected, &mut free, |frame, page| {
+            let free = self.take_frame(frame, |frame, page| {
                 self.is_written(frame, page, &mut self.reserve().page, &mut error)
             })?;
-            if let Some(free) = free.pop() {
-                return Ok(Some(free));
+            if free.is_some() {
+                return Ok(free);
             }
-            if error.is_some() || deadline.is_some_and(|end| Instant::now() >= end) {
+            if error.is_some() || !self.has_moments_left(deadline) {
                 *failed = failed.take().or(error);
                 return Ok(None);
             }
-            self.pool().reap();
-            std::thread::sleep(Duration::from_micros(100));
         }
     }
 
-    /// Takes the memory away from frames of ours.
-    fn take_memory(&self, frames: &[Free<'_, Files>]) {
+    /// Takes the memory away from frames of ours, which come in their order.
+    fn take_memory(&self, frames: impl Iterator<Item = u32>) {
         let Some(memory) = &self.inner.options.memory else { return };
         let punch = |run: Range<u32>| {
             // Where it cannot be taken away it stays, and the memory says so.
             memory.punch(self.inner.parts.pages_of(run, self.inner.config.page_bytes))
         };
         let mut run = 0..0;
-        for frame in frames.iter().map(Free::frame) {
+        for frame in frames {
             if frame != run.end {
                 punch(run);
                 run = frame..frame;

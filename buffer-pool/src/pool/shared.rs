@@ -79,7 +79,7 @@ impl Head {
         self.frames_max.store(config.frames_max, Ordering::Relaxed);
         self.limit.store(config.frames, Ordering::Relaxed);
         self.backed.store(config.frames, Ordering::Relaxed);
-        self.policy.store(config.policy as u32, Ordering::Relaxed);
+        self.policy.store(config.policy.bits(), Ordering::Relaxed);
         self.seats.store(config.processes, Ordering::Relaxed);
         self.threads.store(config.sessions, Ordering::Relaxed);
         self.files.store(config.files, Ordering::Relaxed);
@@ -88,13 +88,12 @@ impl Head {
 
     /// What it was made with; `None` where that is nonsense.
     pub(super) fn config(&self) -> Option<PoolConfig> {
-        let policy = self.policy.load(Ordering::Relaxed);
         Some(PoolConfig {
             entries: self.entries.load(Ordering::Relaxed),
             page_bytes: self.page_bytes.load(Ordering::Relaxed),
             frames: self.frames.load(Ordering::Relaxed),
             frames_max: self.frames_max.load(Ordering::Relaxed),
-            policy: Kind::ALL.into_iter().find(|kind| *kind as u32 == policy)?,
+            policy: Kind::from_bits(self.policy.load(Ordering::Relaxed))?,
             processes: self.seats.load(Ordering::Relaxed),
             sessions: self.threads.load(Ordering::Relaxed),
             files: self.files.load(Ordering::Relaxed),

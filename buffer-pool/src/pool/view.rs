@@ -3,19 +3,14 @@ use super::session::{Reserve, Session};
 use super::{PageError, Pool, SessionError, shared};
 use crate::files::{FileInfo, FileNumber};
 use crate::frames::{Find, PageId, Pinned};
-use shm_core::header;
+use shm_core::header::Header;
 use shm_core::mapping::{Mapped, Mapping};
-use shm_core::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// So many frames give up their pages at a time: one look at all pins serves them all.
 const BATCH: usize = 32;
 /// Where pages on probation are counted, behind the use counts from 0 to 5.
 const PROBATION: usize = 6;
-
-/// Places in a [`Header`](header::Header): see `docs/layout.md`.
-const MAGIC_AT: u64 = 8;
-const NAME_HASH_AT: u64 = 32;
 
 /// What is in one frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,12 +137,8 @@ impl Pool {
     /// another. Whatever is there is only looked at: [`attach`](Pool::attach) takes what is all
     /// zero for a pool that is to be made, and says so in it.
     pub fn is_in(mapping: &Arc<Mapping>) -> bool {
-        let is = |at, value| {
-            let word = Mapped::<AtomicU64>::new(mapping, at);
-            // Relaxed: it is opened, and checked, afterwards.
-            word.is_ok_and(|word| word.load(Ordering::Relaxed) == value)
-        };
-        is(MAGIC_AT, header::MAGIC) && is(NAME_HASH_AT, shared::identity(0).name_hash)
+        let header = Mapped::<Header>::new(mapping, 0);
+        header.is_ok_and(|header| header.has_name_of(&shared::identity(0)))
     }
 
     /// What is in each frame: one after the other, while others go on.
@@ -163,7 +154,7 @@ impl Pool {
             let page = inner.frames.resident_in(frame);
             FrameInfo {
                 frame,
-                page: page.map(|page| (FileNumber::from_bits(page.file()), page.block())),
+                page: page.map(|page| (FileNumber::of(page), page.block())),
                 is_dirty: page.is_some() && inner.pages.is_dirty(frame),
                 is_pinned: page.is_some() && pinned.has(frame),
                 use_count: policy.use_count(frame),
@@ -366,10 +357,7 @@ impl Session {
     }
 
     fn mark(&self, page: PageId, sum: &mut Marked) -> Result<(), PageError> {
-        let Find::Pinned(pin) = self.user.find(page)? else { return Ok(()) };
-        if !self.inner.files.contains(page) {
-            return Ok(());
-        }
+        let Find::Pinned(pin) = self.find(page)? else { return Ok(()) };
         let file = FileNumber::of(page);
         if self.inner.open_file(file)?.is_read_only() {
             return Err(PageError::ReadOnly(self.path_of(file)));

@@ -12,7 +12,7 @@
 use super::session::{PageBuffer, Session};
 use super::{PageError, Pool};
 use crate::files::{FileInfo, FileKey, FileNumber};
-use crate::store::PageFile;
+use crate::store::{PageFile, read_whole};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -253,19 +253,9 @@ impl Session {
 /// Reads one block into `bytes`.
 fn read(file: &dyn PageFile, path: &Path, block: u32, bytes: &mut [u8]) -> Result<(), PageError> {
     let (at, len) = (u64::from(block) * bytes.len() as u64, bytes.len());
-    let mut have = 0;
-    while have < len {
-        let rest = &mut bytes[have..];
-        let (into, missing) = (NonNull::from(&mut *rest).cast(), rest.len());
-        // SAFETY: good for so many bytes, which are borrowed for us alone and not used meanwhile.
-        match unsafe { file.read(at + have as u64, into, missing) } {
-            Ok(0) => return Err(PageError::Short { path: path.to_owned(), block, missing }),
-            Ok(more) => have += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(PageError::Read { path: path.to_owned(), block, source }),
-        }
-    }
-    Ok(())
+    // SAFETY: bytes that are borrowed for us alone, and not used meanwhile.
+    let read = unsafe { read_whole(file, at, NonNull::from(bytes).cast(), len) };
+    PageError::of_read(read, block, || path.to_owned())
 }
 
 fn write_dump(pages: &[(FileKey, u32)], file: &File) -> io::Result<()> {

@@ -65,7 +65,7 @@ impl Session {
         let (frames, pages) = (self.user.frames(), &self.inner.pages);
         let dirty = (0..frames.count()).filter(|frame| pages.is_dirty(*frame));
         let of_file = dirty.filter_map(|frame| frames.page_in(frame));
-        let of_file = of_file.filter(|page| page.file() == file.to_bits());
+        let of_file = of_file.filter(|page| FileNumber::of(*page) == file);
         let mut blocks: Vec<u32> = of_file.map(PageId::block).collect();
         blocks.sort_unstable();
         blocks
@@ -73,12 +73,10 @@ impl Session {
 
     /// Writes one page, where it is in the pool and dirty: whether it was.
     fn flush_block(&self, file: FileNumber, block: u32) -> Result<bool, PageError> {
-        let Some(page) = PageId::new(file.to_bits(), block) else { return Ok(false) };
+        let Some(page) = file.page(block) else { return Ok(false) };
         let deadline = self.inner.deadline();
         loop {
-            match self.user.find(page)? {
-                // After the pin, as for a hit: it may be another file's page.
-                Find::Pinned(_) if !self.inner.files.contains(page) => return Ok(false),
+            match self.find(page)? {
                 Find::Pinned(pin) => {
                     let held = self.pages.share_exclusive(pin.frame(), deadline)?;
                     return self.write_out(held, page, &mut self.reserve().page);
@@ -146,7 +144,7 @@ impl Session {
         page: PageId,
         bytes: &mut [u8],
     ) -> Result<(), PageError> {
-        let (number, block) = (FileNumber::from_bits(page.file()), page.block());
+        let (number, block) = (FileNumber::of(page), page.block());
         let file = self.inner.open_file(number)?;
         if file.is_read_only() {
             return Err(PageError::ReadOnly(self.path_of(number)));
@@ -160,11 +158,9 @@ impl Session {
     /// Marks all pages of a file that are in the pool. Some may be marked where it fails.
     fn dirty_again(&self, file: FileNumber) -> Result<(), PageError> {
         let frames = self.user.frames();
-        let of_file = |page: &PageId| page.file() == file.to_bits();
+        let of_file = |page: &PageId| FileNumber::of(*page) == file;
         for page in (0..frames.count()).filter_map(|frame| frames.page_in(frame)).filter(of_file) {
-            if let Find::Pinned(pin) = self.user.find(page)?
-                && self.inner.files.contains(page)
-            {
+            if let Find::Pinned(pin) = self.find(page)? {
                 let deadline = self.inner.deadline();
                 self.pages.share_exclusive(pin.frame(), deadline)?.mark_dirty()?;
             }

@@ -248,10 +248,7 @@ impl Session {
     }
 
     fn write_if_free(&self, page: PageId) -> Result<Found, PageError> {
-        let Find::Pinned(pin) = self.user.find(page)? else { return Ok(Found::InUse) };
-        if !self.inner.files.contains(page) {
-            return Ok(Found::InUse);
-        }
+        let Find::Pinned(pin) = self.find(page)? else { return Ok(Found::InUse) };
         let Some(held) = self.pages.try_share_exclusive(pin.frame())? else {
             return Ok(Found::InUse);
         };
