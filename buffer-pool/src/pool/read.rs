@@ -89,7 +89,7 @@ impl Session {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         match self.find(page)? {
             Find::Pinned(pin) => Ok(Some(self.hit(page, pin))),
-            _ => Ok(None),
+            _ => self.check_block(page).map(|()| None),
         }
     }
 
