@@ -1,5 +1,8 @@
 //! Any sequence of joining, leaving, dying and reaping gives what a plain model gives; and a table
 //! full of nonsense gives errors.
+//!
+//! What forks does so in a process of its own: among other tests' threads one may hold a lock at
+//! that moment, and nobody unlocks the copy.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod participants_common;
 
@@ -9,6 +12,7 @@ use shm_core::participants::{JoinError, JoinOptions, Member, ParticipantId, Tabl
 use shm_core::process::Liveness;
 use shm_testkit::depth::cases;
 use std::sync::Arc;
+use std::time::Duration;
 
 const SLOTS: usize = 3;
 
@@ -119,6 +123,17 @@ fn agree(world: &World, plain: &Plain) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+fn agrees(_: &[String]) {
+    agrees_with_a_plain_model();
+}
+shm_testkit::children! { agrees }
+
+#[test]
+fn a_table_agrees_with_a_plain_model() {
+    let mut child = shm_testkit::child::Child::spawn("agrees", &[]);
+    child.wait(Duration::from_secs(550)).assert_success();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: cases(64),
@@ -126,7 +141,6 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    #[test]
     fn agrees_with_a_plain_model(steps in steps()) {
         let world = world(SLOTS as u32);
         let mut plain = Plain {

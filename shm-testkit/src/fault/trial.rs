@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a [`trial`] ended.
 #[derive(Debug)]
@@ -74,8 +74,12 @@ pub(super) struct Forked {
 impl Forked {
     #[track_caller]
     pub(super) fn start(limit: Duration, work: impl FnOnce()) -> Forked {
-        let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-        assert_eq!(threads, 1, "fork from a process with one thread: a function of `children!`");
+        let others_end = Instant::now() + Duration::from_secs(1);
+        // A thread is listed a little longer than it takes to join it, and has no locks by then.
+        while threads() > 1 && Instant::now() < others_end {
+            std::thread::yield_now();
+        }
+        assert_eq!(threads(), 1, "fork from a process with one thread: a function of `children!`");
         let stderr = anonymous_file();
         // SAFETY: this is the only thread, so the copy is a whole process.
         let pid = unsafe { libc::fork() };
@@ -102,6 +106,10 @@ impl Forked {
         let stderr = String::from_utf8_lossy(&bytes).into_owned();
         Ended { status: ExitStatus::from_raw(status), pid: self.pid.cast_unsigned(), stderr }
     }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
 /// The copy's half.
