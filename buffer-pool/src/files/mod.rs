@@ -93,7 +93,7 @@ mod word;
 
 pub use cut::{Cut, CutError};
 pub use extend::{ExtendError, WaitError};
-pub use look::{FileInfo, FileKey, NoSuchFile};
+pub use look::{FileInfo, FileKey, NoSuchFile, Spot};
 pub use register::{RegisterError, Registered};
 pub use registrar::{Registrar, RegistrarError};
 pub use word::{FILES_MAX, FileNumber};
@@ -255,10 +255,7 @@ impl Entries for Files {
     /// dropped: who evicts the page needs it.
     #[inline]
     fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        let (row, _) = self.look(FileNumber::of(page))?;
-        let entries = row.span().entries();
-        let at = entries.start + u64::from(page.block());
-        if at < entries.end { self.entries.get(at as usize) } else { None }
+        self.spot(page).map(Spot::entry)
     }
 
     fn admits(&self, page: PageId) -> bool {

@@ -78,6 +78,10 @@ pub(super) enum State {
 }
 
 impl Extent {
+    const FILE: u32 = (State::File as u32) << GENERATION_BITS;
+    const SHRINKING: u32 = (State::Shrinking as u32) << GENERATION_BITS;
+    const DROPPING: u32 = (State::Dropping as u32) << GENERATION_BITS;
+
     pub(super) fn new(state: State, generation: u32, blocks: u32) -> Extent {
         let generation = u64::from(generation & GENERATION_MAX);
         Extent((state as u64) << 52 | generation << 32 | u64::from(blocks))
@@ -103,27 +107,44 @@ impl Extent {
         }
     }
 
+    #[inline]
     pub(super) fn generation(self) -> u32 {
         (self.0 >> 32) as u32 & GENERATION_MAX
     }
 
+    #[inline]
     pub(super) fn blocks(self) -> u32 {
         self.0 as u32
     }
 
     /// Whether users have it.
+    #[inline]
     pub(super) fn is_file(self) -> bool {
         matches!(self.state(), Some(State::File | State::Shrinking))
     }
 
     /// Whether the row's entries are somebody's.
+    #[inline]
     pub(super) fn is_taken(self) -> bool {
         !matches!(self.state(), None | Some(State::Free))
     }
 
     /// Whether the row is that file's.
+    #[inline]
     pub(super) fn is_of(self, number: FileNumber) -> bool {
-        self.is_taken() && self.generation() == number.generation()
+        matches!(self.state_of(number), Self::FILE | Self::SHRINKING | Self::DROPPING)
+    }
+
+    /// Whether the row is that file's, and users have it.
+    #[inline]
+    pub(super) fn is_file_of(self, number: FileNumber) -> bool {
+        matches!(self.state_of(number), Self::FILE | Self::SHRINKING)
+    }
+
+    /// Its state, as `FILE` and the others have it, where the row is that file's; else none of them.
+    #[inline]
+    fn state_of(self, number: FileNumber) -> u32 {
+        (self.0 >> 32) as u32 ^ number.generation()
     }
 
     /// The same file, in another state and so long.
@@ -169,6 +190,12 @@ impl Span {
         let first = (self.0 >> 32) * LINE;
         first..first + u64::from(self.blocks_max())
     }
+
+    /// Which entry is that of a block; `None` for a block that the file never has.
+    #[inline]
+    pub(super) fn entry_of(self, block: u32) -> Option<u64> {
+        (block < self.blocks_max()).then_some((self.0 >> 32) * LINE + u64::from(block))
+    }
 }
 
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
@@ -209,6 +236,7 @@ mod tests {
     fn a_span_has_whole_lines() {
         let span = Span::new(2, 9);
         assert_eq!((span.lines(), span.entries()), (2..4, 16..25));
+        assert_eq!((span.entry_of(8), span.entry_of(9)), (Some(24), None));
         assert_eq!(Span::from_bits(span.to_bits()).blocks_max(), 9);
     }
 }

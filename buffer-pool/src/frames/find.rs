@@ -74,8 +74,31 @@ impl<E: Entries> User<E> {
     /// Its row may announce a frame, until its reaper clears it.
     #[inline]
     pub fn find(&self, page: PageId) -> Result<Find<'_>, FindError> {
-        self.check_fork()?;
         let word = self.frames.entry(page)?;
+        match self.pin(word) {
+            Some(pin) => Ok(Find::Pinned(pin)),
+            None => self.find_slowly(page, word),
+        }
+    }
+
+    /// Pins the page of this entry where it is in a frame, and nobody moves it; `None` also where
+    /// [`find`](User::find) would have an error to tell.
+    ///
+    /// # If a process dies here
+    /// As in [`find`](User::find).
+    #[inline(always)]
+    pub fn pin(&self, entry: &AtomicU64) -> Option<Pin<'_>> {
+        self.check_fork().ok()?;
+        // Relaxed: it is looked at again.
+        let frame =
+            Entry::from_bits(entry.load(Ordering::Relaxed)).resident_in(self.frames.count())?;
+        let mut slot = self.protector.slot()?;
+        slot.protect_here(announced(frame), || is_at(entry, frame)).then(|| Pin::new(slot))
+    }
+
+    #[cold]
+    fn find_slowly(&self, page: PageId, word: &AtomicU64) -> Result<Find<'_>, FindError> {
+        self.check_fork()?;
         let mut slot = self.protector.slot().ok_or(FindError::TooManyPins)?;
         for _ in 0..ROUNDS_MAX {
             // Relaxed: what is relied on is looked at again.
@@ -96,7 +119,7 @@ impl<E: Entries> User<E> {
 }
 
 #[inline]
-fn is_at(word: &AtomicU64, frame: u32) -> bool {
+pub(super) fn is_at(word: &AtomicU64, frame: u32) -> bool {
     // Pairs with the Release in `Loading::publish`: the bytes.
     word.load(Ordering::Acquire) == Entry::resident(frame).to_bits()
 }

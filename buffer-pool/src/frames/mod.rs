@@ -233,7 +233,6 @@ impl<E: Entries> Frames<E> {
 
     /// The frame that `page` can be found in now, without pinning it: for who reads there, and
     /// finds out afterwards whether the page was there all the time.
-    #[inline]
     pub fn frame_of(&self, page: PageId) -> Option<u32> {
         let word = self.entries.entry(page)?;
         // Pairs with the Release in `Loading::publish`: the bytes.
@@ -241,6 +240,19 @@ impl<E: Entries> Frames<E> {
             Place::Resident(frame) | Place::Leaving(frame) => Some(frame),
             Place::Absent | Place::Loading(_) => None,
         }
+    }
+
+    /// As [`frame_of`](Frames::frame_of) the page of this entry, where nobody moves it.
+    #[inline]
+    pub fn frame_in(&self, entry: &AtomicU64) -> Option<u32> {
+        // Pairs with the Release in `Loading::publish`: the bytes.
+        Entry::from_bits(entry.load(Ordering::Acquire)).resident_in(self.count())
+    }
+
+    /// Whether the page of `entry` is in `frame`, and nobody moves it.
+    #[inline]
+    pub fn is_in(&self, entry: &AtomicU64, frame: u32) -> bool {
+        find::is_at(entry, frame)
     }
 
     /// Whether somebody has claimed `frame`, to move a page into it or out of it. A hint.

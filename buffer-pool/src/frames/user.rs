@@ -58,6 +58,7 @@ impl<E: Entries> User<E> {
         self.row.member()
     }
 
+    #[inline]
     pub(super) fn check_fork(&self) -> Result<(), Forked> {
         self.protector.check_fork()
     }

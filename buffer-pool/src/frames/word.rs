@@ -73,6 +73,13 @@ impl Entry {
         self.0
     }
 
+    /// The frame that the page is in, and stays in, among `frames` frames.
+    #[inline]
+    pub(super) fn resident_in(self, frames: u32) -> Option<u32> {
+        let frame = (self.0 >> 32) as u32;
+        (self == Entry::resident(frame) && frame < frames).then_some(frame)
+    }
+
     /// What it says among `frames` frames; `None` where that is nonsense.
     #[inline]
     pub(super) fn place(self, frames: u32) -> Option<Place> {

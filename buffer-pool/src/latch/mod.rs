@@ -265,6 +265,7 @@ impl Latches {
         }
     }
 
+    #[inline]
     fn latch(&self, frame: u32) -> Result<&Latch, LatchError> {
         self.latches.get(frame as usize).ok_or(LatchError::NoSuchFrame(frame))
     }

@@ -339,6 +339,7 @@ impl Pages {
         Ok(true)
     }
 
+    #[inline]
     fn page(&self, frame: u32) -> Result<&[Word], LatchError> {
         let first = frame as usize * self.page_words;
         let page = self.bytes.get(first..first + self.page_words);

@@ -105,6 +105,7 @@ impl User {
         self.pages.sweep(Some(&self.latches), |who| who == dead || table.has_left(who));
     }
 
+    #[inline]
     pub(super) fn check_fork(&self) -> Result<(), Forked> {
         self.latches.member.check_fork()
     }

@@ -35,7 +35,7 @@ pub use batch::{BATCH_MAX, Batch};
 
 use ghosts::Ghosts;
 use ring::{Ring, slots_for};
-use shared::{FRAMES_A_WORD, Place, Shared, Use};
+use shared::{FRAMES_A_WORD, Place, Shared, Use, UseSet};
 use shm_core::layout::{Plan, TooLarge};
 use shm_core::mapping::{Mapped, MappedSlice, Mapping};
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
@@ -85,6 +85,15 @@ impl Kind {
         match self {
             Kind::Clock5 => 5,
             Kind::Probation => 3,
+        }
+    }
+
+    /// What a use makes of the byte of a frame; `None` where it makes nothing.
+    fn used(self, byte: Use) -> Option<Use> {
+        match (self, byte.place()) {
+            (Kind::Probation, Place::Young) => None,
+            (Kind::Probation, Place::Old) => (byte.count() == 0).then_some(byte.with_count(1)),
+            _ => (byte.count() < self.count_max()).then_some(Use::main(byte.count() + 1)),
         }
     }
 }
@@ -145,6 +154,8 @@ pub struct Policy {
     frames: u32,
     shared: Mapped<Shared>,
     uses: Uses,
+    /// Those of which a use makes nothing.
+    kept: UseSet,
     ring: Option<Ring>,
     vacant: Vacant,
     /// Of the hand's way; private.
@@ -260,7 +271,8 @@ impl Policy {
         };
         let vacant = MappedSlice::new(mapping, at(parts.vacant), parts.vacant_words)?;
         let (uses, vacant) = (Uses { words }, Vacant { words: vacant });
-        Ok(Policy { kind, frames, shared, uses, ring, vacant, claim: Claim::default() })
+        let kept = UseSet::of(|byte| kind.used(byte).is_none());
+        Ok(Policy { kind, frames, shared, uses, kept, ring, vacant, claim: Claim::default() })
     }
 
     /// Which one it is.
@@ -296,24 +308,14 @@ impl Policy {
     #[inline]
     pub fn hit(&self, frame: u32) {
         let Some(byte) = self.uses.get(frame) else { return };
-        let is_counted = match (&self.ring, byte.place()) {
-            (None, _) | (_, Place::Main) => byte.count() >= self.kind.count_max(),
-            (_, Place::Young) => true,
-            (_, Place::Old) => byte.count() > 0,
-        };
-        if !is_counted {
+        if !self.kept.contains(byte) {
             self.count(frame);
         }
     }
 
     #[cold]
     fn count(&self, frame: u32) {
-        let is_clock = self.ring.is_none();
-        self.uses.change(frame, |byte| match byte.place() {
-            Place::Young if !is_clock => None,
-            Place::Old if !is_clock => (byte.count() == 0).then_some(byte.with_count(1)),
-            _ => (byte.count() < self.kind.count_max()).then_some(Use::main(byte.count() + 1)),
-        });
+        self.uses.change(frame, |byte| self.kind.used(byte));
     }
 
     /// The page of this tag has come to `frame`, and is used. A frame that there is not is no

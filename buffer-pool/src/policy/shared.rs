@@ -162,6 +162,26 @@ impl Use {
     }
 }
 
+/// Some of all use bytes: asked quickly.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UseSet([u64; 4]);
+
+impl UseSet {
+    /// Those that `is_in` says.
+    pub(super) fn of(is_in: impl Fn(Use) -> bool) -> UseSet {
+        let mut words = [0; 4];
+        for bits in (0..=u8::MAX).filter(|bits| is_in(Use::from_bits(*bits))) {
+            words[usize::from(bits / 64)] |= 1 << (bits % 64);
+        }
+        UseSet(words)
+    }
+
+    #[inline]
+    pub(super) const fn contains(self, byte: Use) -> bool {
+        self.0[(byte.0 / 64) as usize] >> (byte.0 % 64) & 1 == 1
+    }
+}
+
 /// Frames to a word of use bytes.
 pub(super) const FRAMES_A_WORD: u32 = 8;
 
@@ -194,6 +214,14 @@ mod tests {
             assert_eq!(byte.with_count(3).count(), 3);
             assert_eq!(byte.with_count(3).place(), byte.place());
         }
+    }
+
+    #[test]
+    fn a_set_has_what_it_was_made_of() {
+        let is_in = |byte: Use| byte.count() == 3 || byte.place() == Place::Old;
+        let set = UseSet::of(is_in);
+        let all = (0..=u8::MAX).map(Use::from_bits);
+        assert!(all.into_iter().all(|byte| set.contains(byte) == is_in(byte)));
     }
 
     #[test]

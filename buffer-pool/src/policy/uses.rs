@@ -14,6 +14,7 @@ pub(super) struct Uses {
 
 impl Uses {
     /// What `frame`'s byte says; of a frame that there is not, nothing.
+    #[inline]
     pub(super) fn get(&self, frame: u32) -> Option<Use> {
         let word = self.words.get((frame / FRAMES_A_WORD) as usize)?;
         Some(byte_of(word.load(Ordering::Relaxed), frame % FRAMES_A_WORD))

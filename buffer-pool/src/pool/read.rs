@@ -31,10 +31,9 @@ impl Session {
     /// Its pin is taken back when it is reaped; who wants a page that it was reading goes on.
     #[inline]
     pub fn page(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
-        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
-        match self.find(page)? {
-            Find::Pinned(pin) => Ok(self.hit(page, pin)),
-            _ => self.miss(page, Miss::Read),
+        match self.pin(file, block) {
+            Some(page) => Ok(page),
+            None => self.miss(file, block, Miss::Read),
         }
     }
 
@@ -53,12 +52,11 @@ impl Session {
         block: u32,
         body: &[u8],
     ) -> Result<Page<'_>, PageError> {
-        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         let page_bytes = self.inner.config.page_bytes;
         if body.len() != page_bytes as usize - HEADER_BYTES {
             return Err(PageError::OutOfPage { at: HEADER_BYTES, len: body.len(), page_bytes });
         }
-        self.miss(page, Miss::Write(body))
+        self.miss(file, block, Miss::Write(body))
     }
 
     /// As [`page`](Session::page); a page that is damaged is one of zeroes from here on, for
@@ -70,8 +68,7 @@ impl Session {
     /// # If a process dies here
     /// As in [`page`](Session::page).
     pub fn page_or_zero(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
-        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
-        self.miss(page, Miss::ZeroOnError)
+        self.miss(file, block, Miss::ZeroOnError)
     }
 
     /// The page, where it is in the pool; it is not read.
@@ -110,12 +107,14 @@ impl Session {
         block: u32,
         mut read: impl FnMut(PageView<'_>) -> R,
     ) -> Result<R, PageError> {
-        match self.glance(file, block, &mut read)? {
+        match self.glance(file, block, &mut read) {
             Some(bytes) => Ok(bytes),
             None => self.page(file, block)?.read(read),
         }
     }
 
+    /// What `read` reads of a page that is in the pool, and that nobody changes or moves.
+    ///
     /// Of frame `f`: (1) the entry says that the page is in `f`; (2) the version is even; (3) the
     /// entry says the same, and the file has the block; (4) the bytes; (5) the version is the same.
     /// Who puts another page into `f` begins a change first. So there was none from (2) to (5), and
@@ -126,25 +125,32 @@ impl Session {
         file: FileNumber,
         block: u32,
         read: impl FnOnce(PageView<'_>) -> R,
-    ) -> Result<Option<R>, PageError> {
-        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
-        let frames = self.user.frames();
-        let Some(frame) = frames.frame_of(page) else { return Ok(None) };
+    ) -> Option<R> {
+        let (files, frames) = (&self.inner.files, self.user.frames());
+        let spot = files.spot(file.page(block)?)?;
+        let frame = frames.frame_in(spot.entry())?;
         let looked = self.pages.look(frame, |words| {
-            let is_here = frames.frame_of(page) == Some(frame) && self.inner.files.contains(page);
+            let is_here = frames.is_in(spot.entry(), frame) && spot.is_there();
             is_here.then(|| read(PageView::new(words)))
         });
-        let bytes = looked?.flatten();
-        if bytes.is_some() {
-            self.policy.hit(frame);
-            self.count(Count::Hits);
-        }
-        Ok(bytes)
+        let bytes = looked.ok()?.flatten()?;
+        self.policy.hit(frame);
+        self.count(Count::Hits);
+        Some(bytes)
+    }
+
+    /// A page that is in the pool, and that nobody moves.
+    #[inline(always)]
+    fn pin(&self, file: FileNumber, block: u32) -> Option<Page<'_>> {
+        let page = file.page(block)?;
+        let spot = self.inner.files.spot(page)?;
+        let pin = self.user.pin(spot.entry())?;
+        // As in `find`.
+        spot.is_there().then(|| self.hit(page, pin))
     }
 
     /// Finds a page of a file that has it. After the pin it is asked whether the file has the
     /// block: the entry that led to it may be another file's by then.
-    #[inline]
     pub(super) fn find(&self, page: PageId) -> Result<Find<'_>, PageError> {
         match self.user.find(page) {
             Ok(Find::Pinned(_)) if !self.inner.files.contains(page) => Ok(Find::Absent),
@@ -170,7 +176,8 @@ impl Session {
     }
 
     #[cold]
-    fn miss(&self, page: PageId, miss: Miss<'_>) -> Result<Page<'_>, PageError> {
+    fn miss(&self, file: FileNumber, block: u32, miss: Miss<'_>) -> Result<Page<'_>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         let deadline = self.inner.deadline();
         for round in 0.. {
             if round > 0 && deadline.is_some_and(|end| Instant::now() >= end) {

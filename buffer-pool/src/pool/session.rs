@@ -126,6 +126,7 @@ impl Session {
         self.reserve.borrow_mut()
     }
 
+    #[inline]
     pub(super) fn count(&self, count: Count) {
         self.tally.add(count, 1);
     }
