@@ -50,6 +50,10 @@ fn soon() -> Option<Instant> {
 }
 
 impl World {
+    fn extend(&self, to: u32) -> Result<(), ExtendError> {
+        self.files.extend(self.number, self.files.end(self.number)?, to)
+    }
+
     fn new() -> World {
         let (_, mapping) = shared(FILES_AT + Files::bytes_for(SHAPE));
         // SAFETY: nobody else has the mapping.
@@ -203,9 +207,9 @@ impl Scenario for AtFiles {
         Some(Box::new(|| {
             world.files.list();
             let Some(number) = world.files.find(key(1)) else { return Ok(()) };
-            let Ok(from) = world.files.length(number) else { return Ok(()) };
+            let Ok(from) = world.files.end(number) else { return Ok(()) };
             world.files.contains(number.page(0).unwrap());
-            match world.files.extend(number, from, from) {
+            match world.files.extend(number, from, from.blocks) {
                 Ok(()) | Err(ExtendError::Shrinking { .. } | ExtendError::NoSuchFile(_)) => Ok(()),
                 Err(error) => Err(error.to_string()),
             }
@@ -263,9 +267,9 @@ fn who_extends_may_die_anywhere() {
         name: "extend",
         operations: &["buffer_pool::files::Files::extend"],
         operate: |world, _, done| {
-            world.files.extend(world.number, BLOCKS, 5).unwrap();
+            world.extend(5).unwrap();
             done();
-            world.files.extend(world.number, 5, BLOCKS_MAX).unwrap();
+            world.extend(BLOCKS_MAX).unwrap();
             done();
         },
         may_be: |done, [one, two]| {
@@ -329,7 +333,7 @@ fn who_takes_over_may_die_anywhere() {
             world.files.wait_shrinking(world.number, member, None).unwrap_err();
             let mut registrar = world.files.registrar(member, None).unwrap();
             world.finish_all(&mut registrar).unwrap();
-            world.files.extend(world.number, 1, BLOCKS).unwrap();
+            world.extend(BLOCKS).unwrap();
             done();
         },
         may_be: |done, [one, two]| {

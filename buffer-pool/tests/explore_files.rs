@@ -186,10 +186,11 @@ fn finishes(world: &World) -> Process<'_> {
 
 fn extends(world: &World) -> Process<'_> {
     Process::new("extends", |me: &Me| {
-        let Ok(from) = world.files.length(world.number) else { return };
-        if from < BLOCKS && world.files.extend(world.number, from, from + 1).is_ok() {
-            me.say(from.into());
-            world.load(from, true);
+        let Ok(from) = world.files.end(world.number) else { return };
+        let block = from.blocks;
+        if block < BLOCKS && world.files.extend(world.number, from, block + 1).is_ok() {
+            me.say(block.into());
+            world.load(block, true);
         }
     })
     .mortal()

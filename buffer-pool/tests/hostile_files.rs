@@ -85,8 +85,10 @@ fn look(trials: &Trials, seed: u64, files: &Files, number: FileNumber, member: &
         trials.call(seed, "admits", || files.admits(page));
         trials.call(seed, "entry", || files.entry(page).map(|entry| entry.fetch_or(0, Relaxed)));
     }
-    if let Some(Ok(from)) = length {
-        let extended = trials.call(seed, "extend", || files.extend(number, from, from.max(5)));
+    if let (Some(Ok(_)), Some(Ok(from))) = (length, trials.call(seed, "end", || files.end(number)))
+    {
+        let to = from.blocks.max(5);
+        let extended = trials.call(seed, "extend", || files.extend(number, from, to));
         if let Some(Err(ExtendError::Shrinking { .. })) = extended {
             let is_late = |error: &_| matches!(error, WaitError::TimedOut);
             waits(trials, seed, "wait_shrinking", is_late, |end| {

@@ -6,7 +6,8 @@
 //! 3. A number is one file's, and what goes wrong changes nothing.
 #![cfg(not(any(shm_loom, shm_explore)))]
 use buffer_pool::files::{
-    CutError, ExtendError, FileInfo, FileKey, FileNumber, Files, NoSuchFile, RegisterError, Shape,
+    CutError, End, ExtendError, FileInfo, FileKey, FileNumber, Files, NoSuchFile, RegisterError,
+    Shape,
 };
 use buffer_pool::frames::Entries;
 use proptest::prelude::*;
@@ -70,6 +71,8 @@ struct Plain {
     lines: Range<usize>,
     /// The blocks that go.
     cut: Option<Range<u32>>,
+    /// Cuts that are done.
+    cuts: u32,
 }
 
 impl Plain {
@@ -151,7 +154,7 @@ impl Model {
         let lines = self.room(blocks_max.div_ceil(8) as usize).unwrap();
         let is_used = self.there.iter().chain(&self.dropped).any(|file| file.number == number);
         assert!(!is_used && !self.gone.contains(&number), "a number of another file");
-        self.there.push(Plain { number, key, path, blocks, blocks_max, lines, cut: None });
+        self.there.push(Plain { number, key, path, blocks, blocks_max, lines, cut: None, cuts: 0 });
         for block in 0..blocks_max {
             let entry = self.entry(number, block).unwrap();
             assert_eq!(entry.load(Relaxed), 0, "an entry of a new file says something");
@@ -166,12 +169,15 @@ impl Model {
 
     fn extend(&mut self, at: usize, off: u32, by: u32) {
         let Some(file) = self.there.get_mut(at) else { return };
-        let from = file.blocks + off;
-        let to = from + by;
+        // Once it was cut off, what was seen before is of no use.
+        let seen = self.files.end(file.number).unwrap();
+        assert_eq!((seen.blocks, seen.cuts), (file.blocks, file.cuts));
+        let from = End { blocks: file.blocks + off / 2, cuts: file.cuts.wrapping_sub(off % 2) };
+        let to = from.blocks + by;
         let expected = match () {
             () if to > file.blocks_max => Err(ExtendError::TooLong { blocks_max: file.blocks_max }),
             () if file.cut.is_some() => Err(ExtendError::Shrinking { by: None }),
-            () if off > 0 => Err(ExtendError::Length { now: file.blocks }),
+            () if off > 0 => Err(ExtendError::End { now: seen }),
             () => Ok(()),
         };
         assert_eq!(self.files.extend(file.number, from, to), expected);
@@ -196,7 +202,7 @@ impl Model {
         (file.blocks, file.cut) = (blocks, Some(goes));
         if is_done {
             cut.done().unwrap();
-            file.cut = None;
+            (file.cut, file.cuts) = (None, file.cuts + 1);
         }
     }
 
@@ -225,8 +231,11 @@ impl Model {
             cut.done().unwrap();
         }
         drop(registrar);
-        let cuts =
-            self.there.iter_mut().filter_map(|file| Some((file.number, file.cut.take()?, false)));
+        let cuts = self.there.iter_mut().filter_map(|file| {
+            let goes = file.cut.take()?;
+            file.cuts += 1;
+            Some((file.number, goes, false))
+        });
         let mut expected: Vec<_> = cuts.collect();
         for file in self.dropped.drain(..) {
             expected.push((file.number, file.cut.unwrap(), true));
@@ -263,7 +272,8 @@ impl Model {
         for number in self.dropped.iter().map(|file| file.number).chain(self.gone.iter().copied()) {
             assert_eq!(self.files.length(number), Err(NoSuchFile(number)));
             assert_eq!(self.files.info(number), None);
-            let extended = self.files.extend(number, 0, 0);
+            assert_eq!(self.files.end(number), Err(NoSuchFile(number)));
+            let extended = self.files.extend(number, End { blocks: 0, cuts: 0 }, 0);
             assert_eq!(extended, Err(NoSuchFile(number).into()));
         }
         assert!(self.gone.iter().all(|number| self.entry(*number, 0).is_none()));

@@ -69,7 +69,7 @@ impl Registrar<'_> {
         let rows = self.files.rows.iter().enumerate();
         rows.filter_map(|(index, row)| {
             let extent = row.extent();
-            let is_cut = matches!(extent.state(), Some(State::Shrinking | State::Dropping));
+            let is_cut = matches!(extent.state(), State::Shrinking | State::Dropping);
             let number = FileNumber::new(index, extent.generation());
             is_cut.then(|| self.cut(number, extent, row.cut_from.load(Ordering::Relaxed)))
         })
@@ -88,11 +88,11 @@ impl Registrar<'_> {
             }
             let from = match seen.state() {
                 // Its pages behind may be in frames still.
-                Some(State::Shrinking) => row.cut_from.load(Ordering::Relaxed),
+                State::Shrinking => row.cut_from.load(Ordering::Relaxed),
                 _ => seen.blocks(),
             };
             row.cut_from.store(from, Ordering::Relaxed);
-            let cut = seen.becomes(to, blocks);
+            let cut = seen.cutting(to, blocks);
             // Pairs with the Acquire in `look`: who it is that cuts. What was done to the file is
             // seen by the look before.
             let (ok, err) = (Ordering::Release, Ordering::Relaxed);
@@ -119,7 +119,7 @@ impl Cut<'_> {
 
     /// Whether it is dropped.
     pub fn is_drop(&self) -> bool {
-        self.extent.state() == Some(State::Dropping)
+        self.extent.state() == State::Dropping
     }
 
     /// The blocks that go. Those behind are in no frame: who makes the entry of such a one LOADING
@@ -151,9 +151,9 @@ impl Cut<'_> {
         let row = files.rows.get(number.row()).ok_or(CutError::Corrupt(number))?;
         let to = match self.is_drop() {
             true => self.extent.freed(),
-            false => self.extent.becomes(State::File, self.extent.blocks()),
+            false => self.extent.cut(),
         };
-        // Pairs with the Acquires in `look` and `extend`: what we did to the file.
+        // Pairs with the Acquire in `look`: what we did to the file.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         let settled = row.extent.compare_exchange(self.extent.to_bits(), to.to_bits(), ok, err);
         files.head.moved.notify();

@@ -1,6 +1,6 @@
 //! Making a file longer, and waiting until it does not get shorter.
 use super::registrar::holder;
-use super::word::{Extent, State};
+use super::word::{End, Extent, State};
 use super::{FileNumber, Files, NoSuchFile};
 use crate::wait::{TimedOut, Waiter};
 use shm_core::participants::{Member, ParticipantId};
@@ -12,11 +12,11 @@ use std::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExtendError {
-    /// It has another length by now.
-    #[error("the file has {now} blocks by now")]
-    Length {
-        /// Which.
-        now: u32,
+    /// It ends elsewhere by now, or was cut off meanwhile.
+    #[error("the file has {} blocks by now, and was cut off {} times", now.blocks, now.cuts)]
+    End {
+        /// Where.
+        now: End,
     },
     /// It has entries for fewer blocks.
     #[error("the file was registered for at most {blocks_max} blocks")]
@@ -61,38 +61,48 @@ impl From<TimedOut> for WaitError {
 }
 
 impl Files {
-    /// Makes a file that has `from` blocks have `to`. The new blocks are the caller's to fill, as
-    /// pages that it loads ([`admits`](Files::admits)): a cut may take them away again.
+    /// Where a file ends.
     ///
-    /// What the caller did to the file before is done for who sees the new length; but it may have
-    /// been undone by a cut between the two, for a length may come back.
+    /// # Errors
+    /// [`NoSuchFile`]; also while it is being dropped.
+    pub fn end(&self, number: FileNumber) -> Result<End, NoSuchFile> {
+        let (_, extent) = self.look(number).ok_or(NoSuchFile(number))?;
+        if extent.is_file() { Ok(extent.end()) } else { Err(NoSuchFile(number)) }
+    }
+
+    /// Makes a file that [ends](Files::end) at `from`, and was not cut off since, have `to` blocks.
+    /// The new ones are the caller's to fill, as pages that it loads ([`admits`](Files::admits)): a
+    /// cut may take them away again. What it did to the file behind `from` since it looked is done
+    /// for who sees the new length.
     ///
     /// # Errors
     /// [`ExtendError`]; the file is as it was.
     ///
     /// # Panics
-    /// Where `to` is less than `from`.
+    /// Where `to` is less than it has.
     ///
     /// # If a process dies here
     /// The file has one length or the other.
-    pub fn extend(&self, number: FileNumber, from: u32, to: u32) -> Result<(), ExtendError> {
-        assert!(from <= to, "a file is extended to more blocks than it has");
+    pub fn extend(&self, number: FileNumber, from: End, to: u32) -> Result<(), ExtendError> {
+        assert!(from.blocks <= to, "a file is extended to more blocks than it has");
         let (row, seen) = self.look(number).ok_or(NoSuchFile(number))?;
         let blocks_max = row.span().blocks_max();
         if to > blocks_max {
             return Err(ExtendError::TooLong { blocks_max });
         }
-        let length = |blocks| seen.becomes(State::File, blocks).to_bits();
-        // Acquire: pairs with the Release in `done`: what was done to the file that was longer.
-        // Release: pairs with the Acquire in `look`: what we did to it.
-        let (ok, err) = (Ordering::AcqRel, Ordering::Relaxed);
-        let Err(now) = row.extent.compare_exchange(length(from), length(to), ok, err) else {
+        let (old, new) = (seen.ends_at(from), seen.ends_at(End { blocks: to, ..from }));
+        // Pairs with the Acquire in `look`: what we did to the file. What was done to it before is
+        // seen by who looked where it ends.
+        let (ok, err) = (Ordering::Release, Ordering::Relaxed);
+        let Err(now) = row.extent.compare_exchange(old.to_bits(), new.to_bits(), ok, err) else {
             return Ok(());
         };
         let now = Extent::from_bits(now);
-        match now.state().filter(|_| now.is_of(number)) {
-            Some(State::File) => Err(ExtendError::Length { now: now.blocks() }),
-            Some(State::Shrinking) => Err(ExtendError::Shrinking { by: self.holder() }),
+        match now.state() {
+            State::File if now.is_of(number) => Err(ExtendError::End { now: now.end() }),
+            State::Shrinking if now.is_of(number) => {
+                Err(ExtendError::Shrinking { by: self.holder() })
+            }
             _ => Err(NoSuchFile(number).into()),
         }
     }
@@ -116,8 +126,8 @@ impl Files {
         loop {
             let (row, extent) = self.look(number).ok_or(NoSuchFile(number))?;
             match extent.state() {
-                Some(State::Shrinking) => {}
-                Some(State::File) => return Ok(()),
+                State::Shrinking => {}
+                State::File => return Ok(()),
                 _ => return Err(NoSuchFile(number).into()),
             }
             let is_left = self.holder().is_none_or(|by| {

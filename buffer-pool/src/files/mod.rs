@@ -27,15 +27,14 @@
 //! | free | file, so many blocks | the registrar | the rest of the row is written |
 //! | file, a blocks | file, b ≥ a blocks | anyone | it wants the new blocks |
 //! | file or shrinking, a blocks | shrinking, b ≤ a blocks | the registrar | it is to be shorter |
-//! | shrinking, b blocks | file, b blocks | the registrar | no page behind is in a frame, and the file is that short |
+//! | shrinking, b blocks | file, b blocks, one cut more | the registrar | no page behind is in a frame, and the file is that short |
 //! | file or shrinking | dropping, no blocks | the registrar | it is to go |
 //! | dropping | free, the next generation | the registrar | no page of it is in a frame, or will be |
 //!
-//! An extension is a compare-and-swap from the length that was seen, of a file that does not
+//! An extension is a compare-and-swap from the [end](End) that was seen, of a file that does not
 //! shrink. So it comes before a cut, which then counts the new blocks among those that go; or it
-//! finds that the file shrinks, and waits; or it comes when the cut is done. It comes first, and
-//! then the blocks are filled: what is written behind the length while somebody cuts the file he
-//! may cut off, and the extension that follows does not notice.
+//! finds that the file shrinks, and waits; or it fails, for cuts are counted, though the file have
+//! its old length again. What it did to the file behind its end, in between, nobody has cut off.
 //!
 //! | who loads a page | who cuts the file |
 //! | --- | --- |
@@ -96,7 +95,7 @@ pub use extend::{ExtendError, WaitError};
 pub use look::{FileInfo, FileKey, NoSuchFile, Spot};
 pub use register::{RegisterError, Registered};
 pub use registrar::{Registrar, RegistrarError};
-pub use word::{FILES_MAX, FileNumber};
+pub use word::{End, FILES_MAX, FileNumber};
 
 use crate::frames::{Entries, PageId};
 use shared::{Head, Name, Row};
@@ -157,7 +156,7 @@ pub enum FilesError {
 ///     registrar.register(key, "base/5/16384".as_ref(), 10, 1000)?.number
 /// };
 /// assert_eq!(files.find(key), Some(number));
-/// files.extend(number, 10, 12)?;
+/// files.extend(number, files.end(number)?, 12)?;
 /// assert_eq!(files.length(number), Ok(12));
 /// assert!(files.contains(number.page(11).unwrap()) && !files.contains(number.page(12).unwrap()));
 ///

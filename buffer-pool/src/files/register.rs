@@ -1,7 +1,7 @@
 //! Telling a pool of a file.
 use super::room::first_fit;
 use super::shared::{ABSENT, PATH_BYTES_MAX, Row};
-use super::word::{LINE, Span, State};
+use super::word::{Extent, LINE, Span, State};
 use super::{FileKey, FileNumber, Files, Registrar};
 use shm_core::bytes::relaxed;
 use shm_core::process::Forked;
@@ -122,10 +122,10 @@ impl Files {
 
     /// A free row, and free entries.
     fn place_for(&self, blocks_max: u32) -> Result<(usize, Span), RegisterError> {
-        let is_free = |row: &Row| row.extent().state() == Some(State::Free);
+        let is_free = |row: &Row| row.extent().state() == State::Free;
         let no_row = RegisterError::NoRow { files: self.shape().files };
         let index = self.rows.iter().position(is_free).ok_or(no_row)?;
-        let taken = self.rows.iter().filter(|row| row.extent().is_taken());
+        let taken = self.rows.iter().filter(|row| !is_free(row));
         let taken = taken.map(|row| row.span().lines()).collect();
         let (lines, wanted) = (self.shape().entries / LINE, Span::new(0, blocks_max).lines().end);
         let in_entries = |free| RegisterError::NoRoom { wanted: wanted * LINE, free: free * LINE };
@@ -136,7 +136,7 @@ impl Files {
     fn make(&self, index: usize, span: Span, key: FileKey, path: &Path, blocks: u32) -> FileNumber {
         let (row, name, path) =
             (&self.rows[index], &self.names[index], path.as_os_str().as_bytes());
-        let extent = row.extent().becomes(State::File, blocks);
+        let extent = Extent::file(row.extent().generation(), blocks);
         // Pairs with the fence in `read`: that the row is free before what is written to it.
         fence(Ordering::Release);
         // Relaxed: published by `extent`.

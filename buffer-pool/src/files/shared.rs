@@ -1,13 +1,13 @@
 //! The words in the segment.
 use super::Shape;
-use super::word::{Extent, FILES_MAX, LINE, Span, State};
+use super::word::{FILES_MAX, LINE, Span};
 use shm_core::bytes::Word;
 use shm_core::event::EventCount;
 use shm_core::sync::{AtomicU32, AtomicU64, Ordering};
 use shm_core::{Reserved, shm_sync};
 
-/// What the first eight bytes say: "shmfile", version 2.
-const MAGIC: u64 = 0x7368_6d66_696c_6502;
+/// What the first eight bytes say: "shmfile", version 3.
+const MAGIC: u64 = 0x7368_6d66_696c_6503;
 
 /// So many words of path a file has: with its length 1 KiB. Fewer in models.
 const PATH_WORDS: usize = if cfg!(any(shm_loom, shm_explore)) { 1 } else { 127 };
@@ -112,7 +112,7 @@ impl Shape {
 impl Row {
     pub(super) fn new() -> Row {
         Row {
-            extent: AtomicU64::new(Extent::new(State::Free, 0, 0).to_bits()),
+            extent: AtomicU64::new(0),
             span: AtomicU64::new(Span::new(0, 0).to_bits()),
             id: AtomicU64::new(0),
             fork: AtomicU32::new(0),

@@ -57,13 +57,25 @@ impl FileNumber {
 /// How long a file is, and what is done to it:
 ///
 /// ```text
-///  63       52 51        32 31      0
-///  |   state   | generation | blocks |
+///  63  54 53   52 51        32 31      0
+///  | cuts | state | generation | blocks |
 /// ```
+///
+/// Cuts are counted so that a length that comes back is told from one that stayed; where 1024 of
+/// them go by while somebody [extends](super::Files::extend) the file, that one is not told.
 ///
 /// All zero: a row that nobody has used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent(u64);
+
+/// Where a file ends: what it is [extended](super::Files::extend) from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End {
+    /// How many blocks it has.
+    pub blocks: u32,
+    /// How often it was cut off: a number from 0 to 1023, and then 0 again.
+    pub cuts: u32,
+}
 
 /// What an [`Extent`] says of its row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,9 +94,15 @@ impl Extent {
     const SHRINKING: u32 = (State::Shrinking as u32) << GENERATION_BITS;
     const DROPPING: u32 = (State::Dropping as u32) << GENERATION_BITS;
 
-    pub(super) fn new(state: State, generation: u32, blocks: u32) -> Extent {
+    /// The row's next file, of so many blocks.
+    pub(super) fn file(generation: u32, blocks: u32) -> Extent {
+        Extent::new(State::File, generation, End { blocks, cuts: 0 })
+    }
+
+    fn new(state: State, generation: u32, end: End) -> Extent {
         let generation = u64::from(generation & GENERATION_MAX);
-        Extent((state as u64) << 52 | generation << 32 | u64::from(blocks))
+        let upper = u64::from(end.cuts) << 54 | (state as u64) << 52;
+        Extent(upper | generation << 32 | u64::from(end.blocks))
     }
 
     pub(super) const fn from_bits(bits: u64) -> Extent {
@@ -95,19 +113,15 @@ impl Extent {
         self.0
     }
 
-    /// `None` where somebody wrote nonsense.
-    #[inline]
-    pub(super) fn state(self) -> Option<State> {
-        match self.0 >> 52 {
-            0 => Some(State::Free),
-            1 => Some(State::File),
-            2 => Some(State::Shrinking),
-            3 => Some(State::Dropping),
-            _ => None,
+    pub(super) fn state(self) -> State {
+        match self.0 >> 52 & 0b11 {
+            0 => State::Free,
+            1 => State::File,
+            2 => State::Shrinking,
+            _ => State::Dropping,
         }
     }
 
-    #[inline]
     pub(super) fn generation(self) -> u32 {
         (self.0 >> 32) as u32 & GENERATION_MAX
     }
@@ -117,16 +131,13 @@ impl Extent {
         self.0 as u32
     }
 
-    /// Whether users have it.
-    #[inline]
-    pub(super) fn is_file(self) -> bool {
-        matches!(self.state(), Some(State::File | State::Shrinking))
+    pub(super) fn end(self) -> End {
+        End { blocks: self.blocks(), cuts: (self.0 >> 54) as u32 }
     }
 
-    /// Whether the row's entries are somebody's.
-    #[inline]
-    pub(super) fn is_taken(self) -> bool {
-        !matches!(self.state(), None | Some(State::Free))
+    /// Whether users have it.
+    pub(super) fn is_file(self) -> bool {
+        matches!(self.state(), State::File | State::Shrinking)
     }
 
     /// Whether the row is that file's.
@@ -141,20 +152,32 @@ impl Extent {
         matches!(self.state_of(number), Self::FILE | Self::SHRINKING)
     }
 
-    /// Its state, as `FILE` and the others have it, where the row is that file's; else none of them.
+    /// Its state, as `FILE` and the others have it, where the row is that file's; else none of
+    /// them.
     #[inline]
     fn state_of(self, number: FileNumber) -> u32 {
-        (self.0 >> 32) as u32 ^ number.generation()
+        ((self.0 >> 32) as u32 ^ number.generation()) & ((1 << 22) - 1)
     }
 
-    /// The same file, in another state and so long.
-    pub(super) fn becomes(self, state: State, blocks: u32) -> Extent {
-        Extent::new(state, self.generation(), blocks)
+    /// The same file, as nobody cuts it off, with that end.
+    pub(super) fn ends_at(self, end: End) -> Extent {
+        Extent::new(State::File, self.generation(), end)
+    }
+
+    /// The same file, as it is cut off there.
+    pub(super) fn cutting(self, state: State, blocks: u32) -> Extent {
+        Extent::new(state, self.generation(), End { blocks, ..self.end() })
+    }
+
+    /// The file once it was cut off.
+    pub(super) fn cut(self) -> Extent {
+        let end = self.end();
+        self.ends_at(End { cuts: end.cuts + 1, ..end })
     }
 
     /// The row once the file is gone.
     pub(super) fn freed(self) -> Extent {
-        Extent::new(State::Free, self.generation() + 1, 0)
+        Extent::new(State::Free, self.generation() + 1, End { blocks: 0, cuts: 0 })
     }
 }
 
@@ -213,23 +236,34 @@ mod tests {
 
     #[test]
     fn an_extent_says_what_was_written() {
+        let end = End { blocks: u32::MAX, cuts: 1023 };
         for state in [State::Free, State::File, State::Shrinking, State::Dropping] {
-            let extent = Extent::new(state, GENERATION_MAX, u32::MAX);
-            assert_eq!(extent.state(), Some(state));
-            assert_eq!((extent.generation(), extent.blocks()), (GENERATION_MAX, u32::MAX));
+            let extent = Extent::new(state, GENERATION_MAX, end);
+            assert_eq!((extent.state(), extent.end()), (state, end));
+            assert_eq!(extent.generation(), GENERATION_MAX);
         }
-        assert_eq!(Extent::from_bits(4 << 52).state(), None);
-        assert_eq!(Extent::from_bits(0), Extent::new(State::Free, 0, 0));
+        assert_eq!(Extent::from_bits(0).state(), State::Free);
+    }
+
+    #[test]
+    fn a_cut_is_counted() {
+        let shrinking = Extent::file(5, 7).cutting(State::Shrinking, 7);
+        assert_eq!(shrinking.end(), Extent::file(5, 7).end());
+        assert_eq!(shrinking.cut().end(), End { blocks: 7, cuts: 1 });
+        let last = shrinking.ends_at(End { blocks: 7, cuts: 1023 });
+        assert_eq!(last.cut(), Extent::file(5, 7), "they come round");
     }
 
     #[test]
     fn a_row_that_was_freed_is_no_longer_the_files() {
         let number = FileNumber::new(3, GENERATION_MAX);
-        let file = Extent::new(State::File, GENERATION_MAX, 7);
-        assert!(file.is_of(number) && file.becomes(State::Dropping, 0).is_of(number));
+        let file = Extent::file(GENERATION_MAX, 7);
+        assert!(file.is_of(number) && file.is_file_of(number));
+        let dropping = file.cutting(State::Dropping, 0);
+        assert!(dropping.is_of(number) && !dropping.is_file_of(number));
         assert!(!file.freed().is_of(number));
-        assert_eq!(file.freed(), Extent::new(State::Free, 0, 0), "generations come round");
-        assert!(!file.freed().becomes(State::File, 7).is_of(number));
+        assert_eq!(file.freed(), Extent::from_bits(0), "generations come round");
+        assert!(!Extent::file(0, 7).is_of(number));
     }
 
     #[test]

@@ -243,8 +243,7 @@ impl Session {
     ///
     /// # Errors
     /// [`FileError::Extend`], [`PageError::File`], [`PageError::ReadOnly`]: it is as long as
-    /// before. Where it was cut off meanwhile, and there is no room on the disk any more, it may be
-    /// longer, and its last pages short.
+    /// before.
     ///
     /// # If a process dies here
     /// It is longer or it is not; in the second case there may be zeroes behind its end.
@@ -264,21 +263,19 @@ impl Session {
             })
         };
         loop {
-            let FileInfo { blocks: from, blocks_max, .. } =
-                inner.files.info(file).ok_or(NoSuchFile(file))?;
-            let to = from.saturating_add(count);
+            let from = inner.files.end(file)?;
+            let FileInfo { blocks_max, .. } = inner.files.info(file).ok_or(NoSuchFile(file))?;
+            let to = from.blocks.saturating_add(count);
             if to > blocks_max {
                 return Err(ExtendError::TooLong { blocks_max }.into());
             }
-            lengthen(from, to)?;
+            lengthen(from.blocks, to)?;
             match inner.files.extend(file, from, to) {
                 Ok(()) => {
                     self.tally.add(Count::Extended, count.into());
-                    // Once more: it may have been cut off, and be as long again, since we did.
-                    lengthen(from, to)?;
-                    return Ok(from);
+                    return Ok(from.blocks);
                 }
-                Err(ExtendError::Length { .. }) => {}
+                Err(ExtendError::End { .. }) => {}
                 Err(ExtendError::Shrinking { .. }) => self.wait_for_cut(file)?,
                 Err(error) => return Err(error.into()),
             }
