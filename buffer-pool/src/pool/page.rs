@@ -105,11 +105,12 @@ impl<'s> Page<'s> {
     /// The page, for this thread to change. Waits for who changes, shares or writes it out.
     ///
     /// # Errors
-    /// As [`read`](Page::read).
+    /// As [`read`](Page::read); [`PageError::Open`], for who cannot open the file changes no page.
     ///
     /// # If a process dies here
     /// The page is as it was.
     pub fn exclusive(&self) -> Result<Exclusive<'_>, PageError> {
+        self.session.has_open(self.file())?;
         let deadline = self.session.inner.deadline();
         Ok(Exclusive { page: self, held: self.session.pages.exclusive(self.frame(), deadline)? })
     }

@@ -56,6 +56,7 @@ impl Session {
         if body.len() != page_bytes as usize - HEADER_BYTES {
             return Err(PageError::OutOfPage { at: HEADER_BYTES, len: body.len(), page_bytes });
         }
+        self.has_open(file)?;
         self.miss(file, block, Miss::Write(body))
     }
 

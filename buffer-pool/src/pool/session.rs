@@ -1,13 +1,13 @@
 //! The pool in the hands of one thread.
 use super::stats::{Count, Tally};
 use super::{Inner, PageError, Pool, PoolStats, SessionError};
-use crate::files::Files;
+use crate::files::{FileNumber, Files};
 use crate::frames::{Pinned, Stock, User};
 use crate::pages;
 use crate::policy::{Batch, Policy};
 use shm_core::hazard::Protected;
 use shm_core::mapping::Mapped;
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,6 +25,8 @@ pub struct Session {
     pub(super) policy: Policy,
     pub(super) tally: Tally,
     reserve: RefCell<Reserve>,
+    /// The file that it has changed last, which this process has open.
+    changed: Cell<Option<FileNumber>>,
     /// Given back last.
     _thread: Thread,
 }
@@ -106,6 +108,7 @@ impl Session {
             policy: policy()?,
             tally: Tally::new(row),
             reserve: RefCell::new(reserve),
+            changed: Cell::new(None),
             _thread: thread,
             inner,
         })
@@ -129,6 +132,17 @@ impl Session {
     #[inline]
     pub(super) fn count(&self, count: Count) {
         self.tally.add(count, 1);
+    }
+
+    /// Opens a file that is to be changed, if this process has not done so. Where the system cannot
+    /// write what it has of a file, it tells each who had it open by then, and nobody else.
+    #[inline]
+    pub(super) fn has_open(&self, file: FileNumber) -> Result<(), PageError> {
+        if self.changed.get() != Some(file) {
+            self.inner.open_file(file)?;
+            self.changed.set(Some(file));
+        }
+        Ok(())
     }
 
     /// The page's bytes for users, where these are such.

@@ -25,6 +25,8 @@ pub(crate) struct Faults {
     pub(crate) syncs: AtomicU32,
     /// Whether files are opened to be read only.
     pub(crate) is_read_only: AtomicBool,
+    /// What was written since was lost so often: each who had the file open is told once.
+    pub(crate) losses: AtomicU32,
     /// A read takes so many milliseconds.
     pub(crate) slow: AtomicU32,
     /// How often was read.
@@ -66,7 +68,8 @@ impl Store for Memory {
         }
         let is_read_only = self.faults.is_read_only.load(Relaxed);
         let (bytes, faults) = (self.bytes_of(path), self.faults.clone());
-        Ok(Arc::new(InMemory { bytes, faults, is_read_only }))
+        let told = AtomicU32::new(faults.losses.load(Relaxed));
+        Ok(Arc::new(InMemory { bytes, faults, told, is_read_only }))
     }
 }
 
@@ -74,6 +77,8 @@ impl Store for Memory {
 struct InMemory {
     bytes: Arc<Mutex<Vec<u8>>>,
     faults: Arc<Faults>,
+    /// How many of the losses.
+    told: AtomicU32,
     is_read_only: bool,
 }
 
@@ -128,6 +133,10 @@ impl PageFile for InMemory {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let losses = self.faults.losses.load(Relaxed);
+        if self.told.swap(losses, Relaxed) != losses {
+            return Err(io::Error::other("some of it was lost"));
+        }
         fails(&self.faults.syncs)
     }
 
