@@ -13,18 +13,22 @@ use buffer_pool::pool::{
     FileError, FileOptions, Page, PageError, PageView, Pool, PoolConfig, PoolOptions, Session,
 };
 use crash_common::{said, shared, words_from};
+use dsm::area::Memory;
 use pool_common::segment::{Segment, at_read, at_write};
 use pool_common::small;
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_testkit::child::in_a_fork;
-use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
+use shm_testkit::killpoint::{End, Notes, Run, Scenario, SharedMemory, Work};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 const PAGE: usize = 1024;
 const FRAMES: u32 = 16;
+const FRAMES_MAX: u32 = 24;
 /// Of the file that it is about, and of the one that fills all frames.
 const BLOCKS: u32 = 20;
 const SPARE: u32 = 16;
@@ -62,18 +66,23 @@ enum Scene {
     DeadLoader,
     /// As `Dirty`, and one has died as it did so with pages pinned, shared and taken.
     DeadUser,
+    /// As `Dirty`, in all frames that there can be.
+    Large,
 }
 
 impl Scene {
     /// Whether the frames have what the file has not.
     fn changes(self) -> bool {
-        matches!(self, Scene::Dirty | Scene::DeadUser)
+        matches!(self, Scene::Dirty | Scene::DeadUser | Scene::Large)
     }
 }
 
 struct World {
     mapping: Arc<Mapping>,
     store: Segment,
+    behind: Arc<Behind>,
+    /// So many KiB of memory there are at first.
+    kib: usize,
     pool: Pool,
     session: Session,
     file: FileNumber,
@@ -132,7 +141,9 @@ impl World {
         let files_at = (Pool::bytes_for(&config()).unwrap() as usize).next_multiple_of(64);
         let (memory, mapping) = shared((files_at + Segment::BYTES) as u64);
         let store = Segment::new(&memory, files_at);
-        let pool = open(&mapping, &store, PATIENCE).unwrap();
+        let behind = Arc::new(Behind { memory, known: SharedMemory::new(mapping.len()) });
+        let pool = open(&mapping, &store, &behind, PATIENCE).unwrap();
+        let kib = behind.kib();
         let session = pool.session().unwrap();
         let [spare, file] = [0, 1].map(|file| register(&session, file).unwrap());
         session.extend(spare, SPARE).unwrap();
@@ -141,7 +152,7 @@ impl World {
             let value = if scene.changes() && block < FRAMES { OLDER } else { old(block) };
             write(&session.page(file, block).unwrap(), value).unwrap();
         }
-        let mut world = World { mapping, store, pool, session, file, spare };
+        let mut world = World { mapping, store, behind, kib, pool, session, file, spare };
         world.session.flush(file).unwrap();
         world.forget();
         world.set(scene);
@@ -156,16 +167,22 @@ impl World {
     }
 
     fn set(&mut self, scene: Scene) {
+        if scene == Scene::Large {
+            self.session.resize(FRAMES_MAX).unwrap();
+            for block in 0..FRAMES_MAX - FRAMES {
+                write(&self.session.page(self.spare, block).unwrap(), OLDER).unwrap();
+            }
+        }
         for block in 0..FRAMES {
             let page = self.session.page(self.file, block).unwrap();
             match scene {
                 Scene::Clean | Scene::DeadLoader => (),
-                Scene::Dirty | Scene::DeadUser => write(&page, old(block)).unwrap(),
+                Scene::Dirty | Scene::DeadUser | Scene::Large => write(&page, old(block)).unwrap(),
                 Scene::Empty => write(&page, OLDER).unwrap(),
             }
         }
         match scene {
-            Scene::Clean | Scene::Dirty => (),
+            Scene::Clean | Scene::Dirty | Scene::Large => (),
             Scene::Empty => self.forget(),
             Scene::DeadLoader => self.die(|_| ()),
             Scene::DeadUser => self.die(|process| {
@@ -189,7 +206,7 @@ impl World {
     }
 
     fn enter(&self, patience: Duration) -> Result<Process, String> {
-        let pool = open(&self.mapping, &self.store, patience)?;
+        let pool = open(&self.mapping, &self.store, &self.behind, patience)?;
         let (session, other) = (pool.session().map_err(said)?, None);
         Ok(Process { pool, session, other })
     }
@@ -209,6 +226,18 @@ impl World {
             |page: &[u8], at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
         let value = |page: &[u8]| (word(page, 16) == word(page, 1016)).then(|| word(page, 16));
         bytes.chunks(PAGE).map(|page| value(page).unwrap_or(u64::MAX)).collect()
+    }
+
+    /// It can be as small as it was, and as large as may be, and has the memory for that.
+    fn resize(&self) -> Result<(), String> {
+        for frames in [FRAMES, FRAMES_MAX, FRAMES] {
+            let resized = self.session.resize(frames).map_err(said)?;
+            let (has, needs) = (self.behind.kib(), self.kib + (frames - FRAMES) as usize);
+            if has != needs || resized.in_use > 0 {
+                return Err(format!("{resized:?}, and {has} KiB of memory for {needs}"));
+            }
+        }
+        Ok(())
     }
 
     /// Each frame can have a page at the same time as all others, and nobody else has one pinned.
@@ -273,13 +302,65 @@ impl World {
     }
 }
 
-fn open(mapping: &Arc<Mapping>, store: &Segment, patience: Duration) -> Result<Pool, String> {
+fn open(
+    mapping: &Arc<Mapping>,
+    store: &Segment,
+    behind: &Arc<Behind>,
+    patience: Duration,
+) -> Result<Pool, String> {
     let options = PoolOptions {
         store: Arc::new(store.clone()),
         patience: Some(patience),
-        ..PoolOptions::default()
+        memory: Some(behind.clone()),
     };
     Pool::open(mapping, &config(), options).map_err(said)
+}
+
+/// The memory behind a pool, which says of each KiB whether it is there.
+#[derive(Debug)]
+struct Behind {
+    memory: SharedMemory,
+    known: SharedMemory,
+}
+
+impl Behind {
+    /// Says so of these bytes; of one of the system's pages it may be part.
+    fn say(&self, bytes: Range<u64>, is_there: bool) {
+        for kib in self.known(bytes) {
+            kib.store(is_there, Relaxed);
+        }
+    }
+
+    fn known(&self, bytes: Range<u64>) -> &[AtomicBool] {
+        // SAFETY: all zero at first, never anything but such bytes, and mapped as long as self.
+        let known = unsafe {
+            std::slice::from_raw_parts(self.known.base().as_ptr().cast(), self.known.len())
+        };
+        &known[bytes.start as usize / PAGE..bytes.end as usize / PAGE]
+    }
+
+    /// How many KiB are there.
+    fn kib(&self) -> usize {
+        let all = self.known(0..self.memory.len() as u64);
+        all.iter().filter(|kib| kib.load(Relaxed)).count()
+    }
+}
+
+impl Memory for Behind {
+    fn populate(&self, bytes: Range<u64>) -> bool {
+        self.say(bytes, true);
+        true
+    }
+
+    /// Who reads there afterwards reads zeroes.
+    fn punch(&self, bytes: Range<u64>) -> bool {
+        // SAFETY: inside the memory.
+        let first = unsafe { self.memory.base().add(bytes.start as usize) };
+        // SAFETY: bytes of the memory that the caller has to itself.
+        unsafe { first.write_bytes(0, (bytes.end - bytes.start) as usize) };
+        self.say(bytes, false);
+        true
+    }
 }
 
 /// What who is to die has before.
@@ -353,6 +434,7 @@ impl Scenario for Uses {
             return Err(format!("after {done} steps it is {state:?}, not {may_be:?}"));
         }
         world.pool.reap();
+        world.resize()?;
         world.fill()?;
         if world.state()? != state {
             return Err(format!("{state:?} has become {:?}", world.state()));
@@ -603,6 +685,34 @@ fn who_forgets_a_file_may_die_anywhere() {
         steps: || vec![None],
         operate: |world, process, notes| {
             session(process).forget(world.file).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_makes_the_pool_larger_may_die_anywhere() {
+    dies(&Uses {
+        name: "resize, larger",
+        operations: &["buffer_pool::pool::Session::resize"],
+        scene: Scene::Dirty,
+        operate: |_, process, notes| {
+            session(process).resize(FRAMES_MAX).unwrap();
+            notes.count(DONE);
+        },
+        ..USES
+    });
+}
+
+#[test]
+fn who_makes_the_pool_smaller_may_die_anywhere() {
+    dies(&Uses {
+        name: "resize, smaller",
+        operations: &["buffer_pool::pool::Session::resize"],
+        scene: Scene::Large,
+        operate: |_, process, notes| {
+            assert_eq!(session(process).resize(FRAMES).unwrap().in_use, 0);
             notes.count(DONE);
         },
         ..USES
