@@ -1,8 +1,16 @@
 //! What the measurements share: two processors, and medians of rounds.
+use buffer_pool::HEADER_BYTES;
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
-use std::sync::{Arc, LazyLock};
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
+
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = 8192;
 
 /// A mapping with a table, a seat in it, and where the `bytes` behind it begin, which nobody has.
 pub fn memory(bytes: u64) -> (Arc<Mapping>, Arc<Member>, u64) {
@@ -95,4 +103,43 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 pub fn processor_seconds() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
+}
+
+/// Nanoseconds of processor time for each of `count` blocks below `blocks`, in an order that no cache knows.
+pub fn each(count: u32, blocks: u32, mut with: impl FnMut(u32) -> u64) -> f64 {
+    let mut state = 88_172_645_463_325_252u64;
+    let (start, mut sum) = (processor_seconds(), 0u64);
+    for _ in 0..count {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        sum = sum.wrapping_add(with((((state >> 32) * u64::from(blocks)) >> 32) as u32));
+    }
+    black_box(sum);
+    (processor_seconds() - start) * 1e9 / f64::from(count)
+}
+
+/// What two threads that do so at once, each pinned, get in the mean.
+pub fn both(one: impl Fn() -> f64 + Sync) -> f64 {
+    let sum = Mutex::new(0.0);
+    let half = || *sum.lock().expect("nobody panics") += one() / 2.0;
+    two(half, half);
+    sum.into_inner().expect("nobody panics")
+}
+
+/// A file of so many pages for a pool, each with its number in the user's first bytes.
+pub fn make_file(path: &Path, blocks: u32) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .expect("a file");
+    let mut page = vec![0u8; PAGE_BYTES];
+    for block in 0..blocks {
+        page[HEADER_BYTES..HEADER_BYTES + 8].copy_from_slice(&u64::from(block).to_le_bytes());
+        file.write_all_at(&page, u64::from(block) * PAGE_BYTES as u64).expect("written");
+    }
+    file
 }

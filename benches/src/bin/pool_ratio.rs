@@ -7,18 +7,17 @@
 //!
 //! All are given the same blocks in the same order, round by round in turn, and each figure is the
 //! median over the rounds, in nanoseconds of processor time. The file lies in the system's cache.
-use benches::{median, pin, processor_seconds, two};
+use benches::{PAGE_BYTES, both, each, make_file, median, pin};
 use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
 use shm_core::mapping::Mapping;
 use std::fs::File;
-use std::hint::black_box;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-const PAGE: usize = 8192;
 /// Pages that fit the pool: 80 MB.
 const RESIDENT: u32 = 10_000;
 /// Pages of a pool that is missed, and of its file.
@@ -27,37 +26,7 @@ const LARGE: u32 = 10 * SMALL;
 const HITS: u32 = 2_000_000;
 const MISSES: u32 = 100_000;
 
-/// Nanoseconds for each of `count` blocks below `blocks`, in an order that no cache knows.
-fn each(count: u32, blocks: u32, mut with: impl FnMut(u32) -> u64) -> f64 {
-    let mut state = 88_172_645_463_325_252u64;
-    let (start, mut sum) = (processor_seconds(), 0u64);
-    for _ in 0..count {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        sum = sum.wrapping_add(with((((state >> 32) * u64::from(blocks)) >> 32) as u32));
-    }
-    black_box(sum);
-    (processor_seconds() - start) * 1e9 / f64::from(count)
-}
-
-fn make_file(path: &Path, blocks: u32) -> File {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .expect("a file");
-    let mut page = vec![0u8; PAGE];
-    for block in 0..blocks {
-        page[HEADER_BYTES..HEADER_BYTES + 8].copy_from_slice(&u64::from(block).to_le_bytes());
-        file.write_all_at(&page, u64::from(block) * PAGE as u64).expect("written");
-    }
-    file
-}
-
-fn pool(frames: u32, path: &Path) -> (Pool, FileNumber) {
+fn pool(frames: u32, path: &Path) -> (Pool, FileNumber, Arc<Mapping>) {
     let config = PoolConfig {
         frames,
         frames_max: frames,
@@ -73,7 +42,27 @@ fn pool(frames: u32, path: &Path) -> (Pool, FileNumber) {
     let key = FileKey { id: 1, fork: 0 };
     let number = session.register(key, path, &FileOptions::default()).expect("registered");
     drop(session);
-    (pool, number)
+    (pool, number, mapping)
+}
+
+/// Where the user's bytes of each block are, which is in the pool and has its number in them.
+fn places(pool: &Pool, file: FileNumber, mapping: &Mapping) -> Vec<usize> {
+    let session = pool.session().expect("a session");
+    let frames: Vec<_> = (0..RESIDENT)
+        .map(|block| session.page(file, block).expect("a page").frame() as usize)
+        .collect();
+    let region = mapping.region();
+    let words: &[AtomicU64] = region.share_slice(0, region.len() as u64 / 8).expect("words");
+    let at = |first: usize, frame: usize| first + (frame * PAGE_BYTES + HEADER_BYTES) / 8;
+    let is_first = |first: &usize| {
+        let mut all = frames.iter().enumerate();
+        all.all(|(block, frame)| {
+            let word = words.get(at(*first, *frame));
+            word.is_some_and(|word| word.load(Ordering::Relaxed) == block as u64)
+        })
+    };
+    let first = (0..words.len()).step_by(8).find(is_first).expect("the pages");
+    frames.iter().map(|frame| at(first, *frame)).collect()
 }
 
 fn hit(session: &Session, file: FileNumber, block: u32) -> u64 {
@@ -100,13 +89,14 @@ const NAMES: [&str; 10] = [
     "pread of 8 KiB into a ring",
 ];
 
-/// Two pools and their files, and the same memory without a pool.
+/// Two pools and their files.
 struct Bench {
-    hot: (Pool, FileNumber),
-    cold: (Pool, FileNumber),
+    hot: (Pool, FileNumber, Arc<Mapping>),
+    cold: (Pool, FileNumber, Arc<Mapping>),
+    /// Of the blocks in the hot one.
+    places: Vec<usize>,
     small: File,
     large: File,
-    plain: Vec<u64>,
     buffer: Vec<u8>,
     ring: Vec<u8>,
 }
@@ -121,39 +111,34 @@ impl Bench {
             assert_eq!(hit(&session, hot.1, block), u64::from(block));
         }
         drop(session);
+        let places = places(&hot.0, hot.1, &hot.2);
         Bench {
             hot,
+            places,
             cold: pool(SMALL, &large_path),
             small,
             large,
-            plain: vec![1; RESIDENT as usize * PAGE / 8],
-            buffer: vec![0; PAGE],
-            ring: vec![0; SMALL as usize * PAGE],
+            buffer: vec![0; PAGE_BYTES],
+            ring: vec![0; SMALL as usize * PAGE_BYTES],
         }
     }
 
-    /// Nanoseconds of each of two who hit at once.
+    /// Of each of two who hit at once.
     fn both(&self, blocks: u32) -> f64 {
-        let sum = Mutex::new(0.0);
-        let one = || {
+        both(|| {
             let session = self.hot.0.session().expect("a session");
-            let took = each(HITS, blocks, |block| hit(&session, self.hot.1, block));
-            *sum.lock().expect("nobody panics") += took / 2.0;
-        };
-        two(one, one);
-        sum.into_inner().expect("nobody panics")
+            each(HITS, blocks, |block| hit(&session, self.hot.1, block))
+        })
     }
 
     fn round(&mut self) -> [f64; NAMES.len()] {
         let session = self.hot.0.session().expect("a session");
         let misser = self.cold.0.session().expect("a session");
         let (hot, cold) = (self.hot.1, self.cold.1);
-        let plain = |block: u32| {
-            let word = &self.plain[block as usize * (PAGE / 8) + HEADER_BYTES / 8];
-            // SAFETY: a reference is good for a read.
-            unsafe { std::ptr::from_ref(word).read_volatile() }
-        };
-        let at = |block: u32| u64::from(block) * PAGE as u64;
+        let region = self.hot.2.region();
+        let words: &[AtomicU64] = region.share_slice(0, region.len() as u64 / 8).expect("words");
+        let plain = |block: u32| words[self.places[block as usize]].load(Ordering::Relaxed);
+        let at = |block: u32| u64::from(block) * PAGE_BYTES as u64;
         let mut next = 0;
         [
             each(HITS, 1, |block| glance(&session, hot, block)),
@@ -169,8 +154,8 @@ impl Bench {
             }),
             each(MISSES, LARGE, |block| hit(&misser, cold, block)),
             each(MISSES, LARGE, |block| {
-                next = (next + PAGE) % self.ring.len();
-                let page = &mut self.ring[next..next + PAGE];
+                next = (next + PAGE_BYTES) % self.ring.len();
+                let page = &mut self.ring[next..next + PAGE_BYTES];
                 self.large.read_exact_at(page, at(block)).expect("read");
                 page[HEADER_BYTES].into()
             }),

@@ -48,11 +48,13 @@ pub struct Pin<'u> {
 
 impl<'u> Pin<'u> {
     /// Of the frame that `slot` announces.
+    #[inline]
     pub(super) fn new(slot: Slot<'u>) -> Pin<'u> {
         Pin { slot }
     }
 
     /// The frame that the page is in.
+    #[inline]
     pub fn frame(&self) -> u32 {
         self.slot.value().map_or(0, |number| number.get() as u32 - 1)
     }

@@ -163,7 +163,7 @@ impl Use {
 }
 
 /// Some of all use bytes: asked quickly.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct UseSet([u64; 4]);
 
 impl UseSet {
@@ -177,7 +177,7 @@ impl UseSet {
     }
 
     #[inline]
-    pub(super) const fn contains(self, byte: Use) -> bool {
+    pub(super) const fn contains(&self, byte: Use) -> bool {
         self.0[(byte.0 / 64) as usize] >> (byte.0 % 64) & 1 == 1
     }
 }

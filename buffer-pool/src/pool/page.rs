@@ -42,21 +42,25 @@ pub struct PageView<'a> {
 }
 
 impl<'s> Page<'s> {
+    #[inline]
     pub(super) fn new(session: &'s Session, id: PageId, pin: Pin<'s>) -> Page<'s> {
         Page { session, id, pin }
     }
 
     /// Of which file.
+    #[inline]
     pub fn file(&self) -> FileNumber {
         FileNumber::from_bits(self.id.file())
     }
 
     /// Which block of the file.
+    #[inline]
     pub fn block(&self) -> u32 {
         self.id.block()
     }
 
     /// The frame that it is in.
+    #[inline]
     pub fn frame(&self) -> u32 {
         self.pin.frame()
     }

@@ -115,6 +115,7 @@ impl<'p> Slot<'p> {
     }
 
     /// What it announces.
+    #[inline]
     pub fn value(&self) -> Option<NonZeroU64> {
         NonZeroU64::new(self.value)
     }
