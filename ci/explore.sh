@@ -5,7 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/explore"
+# As in ci/loom.sh.
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/models"
+CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')
+export CARGO_BUILD_TARGET
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_explore -D warnings" RUSTDOCFLAGS="${RUSTDOCFLAGS:-} --cfg shm_explore"
 ci/two-at-a-time.sh explore --profile loom | tee "$log"
 cargo test --profile loom --doc -p shm-testkit explore

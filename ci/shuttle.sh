@@ -5,7 +5,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/shuttle" \
+# As in ci/loom.sh.
+host=$(rustc -vV | sed -n 's/^host: //p')
+CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/models" CARGO_BUILD_TARGET=$host \
     RUSTFLAGS="${RUSTFLAGS:-} --cfg shm_loom --cfg shm_shuttle -D warnings" \
     ci/two-at-a-time.sh shuttle --profile loom | tee "$log"
 
