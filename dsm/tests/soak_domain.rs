@@ -5,7 +5,7 @@
 //! A worker writes down what it is about to change and what it has changed, by a call of the
 //! system, in a file that outlives it: `about`, the call, `done`. Its keys are its own.
 //!
-//! It takes 2 s (`ci/soak.sh`: 20); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
+//! It takes 2 s (`ci/soak.sh`: 12); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
 //! longer. It prints the seed of what everybody does; `SHM_SEED=…` has them do it again, as far as
 //! the kernel lets them.
 #![cfg(not(any(shm_loom, shm_explore)))]

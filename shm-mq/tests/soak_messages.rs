@@ -5,7 +5,7 @@
 //! Who sends writes down in shared memory what it is about to send and what it was told is sent;
 //! who receives, what it has used, before it lets go of it.
 //!
-//! It takes 3 s (`ci/soak.sh`: 20); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
+//! It takes 3 s (`ci/soak.sh`: 12); `SHM_SOAK_SECONDS`, or ten minutes with `SHM_DEEP=1`, make it
 //! longer. It prints the seed of what everybody does; `SHM_SEED=…` has them do it again, as far as
 //! the kernel lets them.
 #![cfg(not(any(shm_loom, shm_explore)))]
