@@ -1,6 +1,6 @@
 //! `--chaos`: workers are killed at random moments, and the answer is the same.
 
-use crate::scene::{BACKENDS, Scene};
+use crate::scene::{BACKENDS, Scene, backends_of_the_dear};
 
 #[track_caller]
 fn survives(words: impl Fn(&Scene) -> String, kills: u32) {
@@ -46,7 +46,7 @@ fn kills_amid_messages_larger_than_their_queue_change_nothing() {
             path.display()
         )
     };
-    survives_on(&["posix", "memfd"], words, 5);
+    survives_on(backends_of_the_dear(), words, 5);
 }
 
 /// The job begins again in the middle; the kills do not.

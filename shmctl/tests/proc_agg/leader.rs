@@ -2,6 +2,7 @@
 
 use crate::scene::{BACKENDS, LOOK, NAMED, Process, Scene, await_end};
 use rustix::process::Signal;
+use shm_testkit::depth::is_deep;
 use std::io::Write;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -170,7 +171,7 @@ fn an_interrupt_while_a_quoted_file_is_cut_ends_with_130_and_leaves_nothing() {
 
 fn interrupt_at_any_moment(mut scene: Scene, words: impl Fn(&Scene) -> String) {
     let words = words(&scene);
-    for moment in 0..15 {
+    for moment in (0..15).step_by(if is_deep() { 1 } else { 2 }) {
         let leader = scene.start(&words);
         sleep(LOOK * moment * moment);
         leader.signal(Signal::INT);

@@ -2,6 +2,7 @@
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use serde_json::Value;
+use shm_testkit::depth::is_deep;
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::fs::{self, File};
@@ -15,6 +16,12 @@ pub(crate) const BACKENDS: [&str; 4] = ["posix", "sysv", "mmap", "memfd"];
 
 /// Those that find what dead processes left.
 pub(crate) const NAMED: [&str; 3] = ["posix", "sysv", "mmap"];
+
+/// For what costs much and has little to do with where the memory comes from: one of them, or with
+/// `SHM_DEEP=1` each.
+pub(crate) fn backends_of_the_dear() -> &'static [&'static str] {
+    if is_deep() { &BACKENDS } else { &BACKENDS[..1] }
+}
 
 /// A watchdog's limit: far more than anything takes on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);

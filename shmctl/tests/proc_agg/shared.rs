@@ -95,9 +95,9 @@ fn a_memory_that_is_too_small_is_an_error() {
 #[test]
 fn where_memory_is_too_small_the_other_groups_go_as_messages_if_nothing_is_said() {
     let mut scene = Scene::new("memfd");
-    let words = many(&scene, 150_000, 1) + " --workers 2 --chunk-size 200K --groups-memory 1M";
+    let words = many(&scene, 60_000, 1) + " --workers 2 --chunk-size 80K --groups-memory 1M";
     let report = scene.run(&(words + " --verify")).report();
-    assert_eq!((&report["verified"], &report["groups"]), (&true.into(), &150_000.into()));
+    assert_eq!((&report["verified"], &report["groups"]), (&true.into(), &60_000.into()));
     assert!(report["shared_groups"].as_u64().unwrap() < 30_000);
     scene.assert_nothing_left();
 }
