@@ -125,7 +125,7 @@ fn reaper(world: &World) -> Process<'_> {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("area", name).states_at_most(if is_deep() { 2_000_000 } else { 120_000 })
+    Scenario::new("area", name).states_at_most(if is_deep() { 2_000_000 } else { 70_000 })
 }
 
 #[test]

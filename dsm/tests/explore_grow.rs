@@ -24,6 +24,7 @@ fn three_that_grow_it_may_die_anywhere() {
     let deaths = if is_deep() { 3 } else { 2 };
     let scenario = Scenario::new("segment table", &format!("three grow, {deaths} deaths"));
     let scenario = scenario.deaths(deaths).process(creator()).process(creator()).process(creator());
+    let scenario = scenario.states_at_most(if is_deep() { 1_000_000 } else { 200_000 });
     scenario
         .check(|end: &End<'_>| {
             let control = attach(&mapping);

@@ -143,7 +143,7 @@ fn two_who_insert_one_key_meet() {
         let finished = end.has_finished(0) || end.has_finished(1);
         assert!(is_there || !finished, "inserted, and not there");
     };
-    scenario.check(check).preemptions_at_most(3).explore();
+    scenario.check(check).preemptions_at_most(if is_deep() { 3 } else { 2 }).explore();
 }
 
 #[test]

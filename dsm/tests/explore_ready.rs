@@ -27,6 +27,7 @@ fn who_creates_and_who_empties_may_die_anywhere() {
     let deaths = if is_deep() { 3 } else { 2 };
     let scenario = Scenario::new("ready", &format!("two create, one empties, {deaths} deaths"));
     let scenario = scenario.deaths(deaths).process(creator()).process(creator());
+    let scenario = scenario.states_at_most(if is_deep() { 1_000_000 } else { 300_000 });
     scenario
         .process(emptier.mortal().never_waits())
         .check(|end: &End<'_>| {

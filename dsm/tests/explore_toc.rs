@@ -95,7 +95,8 @@ fn inserters_may_die_anywhere() {
         scenario = scenario.process(inserter(&world, *key));
     }
     let scenario = scenario.process(reader(&world, &[1])).deaths(deaths);
-    scenario.check(|end| world.check(end, KEYS)).preemptions_at_most(3).explore();
+    let preemptions = if is_deep() { 3 } else { 2 };
+    scenario.check(|end| world.check(end, KEYS)).preemptions_at_most(preemptions).explore();
 }
 
 #[test]
@@ -143,7 +144,7 @@ fn a_lie_does_no_harm() {
         })
         .never_waits()
     };
-    let lies = if is_deep() { 3 } else { 2 };
-    let scenario = scenario(&format!("{lies} lies")).lies(lies).preemptions_at_most(3);
+    let (lies, preemptions) = if is_deep() { (3, 3) } else { (2, 2) };
+    let scenario = scenario(&format!("{lies} lies")).lies(lies).preemptions_at_most(preemptions);
     scenario.process(uses(1)).process(uses(1)).explore();
 }

@@ -166,7 +166,7 @@ fn a_tagged_free_list_hands_nothing_out_twice() {
     let scenario = scenario("three users of a free list").deaths(if is_deep() { 2 } else { 1 });
     let scenario = scenario.process(user(&list, 1)).process(user(&list, 1));
     let scenario = scenario.process(user(&list, 1)).check(|end| check(&list, end));
-    scenario.preemptions_at_most(4).explore();
+    scenario.preemptions_at_most(if is_deep() { 4 } else { 3 }).explore();
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn no_sleeper_is_forgotten_whoever_dies() {
     let one = scenario("a sleeper, a notifier, two alarmists").deaths(deaths);
     let one = one.process(sleeper(&shared, 1).mortal()).process(notifier(&shared));
     let one = one.process(alarmist(&shared)).process(alarmist(&shared));
-    one.states_at_most(if is_deep() { 2_000_000 } else { 400_000 }).explore();
+    one.states_at_most(if is_deep() { 2_000_000 } else { 150_000 }).explore();
 }
 
 /// The notifier may die between its change and its wake-up: who sleeps on its life word too learns

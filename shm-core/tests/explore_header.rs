@@ -79,14 +79,16 @@ fn all_agree(shared: &Shared, count: usize, end: &End<'_>) {
 #[test]
 fn openers_may_die_anywhere() {
     let shared = shared();
-    for (count, deaths) in if is_deep() { [(2, 2), (3, 3)] } else { [(2, 2), (3, 1)] } {
+    // How many open it, how many of them die, and how often one is interrupted.
+    let cases = if is_deep() { [(2, 2, 2), (3, 3, 2)] } else { [(2, 2, 2), (3, 1, 1)] };
+    for (count, deaths, preemptions) in cases {
         let name = format!("{count} open, {deaths} deaths");
         let mut scenario = Scenario::new("header", &name).deaths(deaths);
         for _ in 0..count {
             scenario = scenario.process(opener(&shared, false));
         }
         let scenario = scenario.check(|end| all_agree(&shared, count, end));
-        scenario.preemptions_at_most(2).explore();
+        scenario.preemptions_at_most(preemptions).explore();
     }
 }
 

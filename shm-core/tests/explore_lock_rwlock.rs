@@ -102,8 +102,8 @@ impl World {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    // More than any case has in ordinary runs; deep ones, which have no end, go ten times as far.
-    Scenario::new("rwlock", name).states_at_most(120_000)
+    // Most cases have more. Deep runs, which have no end, go twenty times as far.
+    Scenario::new("rwlock", name).states_at_most(if is_deep() { 120_000 } else { 60_000 })
 }
 
 fn reads(world: &World) -> Process<'_> {

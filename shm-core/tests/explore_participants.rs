@@ -94,7 +94,7 @@ impl World {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("participants", name).states_at_most(if is_deep() { 1_000_000 } else { 200_000 })
+    Scenario::new("participants", name).states_at_most(if is_deep() { 1_000_000 } else { 165_000 })
 }
 
 /// Joins, says as whom, and leaves.

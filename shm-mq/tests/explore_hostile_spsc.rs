@@ -6,7 +6,7 @@
 #![cfg(shm_explore)]
 use shm_mq::spsc::explored::Hostiles;
 use shm_mq::spsc::{RecvError, SendError};
-use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_after_a_lie};
+use shm_testkit::explore::{End, Me, Process, Scenario, finds, is_after_a_lie, is_deep};
 use std::time::Instant;
 
 const SENDER: u32 = 1;
@@ -16,7 +16,8 @@ const DIED: u64 = 100;
 const LEFT: u64 = 101;
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("hostile spsc", name).alone_at_most(2000).states_at_most(300_000)
+    let states = if is_deep() { 300_000 } else { 100_000 };
+    Scenario::new("hostile spsc", name).alone_at_most(2000).states_at_most(states)
 }
 
 /// Sends so many records, and says each that was taken.

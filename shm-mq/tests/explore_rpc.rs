@@ -274,7 +274,7 @@ fn who_waits_for_a_slot_has_it_whoever_dies() {
     let has_it = Process::new("server", |me: &Me| me.stay());
     // The reaper is tried late.
     let scenario = scenario("a slot is waited for")
-        .states_at_most(200_000)
+        .states_at_most(if is_deep() { 200_000 } else { 80_000 })
         .process(asks)
         .process(has_it.mortal());
     let scenario = scenario.process(reaper(&world).mortal()).deaths(2).preemptions_at_most(1);

@@ -87,7 +87,8 @@ fn dies(pid: u32) {
 }
 
 fn scenario<'a>(name: &str) -> Scenario<'a> {
-    Scenario::new("spsc", name).alone_at_most(2000).states_at_most(120_000)
+    let states = if is_deep() { 120_000 } else { 65_000 };
+    Scenario::new("spsc", name).alone_at_most(2000).states_at_most(states)
 }
 
 /// What is sent: bytes of each record, the first of which are there before.

@@ -128,7 +128,7 @@ fn a_sender_may_die_anywhere() {
 #[test]
 fn either_may_die_anywhere() {
     let world = World::given(16);
-    let most = if is_deep() { 3_000_000 } else { 400_000 };
+    let most = if is_deep() { 3_000_000 } else { 150_000 };
     let scenario = scenario("either dies").deaths(2).states_at_most(most);
     let scenario = scenario.process(sends(&world, SHORT).mortal());
     let scenario = scenario.process(receives(&world, SHORT).mortal()).preemptions_at_most(1);
