@@ -42,6 +42,29 @@ pub trait PageFile: fmt::Debug + Send + Sync {
     /// `into` is good for writes of `len` bytes, which no reference in this process covers.
     unsafe fn read(&self, at: u64, into: NonNull<u8>, len: usize) -> io::Result<usize>;
 
+    /// As [`read`](PageFile::read), into these places, one after the other. Fewer bytes than they
+    /// have also where there are too many places; or where an error came after some of them, which
+    /// is told to who reads on.
+    ///
+    /// # Errors
+    /// As [`read`](PageFile::read).
+    ///
+    /// # Safety
+    /// Each place is good for writes of its bytes, which no reference in this process covers.
+    unsafe fn read_vectored(&self, at: u64, into: &[NonNull<[u8]>]) -> io::Result<usize> {
+        let mut have = 0;
+        for place in into {
+            // SAFETY: the caller's promise.
+            match unsafe { self.read(at + have as u64, place.cast(), place.len()) } {
+                Ok(more) if more == place.len() => have += more,
+                Ok(more) => return Ok(have + more),
+                Err(_) if have > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(have)
+    }
+
     /// Writes `bytes` at `at`, all of them.
     ///
     /// # Errors
@@ -102,6 +125,9 @@ pub(crate) unsafe fn read_whole(
     Ok(len - have)
 }
 
+/// Into so many places the system reads at once.
+pub(crate) const PARTS_MAX: usize = 64;
+
 /// Files of the system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Disk {
@@ -150,6 +176,20 @@ impl PageFile for OnDisk {
         let at = i64::try_from(at).map_err(|_| io::Error::from(Errno::OVERFLOW))?;
         // SAFETY: good for `len` bytes by the caller's promise, and the descriptor is open.
         let read = unsafe { libc::pread64(self.file.as_raw_fd(), into.as_ptr().cast(), len, at) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    unsafe fn read_vectored(&self, at: u64, into: &[NonNull<[u8]>]) -> io::Result<usize> {
+        let at = i64::try_from(at).map_err(|_| io::Error::from(Errno::OVERFLOW))?;
+        let mut parts = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PARTS_MAX];
+        let count = into.len().min(PARTS_MAX);
+        for (part, place) in parts.iter_mut().zip(into) {
+            *part = libc::iovec { iov_base: place.as_ptr().cast(), iov_len: place.len() };
+        }
+        // SAFETY: good for these bytes by the caller's promise, and the descriptor is open.
+        let read = unsafe {
+            libc::preadv64(self.file.as_raw_fd(), parts.as_ptr(), count as libc::c_int, at)
+        };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
     }
 

@@ -7,15 +7,15 @@
 mod crash_common;
 mod pool_common;
 
-use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::pool::{
-    FileError, FileOptions, Page, PageError, PageView, Pool, PoolConfig, PoolOptions, Session,
+    FileError, FileOptions, PageError, Pool, PoolConfig, PoolOptions, Prewarm, Session,
 };
 use crash_common::{said, shared, words_from};
 use dsm::area::Memory;
 use pool_common::segment::{Segment, at_read, at_write};
 use pool_common::small;
+use pool_common::whole::{value, whole, write};
 use shm_core::mapping::Mapping;
 use shm_core::participants::Table;
 use shm_testkit::child::in_a_fork;
@@ -108,23 +108,6 @@ fn key(file: u64) -> FileKey {
 fn register(session: &Session, file: u64) -> Result<FileNumber, FileError> {
     let options = FileOptions { create: true, blocks_max: Some(32) };
     session.register(key(file), Path::new(&path(file)), &options)
-}
-
-/// What all of the page holds.
-fn whole(view: PageView<'_>) -> Option<u64> {
-    let value = view.u64(HEADER_BYTES);
-    let is_whole = (HEADER_BYTES..PAGE).step_by(8).all(|at| view.u64(at) == value);
-    value.filter(|_| is_whole)
-}
-
-fn value(page: &Page<'_>) -> Result<u64, String> {
-    page.read(whole).map_err(said)?.ok_or_else(|| format!("half of a change in {page:?}"))
-}
-
-/// In two ranges.
-fn write(page: &Page<'_>, value: u64) -> Result<(), PageError> {
-    let half = value.to_le_bytes().repeat(63);
-    page.exclusive()?.write(&[(520, &half), (HEADER_BYTES, &half)])
 }
 
 /// What is in block `block` before the operation.
@@ -569,6 +552,22 @@ fn who_takes_a_page_over_may_die_anywhere() {
         operations: &["buffer_pool::pool::Session::page"],
         scene: Scene::DeadLoader,
         operate: reads_absent,
+        ..USES
+    });
+}
+
+/// Two pages by one read, over two that were changed.
+#[test]
+fn who_reads_neighbours_may_die_anywhere() {
+    passes(&Uses {
+        name: "prewarm, two by one read",
+        operations: &["buffer_pool::pool::Session::page"],
+        scene: Scene::Dirty,
+        operate: |world, process, notes| {
+            let blocks = session(process).prewarm(world.file, ABSENT..BLOCKS, Prewarm::Buffer);
+            assert_eq!(blocks.unwrap(), 2);
+            notes.count(DONE);
+        },
         ..USES
     });
 }

@@ -7,20 +7,19 @@ use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::pool::{
     ConfigError, FRAMES_MIN, FileError, FileOptions, OpenError, Page, PageError, PageView, Pool,
-    PoolConfig, PoolOptions, SESSIONS_MAX, Session, SessionError,
+    PoolConfig, PoolOptions, Prewarm, SESSIONS_MAX, Session, SessionError, StreamOptions,
 };
-use buffer_pool::store::{Disk, PageFile, Store};
+use buffer_pool::store::Disk;
 use pool_common::segment::Segment;
+use pool_common::slow::{Slow, reads};
 use pool_common::{Memory, pool_of, small};
 use shm_core::mapping::Mapping;
 use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::SharedMemory;
 use shm_testkit::unique::TempDir;
 use shm_testkit::watchdog::within;
-use std::io;
 use std::path::Path;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
@@ -421,6 +420,11 @@ fn a_forked_child_may_do_nothing() {
         fails!(session.overwrite(file, 0, &[7; PAGE - 16]), PageError::Forked(_));
         fails!(session.page_or_zero(file, 0), PageError::Forked(_));
         fails!(session.page_if_here(file, 0), PageError::Forked(_));
+        let stream = || session.stream(file, (0..BLOCKS).rev(), StreamOptions::default());
+        assert!(stream().all(|page| matches!(page, Err(PageError::Forked(_)))));
+        for how in [Prewarm::Prefetch, Prewarm::Buffer] {
+            fails!(session.prewarm(file, 0..BLOCKS, how), PageError::Forked(_));
+        }
         fails!(session.read(file, 3, value), PageError::Forked(_));
         fails!(session.flush(file), PageError::Forked(_));
         fails!(session.sync(file), PageError::Forked(_));
@@ -492,70 +496,6 @@ fn a_page_is_read_once_however_many_threads_want_it() {
     world.fill(0);
 }
 
-/// Files whose reads take a while, and are counted: in the first eight bytes of the memory.
-#[derive(Debug)]
-struct Slow {
-    memory: SharedMemory,
-    files: Segment,
-    takes: Duration,
-}
-
-#[derive(Debug)]
-struct SlowFile {
-    memory: SharedMemory,
-    file: Arc<dyn PageFile>,
-    takes: Duration,
-}
-
-fn reads(memory: &SharedMemory) -> &AtomicU64 {
-    // SAFETY: inside the memory, aligned, and only ever an atomic.
-    unsafe { memory.base().cast().as_ref() }
-}
-
-impl Store for Slow {
-    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn PageFile>> {
-        let (memory, file) = (self.memory.clone(), self.files.open(path, create)?);
-        Ok(Arc::new(SlowFile { memory, file, takes: self.takes }))
-    }
-}
-
-impl PageFile for SlowFile {
-    fn is_read_only(&self) -> bool {
-        self.file.is_read_only()
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        self.file.size()
-    }
-
-    unsafe fn read(&self, at: u64, into: NonNull<u8>, len: usize) -> io::Result<usize> {
-        reads(&self.memory).fetch_add(1, Relaxed);
-        std::thread::sleep(self.takes);
-        // SAFETY: as promised to us.
-        unsafe { self.file.read(at, into, len) }
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.file.write(at, bytes)
-    }
-
-    fn extend(&self, from: u64, to: u64) -> io::Result<()> {
-        self.file.extend(from, to)
-    }
-
-    fn truncate(&self, size: u64) -> io::Result<()> {
-        self.file.truncate(size)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.file.sync()
-    }
-
-    fn write_back(&self, _at: u64, _len: u64) {}
-
-    fn prefetch(&self, _at: u64, _len: u64) {}
-}
-
 /// A fork that runs `work` and exits with 0, or dies of a panic.
 fn fork(work: impl FnOnce()) -> libc::pid_t {
     // SAFETY: the child ends in `_exit`, and needs no lock of its parent's but the allocator's.
@@ -576,56 +516,136 @@ fn end_of(pid: libc::pid_t) -> i32 {
     status
 }
 
+/// A pool in memory that forked children share, over files there, and so many blocks of one of
+/// them, none of which is in a frame: each says its number.
+struct Shared {
+    config: PoolConfig,
+    mapping: Arc<Mapping>,
+    files: Segment,
+    count: SharedMemory,
+}
+
+impl Shared {
+    fn new(config: PoolConfig, blocks: u32) -> Shared {
+        let files_at = (Pool::bytes_for(&config).unwrap() as usize).next_multiple_of(64);
+        let (memory, count) = (SharedMemory::new(files_at + Segment::BYTES), SharedMemory::new(64));
+        let files = Segment::new(&memory, files_at);
+        let (base, len, kept) = (memory.base(), memory.len(), memory.clone());
+        // SAFETY: whole pages, mapped until the last clone goes; nobody else writes them.
+        let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(kept))) };
+        let shared = Shared { config, mapping, files, count };
+        let pool = shared.open(0, Duration::ZERO);
+        let session = pool.session().unwrap();
+        let file = register(&session, 1, Path::new("/1")).unwrap();
+        session.extend(file, blocks).unwrap();
+        for block in 0..blocks {
+            write(&session.page(file, block).unwrap(), block.into()).unwrap();
+        }
+        session.flush(file).unwrap();
+        session.forget(file).unwrap();
+        register(&session, 1, Path::new("/1")).unwrap();
+        reads(&shared.count).store(0, Relaxed);
+        shared
+    }
+
+    /// As one has it whose reads from a byte on take so long.
+    fn open(&self, from: u64, takes: Duration) -> Pool {
+        let (memory, files) = (self.count.clone(), self.files.clone());
+        let store = Arc::new(Slow { memory, files, from, takes });
+        let options = PoolOptions { store, patience: Some(LIMIT), ..PoolOptions::default() };
+        Pool::open(&self.mapping, &self.config, options).unwrap()
+    }
+
+    fn wait_for_reads(&self, count: u64) {
+        within(LIMIT, || {
+            while reads(&self.count).load(Relaxed) < count {
+                std::thread::yield_now();
+            }
+        });
+    }
+}
+
+fn file_of(pool: &Pool) -> FileNumber {
+    pool.find_file(FileKey { id: 1, fork: 0 }).unwrap()
+}
+
+fn kill(pid: libc::pid_t) {
+    // SAFETY: our child.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
+    assert_eq!(end_of(pid), libc::SIGKILL);
+}
+
 /// Processes that want a page; the first of them is killed as it reads it, or it is not.
 fn read_by_processes(kills: bool) -> u64 {
     const PROCESSES: u32 = 5;
-    let config = PoolConfig { processes: PROCESSES + 2, ..small() };
-    let files_at = (Pool::bytes_for(&config).unwrap() as usize).next_multiple_of(64);
-    let (memory, count) = (SharedMemory::new(files_at + Segment::BYTES), SharedMemory::new(64));
-    let files = Segment::new(&memory, files_at);
-    let (base, len, kept) = (memory.base(), memory.len(), memory.clone());
-    // SAFETY: whole pages, mapped until the last clone goes; nobody else writes them.
-    let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(kept))) };
-    let open = |takes| {
-        let store = Arc::new(Slow { memory: count.clone(), files: files.clone(), takes });
-        let options = PoolOptions { store, patience: Some(LIMIT), ..PoolOptions::default() };
-        Pool::open(&mapping, &config, options).unwrap()
-    };
-    let pool = open(Duration::ZERO);
-    let session = pool.session().unwrap();
-    let file = register(&session, 1, Path::new("/1")).unwrap();
-    session.extend(file, 3).unwrap();
-    write(&session.page(file, 2).unwrap(), 77).unwrap();
-    session.flush(file).unwrap();
-    session.forget(file).unwrap();
-    let file = register(&session, 1, Path::new("/1")).unwrap();
-    reads(&count).store(0, Relaxed);
+    let shared = Shared::new(PoolConfig { processes: PROCESSES + 2, ..small() }, 3);
     let wants = |takes| {
         fork(|| {
-            let pool = open(takes);
+            let pool = shared.open(0, takes);
             let session = pool.session().unwrap();
-            assert_eq!(session.page(file, 2).unwrap().read(value).unwrap(), 77);
+            assert_eq!(session.page(file_of(&pool), 2).unwrap().read(value).unwrap(), 2);
         })
     };
     let first = wants(if kills { LIMIT } else { Duration::from_millis(300) });
-    within(LIMIT, || {
-        while reads(&count).load(Relaxed) == 0 {
-            std::thread::yield_now();
-        }
-    });
+    shared.wait_for_reads(1);
     let others: Vec<_> = (0..PROCESSES).map(|_| wants(Duration::from_millis(50))).collect();
     std::thread::sleep(Duration::from_millis(100));
     if kills {
-        // SAFETY: our child.
-        assert_eq!(unsafe { libc::kill(first, libc::SIGKILL) }, 0);
+        kill(first);
+    } else {
+        assert_eq!(end_of(first), 0);
     }
     let ends: Vec<_> = others.into_iter().map(end_of).collect();
     assert!(ends.iter().all(|end| *end == 0), "{ends:?}");
-    assert_eq!(end_of(first), if kills { libc::SIGKILL } else { 0 });
+    let pool = shared.open(0, Duration::ZERO);
     pool.reap();
-    assert_eq!(session.page(file, 2).unwrap().read(value).unwrap(), 77);
+    let session = pool.session().unwrap();
+    assert_eq!(session.page(file_of(&pool), 2).unwrap().read(value).unwrap(), 2);
     assert_eq!(pool.summary().unwrap().used, 1);
-    reads(&count).load(Relaxed)
+    reads(&shared.count).load(Relaxed)
+}
+
+/// One reads sixteen neighbours at once, and is killed when it has five of them. Others wait for
+/// each of the pages.
+#[test]
+fn each_of_the_neighbours_that_a_killed_one_was_reading_is_read_anew() {
+    const PROCESSES: u32 = 4;
+    let config = PoolConfig { processes: PROCESSES + 2, frames: 256, frames_max: 256, ..small() };
+    let shared = Shared::new(config, 20);
+    let reader = fork(|| {
+        let pool = shared.open(5 * PAGE as u64, LIMIT);
+        let session = pool.session().unwrap();
+        let _ = session.prewarm(file_of(&pool), 0..20, Prewarm::Buffer);
+    });
+    shared.wait_for_reads(6);
+    let wants = |first: u32| {
+        fork(|| {
+            let pool = shared.open(0, Duration::ZERO);
+            let (session, file) = (pool.session().unwrap(), file_of(&pool));
+            for block in (first..20).step_by(PROCESSES as usize) {
+                let page = session.page(file, block).unwrap();
+                assert_eq!(page.read(value).unwrap(), block.into());
+            }
+        })
+    };
+    let others: Vec<_> = (0..PROCESSES).map(wants).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(reads(&shared.count).load(Relaxed), 6, "they wait");
+    kill(reader);
+    let ends: Vec<_> = others.into_iter().map(end_of).collect();
+    assert!(ends.iter().all(|end| *end == 0), "{ends:?}");
+    let pool = shared.open(0, Duration::ZERO);
+    pool.reap();
+    assert_eq!(reads(&shared.count).load(Relaxed), 6 + 20);
+    assert_eq!(pool.stats().taken_over, 16);
+    let summary = pool.summary().unwrap();
+    assert_eq!((summary.used, summary.pinned), (20, 0));
+    // Its frames are anybody's.
+    let session = pool.session().unwrap();
+    session.evict_all().unwrap();
+    assert_eq!(pool.resident(), []);
+    session.prewarm(file_of(&pool), 0..20, Prewarm::Buffer).unwrap();
+    assert_eq!(pool.resident().len(), 20);
 }
 
 #[test]

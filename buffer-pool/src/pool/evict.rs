@@ -43,6 +43,13 @@ impl Session {
         Err(failed.unwrap_or(PageError::NoUnpinned))
     }
 
+    /// As [`free_frame`](Session::free_frame), `count` of them, or as many as there are.
+    pub(super) fn free_frames(&self, count: u32) -> Result<Vec<Free<'_, Files>>, PageError> {
+        let mut frames = vec![self.free_frame()?];
+        frames.extend((1..count).map_while(|_| self.free_frame().ok()));
+        Ok(frames)
+    }
+
     /// A frame that had no page.
     fn vacant_frame(&self) -> Result<Option<Free<'_, Files>>, PageError> {
         while let Some(frame) = self.policy.vacant() {

@@ -14,7 +14,8 @@
 //! block names the frame, which the session announces and looks at the entry again. **A miss**
 //! takes a frame whose page nobody uses, says in the page's entry that it reads, and reads. Who
 //! else wants the page meanwhile waits for that one, and for its death: then it goes on itself. So
-//! a page is read once, however many want it.
+//! a page is read once, however many want it. Who knows what it will want has a
+//! [stream](Session::stream), which reads neighbours together.
 //!
 //! What is promised of changes: one that was made is seen by all, whoever dies; each is there whole
 //! or not at all; and what was there when a [`Session::sync`] returned without an error is on the
@@ -28,7 +29,7 @@
 //! | who makes the pool | a header without an end | the next to open it makes it anew |
 //! | who opens it | a seat | who reaps |
 //! | who uses a page | a pin | who reaps; until then the page keeps its frame |
-//! | who reads one in | an entry that says so | who waits for the page; or who reaps |
+//! | who reads one in, or several | for each an entry that says so | who waits for the page; or who reaps |
 //! | who evicts, writes out, changes | see [`frames`](crate::frames), [`pages`](crate::pages) | |
 //! | who drops or cuts off a file | a file that is being dropped or cut off | the next to register, drop or cut off |
 //!
@@ -37,6 +38,7 @@ mod config;
 mod error;
 mod evict;
 mod file;
+mod load;
 mod named;
 mod page;
 mod read;
@@ -44,6 +46,7 @@ mod resize;
 mod session;
 mod shared;
 mod stats;
+mod stream;
 mod view;
 mod warm;
 mod write;
@@ -59,6 +62,7 @@ pub use page::{Exclusive, Page, PageView, Share};
 pub use resize::{ResizeError, Resized};
 pub use session::Session;
 pub use stats::PoolStats;
+pub use stream::{ReadStream, StreamOptions};
 pub use view::{Evicted, FileFrames, FrameError, FrameInfo, Marked, PoolSummary, UseClass};
 pub use warm::{DumpError, LoadError, Loaded, Prewarm};
 pub use writer::{Round, Writer, WriterOptions};

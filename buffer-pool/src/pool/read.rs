@@ -1,18 +1,17 @@
 //! Finding a page, or reading it in.
 use super::PageError;
+use super::load::Coming;
 use super::page::{Page, PageView};
 use super::session::Session;
 use super::stats::Count;
-use crate::checksum::{self, HEADER_BYTES};
-use crate::files::{FileNumber, Files};
-use crate::frames::{Find, FindError, Loading, PageId, Pin};
-use crate::pages;
-use crate::store::read_whole;
+use crate::checksum::HEADER_BYTES;
+use crate::files::FileNumber;
+use crate::frames::{Find, FindError, PageId, Pin};
 use std::time::Instant;
 
 /// What to do about a page that is in no frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Miss<'b> {
+pub(super) enum Miss<'b> {
     Read,
     /// It is not read: this is in it, behind what is the pool's.
     Write(&'b [u8]),
@@ -176,162 +175,65 @@ impl Session {
         Page::new(self, page, pin)
     }
 
+    /// As `hit`, for others.
+    pub(super) fn found<'s>(&'s self, page: PageId, pin: Pin<'s>) -> Page<'s> {
+        self.hit(page, pin)
+    }
+
     #[cold]
     fn miss(&self, file: FileNumber, block: u32, miss: Miss<'_>) -> Result<Page<'_>, PageError> {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
+        Ok(self.bring(page, miss, 0)?.0)
+    }
+
+    /// The page, and how many behind it were read in together with it: `more` at most.
+    pub(super) fn bring(
+        &self,
+        page: PageId,
+        miss: Miss<'_>,
+        more: u32,
+    ) -> Result<(Page<'_>, u32), PageError> {
         let deadline = self.inner.deadline();
         for round in 0.. {
             if round > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
-            match self.find(page)? {
+            let coming = match self.find(page)? {
                 Find::Pinned(pin) => {
                     let page = self.hit(page, pin);
                     if let Miss::Write(body) = miss {
                         page.exclusive()?.write(&[(HEADER_BYTES, body)])?;
                     }
-                    return Ok(page);
+                    return Ok((page, 0));
                 }
                 Find::Loading { frame } => {
-                    if let Some(loading) = self.user.take_over(page, frame)? {
-                        self.count(Count::TakenOver);
-                        if let Some(pin) = self.load_in(loading, page, miss)? {
-                            return Ok(Page::new(self, page, pin));
-                        }
-                    } else {
+                    let Some(loading) = self.user.take_over(page, frame)? else {
                         self.count(Count::Waits);
                         self.user.wait(frame, deadline)?;
-                    }
+                        continue;
+                    };
+                    self.count(Count::TakenOver);
+                    vec![Coming::new(self, page, loading)]
                 }
                 Find::Absent => {
                     self.check_block(page)?;
-                    match self.free_frame()?.load(page) {
-                        // Since we looked.
-                        Err(FindError::NoSuchPage(_)) => {}
-                        Err(error) => return Err(error.into()),
-                        Ok(Ok(loading)) => {
-                            if let Some(pin) = self.load_in(loading, page, miss)? {
-                                return Ok(Page::new(self, page, pin));
-                            }
-                        }
-                        // Somebody was first.
-                        Ok(Err(free)) => self.user.put_by(&mut self.reserve().stock, free),
-                    }
+                    self.claim(page, more)?
                 }
+            };
+            if let Some((pin, more)) = self.bring_in(coming, miss)? {
+                return Ok((Page::new(self, page, pin), more));
             }
         }
         Err(PageError::TimedOut)
     }
 
     #[cold]
-    fn check_block(&self, page: PageId) -> Result<(), PageError> {
+    pub(super) fn check_block(&self, page: PageId) -> Result<(), PageError> {
         if self.inner.files.contains(page) {
             return Ok(());
         }
         let file = FileNumber::of(page);
         let info = self.inner.files.info(file).ok_or(PageError::NoSuchFile(file))?;
         Err(PageError::PastEnd { path: info.path, block: page.block(), blocks: info.blocks })
-    }
-
-    /// As `fill`; where it fails the frame is vacant.
-    fn load_in<'s>(
-        &'s self,
-        loading: Loading<'s, Files>,
-        page: PageId,
-        miss: Miss<'_>,
-    ) -> Result<Option<Pin<'s>>, PageError> {
-        let frame = loading.frame();
-        let pin = self.fill(loading, page, miss);
-        if pin.is_err() {
-            self.policy.vacate(frame);
-        }
-        pin
-    }
-
-    /// Has the page's bytes in the frame, and the page found there. `None`: look again.
-    fn fill<'s>(
-        &'s self,
-        loading: Loading<'s, Files>,
-        page: PageId,
-        miss: Miss<'_>,
-    ) -> Result<Option<Pin<'s>>, PageError> {
-        let frame = loading.frame();
-        // Who cuts the file off sees the entry; or we see that the file is shorter.
-        if !self.inner.files.admits(page) {
-            self.check_block(page)?;
-            return Ok(None);
-        }
-        let Some(mut bytes) = self.pages.load(frame)? else {
-            // Somebody mends the page that was there. Others are to have another frame.
-            std::thread::yield_now();
-            return Ok(None);
-        };
-        match miss {
-            Miss::Write(body) => {
-                bytes.copy_in(0, &[0; HEADER_BYTES]);
-                bytes.copy_in(HEADER_BYTES, body);
-            }
-            Miss::Read | Miss::ZeroOnError => {
-                let read = self.read_in(page, frame, &bytes);
-                self.count(if read.is_ok() { Count::Reads } else { Count::ReadErrors });
-                match read {
-                    Err(PageError::Checksum { .. }) if miss == Miss::ZeroOnError => {
-                        self.fill_with_zeroes(&mut bytes);
-                    }
-                    read => read?,
-                }
-            }
-        }
-        bytes.done()?;
-        if let Miss::Write(_) = miss {
-            // Before anybody finds it; nobody else has the latch.
-            self.pages.share_exclusive(frame, self.inner.deadline())?.mark_dirty()?;
-        }
-        self.policy.admit(frame, page.to_bits());
-        match loading.publish()? {
-            Ok(pin) => {
-                self.inner.head.read.notify();
-                Ok(Some(pin))
-            }
-            Err(free) => {
-                self.user.put_by(&mut self.reserve().stock, free);
-                Ok(None)
-            }
-        }
-    }
-
-    /// Reads the page into a frame of ours alone.
-    fn read_in(
-        &self,
-        page: PageId,
-        frame: u32,
-        bytes: &pages::Loading<'_>,
-    ) -> Result<(), PageError> {
-        let number = FileNumber::of(page);
-        let file = self.inner.open_file(number)?;
-        let place = self.inner.pages.bytes_of(frame)?;
-        let at = u64::from(page.block()) * place.len() as u64;
-        // SAFETY: the frame, which we load; its bytes are cells, of which there are shared
-        // references only.
-        let read = unsafe { read_whole(&*file, at, place.cast(), place.len()) };
-        PageError::of_read(read, page.block(), || self.path_of(number))?;
-        if self.inner.config.checksums { self.check_sum(page, bytes) } else { Ok(()) }
-    }
-
-    fn fill_with_zeroes(&self, bytes: &mut pages::Loading<'_>) {
-        let mut reserve = self.reserve();
-        let zeroes = reserve.page.bytes();
-        zeroes.fill(0);
-        bytes.copy_in(0, zeroes);
-    }
-
-    fn check_sum(&self, page: PageId, loaded: &pages::Loading<'_>) -> Result<(), PageError> {
-        let mut reserve = self.reserve();
-        let bytes = reserve.page.bytes();
-        loaded.copy_out(0, bytes);
-        checksum::check(page.block(), bytes).map_err(|(found, expected)| {
-            let path = self.path_of(FileNumber::of(page));
-            PageError::Checksum { path, block: page.block(), found, expected }
-        })
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Count {
     Waits,
     Cleaned,
     CleanedEnough,
+    ReadCalls,
+    Hints,
 }
 
 /// What sessions have done with a pool, since it was made: those of all processes, the dead and the
@@ -49,6 +51,10 @@ pub struct PoolStats {
     pub cleaned: u64,
     /// Times that a [`Writer`](super::Writer) stopped because it had written as many as it may.
     pub cleaned_enough: u64,
+    /// Times that a file was read for `reads` and `read_errors`: one reads several neighbours.
+    pub read_calls: u64,
+    /// Times that the system was told what would be read.
+    pub hints: u64,
 }
 
 impl PoolStats {
@@ -74,6 +80,8 @@ impl PoolStats {
             waits: of(Count::Waits),
             cleaned: of(Count::Cleaned),
             cleaned_enough: of(Count::CleanedEnough),
+            read_calls: of(Count::ReadCalls),
+            hints: of(Count::Hints),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! 16385,1,2
 //! ```
 use super::session::{PageBuffer, Session};
-use super::{PageError, Pool};
+use super::{PageError, Pool, StreamOptions};
 use crate::files::{FileInfo, FileKey, FileNumber};
 use crate::store::{PageFile, read_whole};
 use std::collections::HashMap;
@@ -149,23 +149,20 @@ impl Session {
         if blocks.end > length {
             return Err(PageError::PastEnd { path, block: blocks.end - 1, blocks: length });
         }
-        let page_bytes = u64::from(inner.config.page_bytes);
         match how {
-            Prewarm::Prefetch => {
-                let at = u64::from(blocks.start) * page_bytes;
-                inner.open_file(file)?.prefetch(at, count * page_bytes);
-            }
+            Prewarm::Prefetch => self.hint(file, blocks)?,
             Prewarm::Read => {
-                let (open, mut buffer) =
-                    (inner.open_file(file)?, PageBuffer::new(page_bytes as usize));
-                for block in blocks {
-                    read(&*open, &path, block, buffer.bytes())?;
+                let (page_bytes, step) = (inner.config.page_bytes as usize, self.combine());
+                let mut buffer = PageBuffer::new(step as usize * page_bytes);
+                let open = inner.open_file(file)?;
+                for first in blocks.clone().step_by(step as usize) {
+                    let len = step.min(blocks.end - first) as usize * page_bytes;
+                    read(&*open, &path, first, &mut buffer.bytes()[..len], page_bytes)?;
                 }
             }
             Prewarm::Buffer => {
-                for block in blocks {
-                    drop(self.page(file, block)?);
-                }
+                let options = StreamOptions { begins_ahead: true, ..StreamOptions::default() };
+                self.stream(file, blocks, options).try_for_each(|page| page.map(drop))?;
             }
         }
         Ok(count)
@@ -233,10 +230,6 @@ impl Session {
         Ok(sum)
     }
 
-    fn is_resident(&self, file: FileNumber, block: u32) -> bool {
-        file.page(block).is_some_and(|page| self.user.frames().frame_of(page).is_some())
-    }
-
     /// Whether some frame seems to have no page.
     fn has_vacant(&self) -> bool {
         let (frames, limit) = (self.user.frames(), self.inner.limit.get());
@@ -250,12 +243,29 @@ impl Session {
     }
 }
 
-/// Reads one block into `bytes`.
-fn read(file: &dyn PageFile, path: &Path, block: u32, bytes: &mut [u8]) -> Result<(), PageError> {
-    let (at, len) = (u64::from(block) * bytes.len() as u64, bytes.len());
-    // SAFETY: bytes that are borrowed for us alone, and not used meanwhile.
-    let read = unsafe { read_whole(file, at, NonNull::from(bytes).cast(), len) };
-    PageError::of_read(read, block, || path.to_owned())
+/// Reads the blocks from `first` on into `bytes`.
+fn read(
+    file: &dyn PageFile,
+    path: &Path,
+    first: u32,
+    bytes: &mut [u8],
+    page_bytes: usize,
+) -> Result<(), PageError> {
+    let len = bytes.len();
+    let mut read = |at: usize, len: usize| {
+        let from = u64::from(first) * page_bytes as u64 + at as u64;
+        let into = NonNull::from(&mut bytes[at..at + len]).cast();
+        // SAFETY: bytes that are borrowed for us alone, and not used meanwhile.
+        unsafe { read_whole(file, from, into, len) }
+    };
+    if matches!(read(0, len), Ok(0)) {
+        return Ok(());
+    }
+    // Which of them it is.
+    for (block, at) in (first..).zip((0..len).step_by(page_bytes)) {
+        PageError::of_read(read(at, page_bytes), block, || path.to_owned())?;
+    }
+    Ok(())
 }
 
 fn write_dump(pages: &[(FileKey, u32)], file: &File) -> io::Result<()> {

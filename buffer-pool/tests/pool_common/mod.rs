@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test takes what it needs")]
 
 pub(crate) mod segment;
+pub(crate) mod slow;
+pub(crate) mod whole;
 
 use buffer_pool::pool::{Pool, PoolConfig, PoolOptions};
 use buffer_pool::store::{PageFile, Store};
@@ -10,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +33,12 @@ pub(crate) struct Faults {
     pub(crate) slow: AtomicU32,
     /// How often was read.
     pub(crate) count: AtomicU32,
+    /// A read that has the byte before this one fails; 0: none.
+    pub(crate) bad: AtomicU64,
+    /// What is read at once is cut off behind so many bytes, but where this is 0.
+    pub(crate) at_once: AtomicUsize,
+    /// What was said to be read soon: where, and so many bytes.
+    pub(crate) hints: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Faults {
@@ -38,6 +46,17 @@ impl Faults {
         let Faults { opens, reads, writes, extends, truncates, syncs, .. } = self;
         let words = [opens, reads, writes, extends, truncates, syncs];
         words.iter().for_each(|word| word.store(0, Relaxed));
+        self.bad.store(0, Relaxed);
+    }
+
+    /// What comes before the bytes of a read.
+    fn read(&self, at: u64, len: usize) -> io::Result<()> {
+        self.count.fetch_add(1, Relaxed);
+        std::thread::sleep(Duration::from_millis(self.slow.load(Relaxed).into()));
+        fails(&self.reads)?;
+        let bad = self.bad.load(Relaxed);
+        let is_bad = bad > at && bad - 1 < at + len as u64;
+        if is_bad { Err(io::Error::other("a bad block")) } else { Ok(()) }
     }
 }
 
@@ -92,15 +111,31 @@ impl PageFile for InMemory {
     }
 
     unsafe fn read(&self, at: u64, into: NonNull<u8>, len: usize) -> io::Result<usize> {
-        self.faults.count.fetch_add(1, Relaxed);
-        std::thread::sleep(Duration::from_millis(self.faults.slow.load(Relaxed).into()));
-        fails(&self.faults.reads)?;
+        self.faults.read(at, len)?;
         let bytes = self.bytes.lock().unwrap();
         let rest = bytes.get(at as usize..).unwrap_or_default();
         let len = len.min(rest.len());
         // SAFETY: good for so many bytes by the caller's promise.
         unsafe { into.as_ptr().copy_from_nonoverlapping(rest.as_ptr(), len) };
         Ok(len)
+    }
+
+    unsafe fn read_vectored(&self, at: u64, into: &[NonNull<[u8]>]) -> io::Result<usize> {
+        self.faults.read(at, into.iter().map(|place| place.len()).sum())?;
+        let bytes = self.bytes.lock().unwrap();
+        let rest = bytes.get(at as usize..).unwrap_or_default();
+        let at_once = Some(self.faults.at_once.load(Relaxed)).filter(|most| *most > 0);
+        let mut rest = &rest[..rest.len().min(at_once.unwrap_or(usize::MAX))];
+        let mut have = 0;
+        for place in into {
+            let (now, later) = rest.split_at(place.len().min(rest.len()));
+            // SAFETY: good for so many bytes by the caller's promise.
+            unsafe {
+                place.cast::<u8>().as_ptr().copy_from_nonoverlapping(now.as_ptr(), now.len())
+            };
+            (rest, have) = (later, have + now.len());
+        }
+        Ok(have)
     }
 
     fn write(&self, at: u64, from: &[u8]) -> io::Result<()> {
@@ -142,7 +177,9 @@ impl PageFile for InMemory {
 
     fn write_back(&self, _at: u64, _len: u64) {}
 
-    fn prefetch(&self, _at: u64, _len: u64) {}
+    fn prefetch(&self, at: u64, len: u64) {
+        self.faults.hints.lock().unwrap().push((at, len));
+    }
 }
 
 /// The smallest pool there is: 16 frames, of pages of 1 KiB.

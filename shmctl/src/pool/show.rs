@@ -363,6 +363,8 @@ struct Stats {
     syncs: u64,
     taken_over: u64,
     waits: u64,
+    read_calls: u64,
+    hints: u64,
 }
 
 impl Stats {
@@ -379,6 +381,8 @@ impl Stats {
             ("syncs", self.syncs.to_string()),
             ("readings taken over from the dead", self.taken_over.to_string()),
             ("waits for another's reading", self.waits.to_string()),
+            ("reads of files, for one page or for neighbours", self.read_calls.to_string()),
+            ("times the system was told what would be read", self.hints.to_string()),
         ];
         let rows = rows.map(|(name, number)| [name.to_owned(), number]).into();
         writeln!(out, "{}", table([&shown(&self.pool), ""], 1, rows))
@@ -402,6 +406,8 @@ pub(super) fn stats(place: &Where) -> Result<(), PoolError> {
         syncs: stats.syncs,
         taken_over: stats.taken_over,
         waits: stats.waits,
+        read_calls: stats.read_calls,
+        hints: stats.hints,
     };
     print(&report, place.json, Stats::write)
 }
