@@ -125,6 +125,32 @@ fn a_pool_in_which_all_is_pinned_has_no_victim() {
 
 /// The counters end: the hand at 2^64 goes on, with each frame met once a pass but for one jump.
 #[test]
+fn what_is_used_aside_counts_once_and_stays_out_of_the_ring() {
+    for kind in Kind::ALL {
+        let (_mapping, mut policy) = made(kind, 40);
+        (0..30).for_each(|frame| policy.admit_aside(frame));
+        (30..40).for_each(|frame| policy.admit(frame, frame.into()));
+        for _ in 0..3 {
+            (0..41).for_each(|frame| policy.hit_aside(frame));
+        }
+        assert!((0..30).all(|frame| policy.use_count(frame) == Some(1)), "{kind:?}");
+        let in_ring = if kind == Kind::Clock5 { 0 } else { 10 };
+        assert_eq!(policy.next_of_ring().count(), in_ring);
+        assert_eq!(policy.use_counts()[6], in_ring as u32);
+        // A use by others is told from that one.
+        policy.hit(7);
+        assert_eq!(policy.use_count(7), Some(2));
+        // The first pass of the hand takes the one away, the next use brings it back.
+        let mut batch = Batch::new(1);
+        while policy.use_count(3) == Some(1) {
+            policy.victims(&mut batch, |frame| (frame == 29).then_some(29)).unwrap();
+        }
+        policy.hit_aside(3);
+        assert_eq!(policy.use_count(3), Some(1));
+    }
+}
+
+#[test]
 fn the_hand_and_the_ring_go_on_at_the_end_of_their_numbers() {
     for kind in Kind::ALL {
         let (mapping, _) = made(kind, 100);

@@ -8,121 +8,22 @@
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod pool_common;
 
-use buffer_pool::HEADER_BYTES;
-use buffer_pool::files::{FileKey, FileNumber};
+use buffer_pool::files::FileKey;
 use buffer_pool::policy::Kind;
-use buffer_pool::pool::{
-    FileOptions, Page, PageError, Pool, PoolConfig, PoolStats, Prewarm, Session, StreamOptions,
-};
+use buffer_pool::pool::{FileOptions, PageError, Prewarm, Strategy as Ring, StreamOptions};
 use buffer_pool::store::Disk;
-use pool_common::{Faults, Memory, pool_of, small};
+use pool_common::numbered::{PAGE, World, config, full, path, since, value, write};
+use pool_common::pool_of;
 use proptest::prelude::*;
 use shm_testkit::depth::cases;
 use shm_testkit::unique::TempDir;
 use shm_testkit::watchdog::within;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const PAGE: u64 = 1024;
 const COMBINE: u32 = 16;
-
-/// A pool over a file of so many blocks, none of which is in a frame: each says its number.
-struct World {
-    store: Arc<Memory>,
-    pool: Pool,
-    session: Session,
-    file: FileNumber,
-    blocks: u32,
-}
-
-/// For 4 sessions: each may read 16 pages at once in 64 frames.
-fn config(policy: Kind, frames: u32) -> PoolConfig {
-    PoolConfig {
-        policy,
-        frames,
-        frames_max: frames,
-        processes: 1,
-        sessions: 4,
-        entries: 1 << 13,
-        ..small()
-    }
-}
-
-fn path() -> &'static Path {
-    Path::new("/file")
-}
-
-impl World {
-    fn new(policy: Kind, frames: u32, blocks: u32) -> World {
-        let store = Arc::new(Memory::default());
-        let pool = pool_of(&config(policy, frames), store.clone());
-        let session = pool.session().unwrap();
-        let (key, options) = (
-            FileKey { id: 1, fork: 0 },
-            FileOptions { create: true, blocks_max: Some(blocks + 100) },
-        );
-        let register = || session.register(key, path(), &options).unwrap();
-        let file = register();
-        session.extend(file, blocks).unwrap();
-        for block in 0..blocks {
-            write(&session.page(file, block).unwrap(), block.into());
-        }
-        session.flush(file).unwrap();
-        session.forget(file).unwrap();
-        let file = register();
-        store.faults.count.store(0, Relaxed);
-        World { store, pool, session, file, blocks }
-    }
-
-    fn faults(&self) -> &Faults {
-        &self.store.faults
-    }
-
-    /// The file is read from a block on, until it ends; `Err`: that block could not be read.
-    fn scan(&self, from: u32, options: StreamOptions) -> Vec<Result<u64, PageError>> {
-        let pages = self.session.stream(self.file, from..self.blocks, options);
-        pages.map(|page| page.map(|page| value(&page))).collect()
-    }
-
-    /// All frames can have other pages.
-    fn check_frames(&self) {
-        assert_eq!(self.pool.summary().unwrap().pinned, 0);
-        let frames = self.pool.frames();
-        let others = [(); 3].map(|()| self.pool.session().ok());
-        let sessions: Vec<_> = others.iter().flatten().chain([&self.session]).collect();
-        let of = |block: u32| sessions[block as usize % sessions.len()];
-        // One of these may have 8 pins.
-        let pins = frames.min(8 * sessions.len() as u32);
-        // The last frame is sometimes passed over: the hand of a session leaps where another one
-        // has taken a part of its way.
-        let page = |block: u32| {
-            let mut tries = (0..8).map(|_| of(block).page(self.file, block));
-            tries.find(Result::is_ok).expect("a frame that is lost")
-        };
-        let pages: Vec<_> = (0..pins).map(|block| page(block).unwrap()).collect();
-        assert!(pages.iter().zip(0..).all(|(page, block)| value(page) == block));
-    }
-}
-
-fn value(page: &Page<'_>) -> u64 {
-    page.read(|view| view.u64(HEADER_BYTES).unwrap()).unwrap()
-}
-
-fn write(page: &Page<'_>, value: u64) {
-    page.exclusive().unwrap().write(&[(HEADER_BYTES, &value.to_le_bytes())]).unwrap();
-}
-
-/// What was counted since `before`.
-fn since(now: PoolStats, before: PoolStats) -> (u64, u64, u64) {
-    (now.hits - before.hits, now.reads - before.reads, now.read_calls - before.read_calls)
-}
-
-fn full() -> StreamOptions {
-    StreamOptions { begins_ahead: true, ..StreamOptions::default() }
-}
 
 #[test]
 fn a_scan_of_a_cold_file_reads_sixteen_blocks_at_once() {
@@ -358,7 +259,7 @@ fn run() -> impl Strategy<Value = (u32, u32)> {
 enum Meanwhile {
     Nothing,
     Reads(u32),
-    Writes(u32, u64),
+    Writes(u32, u32),
     Evicts,
     Fails(u32),
     Bad(u32),
@@ -369,7 +270,7 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
     prop_oneof![
         8 => Just(Meanwhile::Nothing),
         2 => (0..100_u32).prop_map(Meanwhile::Reads),
-        2 => (0..100_u32, any::<u64>()).prop_map(|(block, value)| Meanwhile::Writes(block, value)),
+        2 => (0..100_u32, any::<u32>()).prop_map(|(block, value)| Meanwhile::Writes(block, value)),
         1 => Just(Meanwhile::Evicts),
         1 => (0..3_u32).prop_map(Meanwhile::Fails),
         1 => (0..100_u32).prop_map(Meanwhile::Bad),
@@ -378,20 +279,31 @@ fn meanwhile() -> impl Strategy<Value = Meanwhile> {
 }
 
 /// A stream, and another session that uses, changes and throws out the same pages meanwhile.
-fn agrees(world: &World, blocks: &[u32], options: StreamOptions, events: &[Meanwhile]) {
+fn agrees(
+    world: &World,
+    blocks: &[u32],
+    options: StreamOptions,
+    strategy: Option<Ring>,
+    events: &[Meanwhile],
+) {
     let mut holds: Vec<u64> = (0..world.blocks.into()).collect();
     let other = world.pool.session().unwrap();
     let mut events = events.iter().cycle();
     let mut kept = None;
-    let mut stream = world.session.stream(world.file, blocks.iter().copied(), options);
+    let bulk = strategy.map(|strategy| world.session.with_strategy(strategy));
+    let coming = blocks.iter().copied();
+    let mut stream = match &bulk {
+        Some(bulk) => bulk.stream(world.file, coming, options),
+        None => world.session.stream(world.file, coming, options),
+    };
     for &block in blocks {
         match events.next().unwrap() {
             Meanwhile::Nothing => {}
             Meanwhile::Reads(block) => drop(other.page(world.file, *block)),
             Meanwhile::Writes(block, value) => {
                 if let Ok(page) = other.page(world.file, *block) {
-                    write(&page, *value);
-                    holds[*block as usize] = *value;
+                    holds[*block as usize] = (*value).into();
+                    write(&page, holds[*block as usize]);
                 }
             }
             Meanwhile::Evicts => _ = other.evict_all(),
@@ -407,6 +319,10 @@ fn agrees(world: &World, blocks: &[u32], options: StreamOptions, events: &[Meanw
             Ok(page) => {
                 assert_eq!(page.block(), block);
                 assert_eq!(value(&page), holds[block as usize]);
+                if block % 3 == 0 {
+                    holds[block as usize] += 1000;
+                    write(&page, holds[block as usize]);
+                }
             }
             Err(PageError::PastEnd { block: at, .. }) => {
                 assert!(at == block && block >= world.blocks);
@@ -436,13 +352,18 @@ proptest! {
         combine in prop::option::of(0..40_u32),
         distance_max in 0..80_u32,
         begins_ahead in any::<bool>(),
+        strategy in prop::option::of(prop::sample::select(vec![
+            Ring::BulkRead,
+            Ring::BulkWrite,
+            Ring::Vacuum,
+        ])),
         events in prop::collection::vec(meanwhile(), 1..40),
     ) {
         let world = World::new(if is_clock { Kind::Clock5 } else { Kind::Probation }, frames, 100);
         let blocks: Vec<u32> =
             runs.into_iter().flat_map(|(first, count)| first..first + count).collect();
         let options = StreamOptions { combine, distance_max, begins_ahead };
-        agrees(&world, &blocks, options, &events);
+        agrees(&world, &blocks, options, strategy, &events);
         world.check_frames();
     }
 }

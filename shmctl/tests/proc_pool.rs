@@ -195,6 +195,8 @@ fn a_pool_in_use_is_shown_as_it_is() {
         let stats = scene.json(&["stats"]);
         assert_eq!((&stats["reads"], &stats["hits"]), (&json!(17), &json!(10)));
         assert_eq!((&stats["hit_ratio"], &stats["extended"]), (&json!(37.04), &json!(110)));
+        let calls = (&stats["read_calls"], &stats["hints"], &stats["recycled"]);
+        assert_eq!(calls, (&json!(17), &json!(0), &json!(0)));
         assert!(scene.table(&["stats"]).contains(&"hit ratio % 37.04".to_owned()));
         assert!(scene.table(&["summary"]).contains(&"all 17 1 1".to_owned()));
         drop(pinned);

@@ -318,6 +318,18 @@ impl Policy {
         self.uses.change(frame, |byte| self.kind.used(byte));
     }
 
+    /// The page in `frame` is used by one who uses many and comes back to few: it counts where none
+    /// did, and the page does not pass its probation by it.
+    ///
+    /// # If a process dies here
+    /// The use counts or it does not.
+    pub fn hit_aside(&self, frame: u32) {
+        let is_unused = |byte: Use| byte.place() == Place::Main && byte.count() == 0;
+        if self.uses.get(frame).is_some_and(is_unused) {
+            self.uses.change(frame, |byte| is_unused(byte).then_some(Use::main(1)));
+        }
+    }
+
     /// The page of this tag has come to `frame`, and is used. A frame that there is not is no
     /// matter.
     ///
@@ -329,6 +341,15 @@ impl Policy {
             None => self.uses.set(frame, Use::main(1)),
             Some(ring) => ring.admit(&self.shared, &self.uses, frame, tag, self.limit()),
         }
+    }
+
+    /// A page has come to `frame` for one use, perhaps: it stands under the clock with that one,
+    /// and no page of the probation ring leaves earlier for it.
+    ///
+    /// # If a process dies here
+    /// The use counts or it does not.
+    pub fn admit_aside(&self, frame: u32) {
+        self.keep(frame);
     }
 
     /// A frame that was to be a victim, and turned out to be in use.

@@ -2,6 +2,7 @@
 use super::PageError;
 use super::session::{Reserve, Session};
 use super::stats::Count;
+use super::strategy::Ring;
 use crate::files::Files;
 use crate::frames::{Free, PageId};
 use crate::policy::NoUnpinned;
@@ -43,10 +44,23 @@ impl Session {
         Err(failed.unwrap_or(PageError::NoUnpinned))
     }
 
-    /// As [`free_frame`](Session::free_frame), `count` of them, or as many as there are.
-    pub(super) fn free_frames(&self, count: u32) -> Result<Vec<Free<'_, Files>>, PageError> {
-        let mut frames = vec![self.free_frame()?];
-        frames.extend((1..count).map_while(|_| self.free_frame().ok()));
+    /// As [`free_frame`](Session::free_frame), `count` of them, or as many as there are: those of
+    /// the ring first.
+    pub(super) fn free_frames(
+        &self,
+        count: u32,
+        ring: Option<&Ring>,
+    ) -> Result<Vec<Free<'_, Files>>, PageError> {
+        // What cannot be written is left by the ring; who finds no other frame meets it again.
+        let mut frames =
+            ring.map_or(Ok(Vec::new()), |ring| self.recycle(ring, count, &mut None))?;
+        while frames.len() < count as usize {
+            match self.free_frame() {
+                Ok(free) => frames.push(free),
+                Err(error) if frames.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
         Ok(frames)
     }
 

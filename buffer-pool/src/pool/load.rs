@@ -16,6 +16,7 @@ use super::PageError;
 use super::read::Miss;
 use super::session::Session;
 use super::stats::Count;
+use super::strategy::Ring;
 use crate::checksum::{self, HEADER_BYTES};
 use crate::files::{FileNumber, Files};
 use crate::frames::{FindError, Loading, PageId, Pin};
@@ -32,6 +33,8 @@ const BYTES: u32 = 128 << 10;
 /// said to be vacant.
 pub(super) struct Coming<'s> {
     session: &'s Session,
+    /// Where its frame is noted.
+    ring: Option<&'s Ring>,
     page: PageId,
     frame: u32,
     /// Goes first: nobody is to have the frame while its latch is ours. It is there from `begin`
@@ -58,14 +61,19 @@ impl Session {
 
     /// Says that we read `page`, and up to `more` pages behind it. None, where somebody was first
     /// with that one.
-    pub(super) fn claim(&self, page: PageId, more: u32) -> Result<Vec<Coming<'_>>, PageError> {
-        let mut frames = self.free_frames(1 + more)?.into_iter();
+    pub(super) fn claim<'s>(
+        &'s self,
+        page: PageId,
+        more: u32,
+        ring: Option<&'s Ring>,
+    ) -> Result<Vec<Coming<'s>>, PageError> {
+        let mut frames = self.free_frames(1 + more, ring)?.into_iter();
         let mut coming = Vec::with_capacity(frames.len());
         let file = FileNumber::of(page);
         for page in (page.block()..=u32::MAX).map_while(|block| file.page(block)) {
             let Some(free) = frames.next() else { break };
             match free.load(page) {
-                Ok(Ok(loading)) => coming.push(Coming::new(self, page, loading)),
+                Ok(Ok(loading)) => coming.push(Coming::new(self, page, loading, ring)),
                 // Somebody was first.
                 Ok(Err(free)) => {
                     self.user.put_by(&mut self.reserve().stock, free);
@@ -135,9 +143,10 @@ impl<'s> Coming<'s> {
         session: &'s Session,
         page: PageId,
         loading: Loading<'s, Files>,
+        ring: Option<&'s Ring>,
     ) -> Coming<'s> {
         let (frame, loading) = (loading.frame(), Some(loading));
-        Coming { session, page, frame, bytes: None, loading, is_settled: false }
+        Coming { session, ring, page, frame, bytes: None, loading, is_settled: false }
     }
 
     /// Takes the frame's bytes. Where that cannot be now the page is to be looked for again.
@@ -226,12 +235,20 @@ impl<'s> Coming<'s> {
             // Before anybody finds it; nobody else has the latch.
             session.pages.share_exclusive(frame, session.inner.deadline())?.mark_dirty()?;
         }
-        session.policy.admit(frame, self.page.to_bits());
+        let policy = &session.policy;
+        match self.ring {
+            Some(_) => policy.admit_aside(frame),
+            None => policy.admit(frame, self.page.to_bits()),
+        }
         let published = loading.publish()?;
         self.is_settled = true;
         match published {
             Ok(pin) => {
-                session.inner.head.read.notify();
+                match self.ring {
+                    Some(ring) => ring.push(frame, self.page),
+                    // A writer that rests.
+                    None => session.inner.head.read.notify(),
+                }
                 Ok(Some(pin))
             }
             Err(free) => {

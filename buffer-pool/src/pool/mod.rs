@@ -15,7 +15,8 @@
 //! takes a frame whose page nobody uses, says in the page's entry that it reads, and reads. Who
 //! else wants the page meanwhile waits for that one, and for its death: then it goes on itself. So
 //! a page is read once, however many want it. Who knows what it will want has a
-//! [stream](Session::stream), which reads neighbours together.
+//! [stream](Session::stream), which reads neighbours together; and who goes over many pages takes a
+//! [ring](Session::with_strategy) of frames, and leaves those of others.
 //!
 //! What is promised of changes: one that was made is seen by all, whoever dies; each is there whole
 //! or not at all; and what was there when a [`Session::sync`] returned without an error is on the
@@ -46,6 +47,7 @@ mod resize;
 mod session;
 mod shared;
 mod stats;
+mod strategy;
 mod stream;
 mod view;
 mod warm;
@@ -62,6 +64,7 @@ pub use page::{Exclusive, Page, PageView, Share};
 pub use resize::{ResizeError, Resized};
 pub use session::Session;
 pub use stats::PoolStats;
+pub use strategy::{Bulk, Strategy};
 pub use stream::{ReadStream, StreamOptions};
 pub use view::{Evicted, FileFrames, FrameError, FrameInfo, Marked, PoolSummary, UseClass};
 pub use warm::{DumpError, LoadError, Loaded, Prewarm};

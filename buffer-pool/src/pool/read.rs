@@ -4,6 +4,7 @@ use super::load::Coming;
 use super::page::{Page, PageView};
 use super::session::Session;
 use super::stats::Count;
+use super::strategy::Ring;
 use crate::checksum::HEADER_BYTES;
 use crate::files::FileNumber;
 use crate::frames::{Find, FindError, PageId, Pin};
@@ -51,12 +52,23 @@ impl Session {
         block: u32,
         body: &[u8],
     ) -> Result<Page<'_>, PageError> {
+        self.overwrite_in(file, block, body, None)
+    }
+
+    pub(super) fn overwrite_in<'s>(
+        &'s self,
+        file: FileNumber,
+        block: u32,
+        body: &[u8],
+        ring: Option<&'s Ring>,
+    ) -> Result<Page<'s>, PageError> {
+        let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
         let page_bytes = self.inner.config.page_bytes;
         if body.len() != page_bytes as usize - HEADER_BYTES {
             return Err(PageError::OutOfPage { at: HEADER_BYTES, len: body.len(), page_bytes });
         }
         self.has_open(file)?;
-        self.miss(file, block, Miss::Write(body))
+        Ok(self.bring(page, Miss::Write(body), 0, ring)?.0)
     }
 
     /// As [`page`](Session::page); a page that is damaged is one of zeroes from here on, for
@@ -175,24 +187,30 @@ impl Session {
         Page::new(self, page, pin)
     }
 
-    /// As `hit`, for others.
-    pub(super) fn found<'s>(&'s self, page: PageId, pin: Pin<'s>) -> Page<'s> {
-        self.hit(page, pin)
+    /// As `hit`, by one who may have a ring.
+    pub(super) fn found<'s>(&'s self, page: PageId, pin: Pin<'s>, ring: Option<&Ring>) -> Page<'s> {
+        if ring.is_none() {
+            return self.hit(page, pin);
+        }
+        self.policy.hit_aside(pin.frame());
+        self.count(Count::Hits);
+        Page::new(self, page, pin)
     }
 
     #[cold]
     fn miss(&self, file: FileNumber, block: u32, miss: Miss<'_>) -> Result<Page<'_>, PageError> {
         let page = file.page(block).ok_or(PageError::NoSuchFile(file))?;
-        Ok(self.bring(page, miss, 0)?.0)
+        Ok(self.bring(page, miss, 0, None)?.0)
     }
 
     /// The page, and how many behind it were read in together with it: `more` at most.
-    pub(super) fn bring(
-        &self,
+    pub(super) fn bring<'s>(
+        &'s self,
         page: PageId,
         miss: Miss<'_>,
         more: u32,
-    ) -> Result<(Page<'_>, u32), PageError> {
+        ring: Option<&'s Ring>,
+    ) -> Result<(Page<'s>, u32), PageError> {
         let deadline = self.inner.deadline();
         for round in 0.. {
             if round > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
@@ -200,7 +218,7 @@ impl Session {
             }
             let coming = match self.find(page)? {
                 Find::Pinned(pin) => {
-                    let page = self.hit(page, pin);
+                    let page = self.found(page, pin, ring);
                     if let Miss::Write(body) = miss {
                         page.exclusive()?.write(&[(HEADER_BYTES, body)])?;
                     }
@@ -213,11 +231,11 @@ impl Session {
                         continue;
                     };
                     self.count(Count::TakenOver);
-                    vec![Coming::new(self, page, loading)]
+                    vec![Coming::new(self, page, loading, ring)]
                 }
                 Find::Absent => {
                     self.check_block(page)?;
-                    self.claim(page, more)?
+                    self.claim(page, more, ring)?
                 }
             };
             if let Some((pin, more)) = self.bring_in(coming, miss)? {

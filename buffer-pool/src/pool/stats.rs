@@ -20,6 +20,7 @@ pub(super) enum Count {
     CleanedEnough,
     ReadCalls,
     Hints,
+    Recycled,
 }
 
 /// What sessions have done with a pool, since it was made: those of all processes, the dead and the
@@ -55,6 +56,8 @@ pub struct PoolStats {
     pub read_calls: u64,
     /// Times that the system was told what would be read.
     pub hints: u64,
+    /// Pages that gave way to others of the same [ring](super::Bulk), of `evictions`.
+    pub recycled: u64,
 }
 
 impl PoolStats {
@@ -82,6 +85,7 @@ impl PoolStats {
             cleaned_enough: of(Count::CleanedEnough),
             read_calls: of(Count::ReadCalls),
             hints: of(Count::Hints),
+            recycled: of(Count::Recycled),
         }
     }
 }

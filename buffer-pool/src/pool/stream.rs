@@ -21,6 +21,7 @@
 use super::page::Page;
 use super::read::Miss;
 use super::session::Session;
+use super::strategy::Ring;
 use super::{PageError, stats::Count};
 use crate::files::FileNumber;
 use crate::frames::{Find, PageId};
@@ -54,6 +55,7 @@ impl Default for StreamOptions {
 /// Each block has its page, or an error of its own: after an error it goes on with the next one.
 pub struct ReadStream<'s, I> {
     session: &'s Session,
+    ring: Option<&'s Ring>,
     file: FileNumber,
     blocks: Fuse<I>,
     /// What comes next, as far as it is known.
@@ -107,20 +109,7 @@ impl Session {
         blocks: I,
         options: StreamOptions,
     ) -> ReadStream<'_, I> {
-        let combine = options.combine.unwrap_or(self.combine());
-        let combine = combine.clamp(1, self.share_of_frames());
-        ReadStream {
-            session: self,
-            file,
-            blocks: blocks.fuse(),
-            ahead: VecDeque::new(),
-            distance: if options.begins_ahead { combine } else { 1 },
-            distance_max: options.distance_max.max(combine),
-            combine,
-            run: 0..0,
-            is_told: true,
-            read_end: None,
-        }
+        ReadStream::new(self, None, file, blocks, options)
     }
 
     /// Tells the system that these blocks will be read.
@@ -140,6 +129,31 @@ impl Session {
 }
 
 impl<'s, I: Iterator<Item = u32>> ReadStream<'s, I> {
+    pub(super) fn new(
+        session: &'s Session,
+        ring: Option<&'s Ring>,
+        file: FileNumber,
+        blocks: I,
+        options: StreamOptions,
+    ) -> ReadStream<'s, I> {
+        let most = session.share_of_frames();
+        let most = ring.map_or(most, |ring| most.min(session.size_of(ring)));
+        let combine = options.combine.unwrap_or(session.combine()).clamp(1, most);
+        ReadStream {
+            session,
+            ring,
+            file,
+            blocks: blocks.fuse(),
+            ahead: VecDeque::new(),
+            distance: if options.begins_ahead { combine } else { 1 },
+            distance_max: options.distance_max.max(combine),
+            combine,
+            run: 0..0,
+            is_told: true,
+            read_end: None,
+        }
+    }
+
     /// Knows what comes next, as far as the distance says.
     fn look_ahead(&mut self) {
         while self.ahead.len() < self.distance as usize {
@@ -178,7 +192,7 @@ impl<'s, I: Iterator<Item = u32>> ReadStream<'s, I> {
             Find::Pinned(pin) if next.is_read => Ok(Page::new(self.session, page, pin)),
             Find::Pinned(pin) => {
                 self.distance = self.distance.saturating_sub(1).max(1);
-                Ok(self.session.found(page, pin))
+                Ok(self.session.found(page, pin, self.ring))
             }
             _ => self.read(page),
         }
@@ -196,7 +210,8 @@ impl<'s, I: Iterator<Item = u32>> ReadStream<'s, I> {
         };
         let behind = self.ahead.iter().zip(block.saturating_add(1)..=u32::MAX);
         let behind = behind.take(self.combine as usize - 1).take_while(is_wanted);
-        let (page, more) = self.session.bring(page, Miss::Read, behind.count() as u32)?;
+        let behind = behind.count() as u32;
+        let (page, more) = self.session.bring(page, Miss::Read, behind, self.ring)?;
         self.ahead.iter_mut().take(more as usize).for_each(|ahead| ahead.is_read = true);
         self.read_end = block.checked_add(1 + more);
         Ok(page)

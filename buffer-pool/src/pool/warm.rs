@@ -10,7 +10,8 @@
 //! 16385,1,2
 //! ```
 use super::session::{PageBuffer, Session};
-use super::{PageError, Pool, StreamOptions};
+use super::strategy::Ring;
+use super::{PageError, Pool, ReadStream, StreamOptions};
 use crate::files::{FileInfo, FileKey, FileNumber};
 use crate::store::{PageFile, read_whole};
 use std::collections::HashMap;
@@ -139,6 +140,16 @@ impl Session {
         blocks: Range<u32>,
         how: Prewarm,
     ) -> Result<u64, PageError> {
+        self.prewarm_in(file, blocks, how, None)
+    }
+
+    pub(super) fn prewarm_in(
+        &self,
+        file: FileNumber,
+        blocks: Range<u32>,
+        how: Prewarm,
+        ring: Option<&Ring>,
+    ) -> Result<u64, PageError> {
         let inner = &*self.inner;
         let info = inner.files.info(file).ok_or(PageError::NoSuchFile(file))?;
         if blocks.is_empty() {
@@ -162,7 +173,8 @@ impl Session {
             }
             Prewarm::Buffer => {
                 let options = StreamOptions { begins_ahead: true, ..StreamOptions::default() };
-                self.stream(file, blocks, options).try_for_each(|page| page.map(drop))?;
+                let mut pages = ReadStream::new(self, ring, file, blocks, options);
+                pages.try_for_each(|page| page.map(drop))?;
             }
         }
         Ok(count)

@@ -8,6 +8,9 @@
 //! two rounds in which it had nothing to do it rests for long, and is woken by the next page that
 //! is read in.
 //!
+//! What is read into the [rings](super::Bulk) of sessions is none of its business: their owners
+//! write what they want again.
+//!
 //! With a probation ring the next victims stand at the ring's head: it looks at as many of those.
 //!
 //! What it knows is private. It has nothing that another one needs: several may run, and one that
@@ -158,7 +161,9 @@ impl Writer {
         let frames = u64::from(session.policy.limit());
         let Hand { frame, passes } = session.policy.hand();
         let hand = passes * frames + u64::from(frame);
-        let read = session.pool().stats().reads;
+        let stats = session.pool().stats();
+        // A frame that a ring takes again is not taken from the clock.
+        let read = stats.reads.saturating_sub(stats.recycled);
         let (hand_before, read_before) = self.before.replace((hand, read)).unwrap_or((hand, read));
         let wanted = read.saturating_sub(read_before);
         self.estimate.passed(hand.saturating_sub(hand_before), wanted);

@@ -1,6 +1,7 @@
 //! Files in memory, which fail when they are told to, and a pool over them.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub(crate) mod numbered;
 pub(crate) mod segment;
 pub(crate) mod slow;
 pub(crate) mod whole;

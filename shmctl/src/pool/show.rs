@@ -365,6 +365,7 @@ struct Stats {
     waits: u64,
     read_calls: u64,
     hints: u64,
+    recycled: u64,
 }
 
 impl Stats {
@@ -383,6 +384,7 @@ impl Stats {
             ("waits for another's reading", self.waits.to_string()),
             ("reads of files, for one page or for neighbours", self.read_calls.to_string()),
             ("times the system was told what would be read", self.hints.to_string()),
+            ("pages that gave way to others of a ring", self.recycled.to_string()),
         ];
         let rows = rows.map(|(name, number)| [name.to_owned(), number]).into();
         writeln!(out, "{}", table([&shown(&self.pool), ""], 1, rows))
@@ -408,6 +410,7 @@ pub(super) fn stats(place: &Where) -> Result<(), PoolError> {
         waits: stats.waits,
         read_calls: stats.read_calls,
         hints: stats.hints,
+        recycled: stats.recycled,
     };
     print(&report, place.json, Stats::write)
 }
