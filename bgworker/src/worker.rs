@@ -193,6 +193,30 @@ impl Worker {
             self.notices.event.wait(ticket, deadline);
         }
     }
+
+    /// Notified when it [should stop](Worker::should_stop): for who sleeps on other events, too.
+    ///
+    /// ```
+    /// use bgworker::Worker;
+    /// use shm_core::event::EventCount;
+    /// use shm_core::participants::Sleeper;
+    ///
+    /// /// Sleeps until it should stop, or somebody notifies `work`.
+    /// fn sleep(worker: &Worker, work: &EventCount) {
+    ///     let stop = worker.stop_event();
+    ///     let events = [(stop, stop.prepare()), (work, work.prepare())];
+    ///     // Here it would look for work, too.
+    ///     if worker.should_stop() {
+    ///         return;
+    ///     }
+    ///     if let Some(night) = Sleeper::new().lie_down(&events, &[]) {
+    ///         night.sleep(None);
+    ///     }
+    /// }
+    /// ```
+    pub fn stop_event(&self) -> &EventCount {
+        &self.notices.event
+    }
 }
 
 impl Notices {

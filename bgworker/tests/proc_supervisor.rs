@@ -7,6 +7,8 @@ mod common;
 use bgworker::{Event, Exit, Output, Pacing, Program, Restart, SpawnError, State, Supervisor};
 use bgworker::{WhenLeaderDies, WorkerInfo, WorkerSpec};
 use common::{Ready, WATCHDOG, end_of, next, ready_spec, shut_down, spec, start_ready, supervisor};
+use shm_core::event::EventCount;
+use shm_core::participants::Sleeper;
 use shm_testkit::unique::TempDir;
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -15,10 +17,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-shm_testkit::children! { exits }
+shm_testkit::children! { exits, sleeps_on_two }
 
 fn exits(_: &[String]) {
     std::process::exit(common::worker(WhenLeaderDies::Leave).argument() as i32);
+}
+
+fn sleeps_on_two(_: &[String]) {
+    let (worker, other) = (common::worker(WhenLeaderDies::Leave), EventCount::new());
+    let stop = worker.stop_event();
+    common::say_ready();
+    while !worker.should_stop() {
+        let events = [(stop, stop.prepare()), (&other, other.prepare())];
+        if !worker.should_stop() {
+            Sleeper::new().lie_down(&events, &[]).unwrap().sleep(None);
+        }
+    }
 }
 
 /// A worker that ends with `code`.
@@ -181,14 +195,17 @@ fn a_program_that_vanishes_is_tried_again_and_then_given_up() {
 
 #[test]
 fn stopping_is_gentle_first() {
-    let (supervisor, mut ready) = (supervisor(), Ready::new());
-    let restart = Restart::Always(Pacing::at_once(9));
-    let worker = supervisor.spawn(WorkerSpec { restart, ..ready_spec("idle", &ready) }).unwrap();
-    ready.wait(1);
-    assert!(matches!(info_of(&supervisor).state, State::Started(_)));
-    assert!(supervisor.stop(worker, WATCHDOG));
-    let ended = end_of(&supervisor, worker);
-    assert!(matches!(ended, Event::Ended { how: Exit::Code(0), will_restart_in: None, .. }));
+    for function in ["idle", "sleeps_on_two"] {
+        let (supervisor, mut ready) = (supervisor(), Ready::new());
+        let restart = Restart::Always(Pacing::at_once(9));
+        let spec = WorkerSpec { restart, ..ready_spec(function, &ready) };
+        let worker = supervisor.spawn(spec).unwrap();
+        ready.wait(1);
+        assert!(matches!(info_of(&supervisor).state, State::Started(_)));
+        assert!(supervisor.stop(worker, WATCHDOG));
+        let ended = end_of(&supervisor, worker);
+        assert!(matches!(ended, Event::Ended { how: Exit::Code(0), will_restart_in: None, .. }));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //!    do.
 //! 2. It writes no page that is pinned, or was used of late, and no more than it may.
 //! 3. Where nobody wants frames it comes to rest, and is woken by the next page that is read in.
+//! 4. However long it would rest, it ends at once where it is told to.
 #![cfg(not(any(shm_loom, shm_explore)))]
 mod pool_common;
 
@@ -12,12 +13,16 @@ use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::policy::Kind;
 use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolStats, Session, Writer, WriterOptions};
 use pool_common::{Memory, pool_of, small};
+use shm_core::event::EventCount;
 use shm_testkit::random;
 use shm_testkit::watchdog::within;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+/// Shorter than its rests would be, but for one of twelve seconds.
+const LIMIT: Duration = Duration::from_secs(60);
 const FRAMES: u32 = 256;
 const BLOCKS: u32 = 1000;
 const KINDS: [Kind; 2] = Kind::ALL;
@@ -102,28 +107,66 @@ fn what_is_pinned_stays_dirty() {
     }
 }
 
+/// A writer that has come to rest: for ten minutes, and for twelve seconds until then.
+fn at_rest(session: &Session) -> Writer {
+    let delay = Duration::from_secs(12);
+    let mut writer = Writer::new(WriterOptions { delay, ..WriterOptions::default() });
+    let rounds = (0..10_000).take_while(|_| !writer.round(session).unwrap().is_idle).count();
+    assert!(rounds < 10_000, "it never comes to rest");
+    assert!(writer.round(session).unwrap().is_idle);
+    writer
+}
+
 #[test]
 fn it_rests_until_somebody_reads() {
-    // It would rest for ten minutes.
-    let delay = Duration::from_secs(12);
     let pool = pool(Kind::Probation);
     let session = pool.session().unwrap();
     let file = file(&session);
-    let mut writer = Writer::new(WriterOptions { delay, ..WriterOptions::default() });
-    let rounds = (0..10_000).take_while(|_| !writer.round(&session).unwrap().is_idle).count();
-    assert!(rounds < 10_000, "it never comes to rest");
-    assert!(writer.round(&session).unwrap().is_idle);
-    within(Duration::from_secs(60), || {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let session = pool.session().unwrap();
-                for block in (0..BLOCKS).cycle().take_while(|_| pool.stats().syncs == 0) {
-                    change(&session, file, block);
-                    std::thread::sleep(Duration::from_millis(1));
-                }
+    let (writer, over) = (at_rest(&session), EventCount::new());
+    let rests: [&dyn Fn(); 2] =
+        [&|| writer.rest(&pool), &|| writer.rest_unless(&pool, &over, || false)];
+    for rest in rests {
+        let ended = AtomicBool::new(false);
+        within(LIMIT, || {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let session = pool.session().unwrap();
+                    for block in (0..BLOCKS).cycle().take_while(|_| !ended.load(Relaxed)) {
+                        change(&session, file, block);
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                rest();
+                ended.store(true, Relaxed);
             });
-            writer.rest(&pool);
-            session.sync(file).unwrap();
         });
-    });
+    }
+}
+
+#[test]
+fn a_rest_ends_when_it_is_told_to() {
+    let pool = pool(Kind::Probation);
+    let session = pool.session().unwrap();
+    let hour = Duration::from_secs(3600);
+    let busy = Writer::new(WriterOptions { delay: hour, ..WriterOptions::default() });
+    let for_ever = Writer::new(WriterOptions { delay: Duration::MAX, ..WriterOptions::default() });
+    for writer in [at_rest(&session), busy, for_ever] {
+        for takes_ms in [0, 1, 50] {
+            let (over, event) = (AtomicBool::new(false), EventCount::new());
+            within(LIMIT, || {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        std::thread::sleep(Duration::from_millis(takes_ms));
+                        over.store(true, Relaxed);
+                        event.notify();
+                    });
+                    while !over.load(Relaxed) {
+                        writer.rest_unless(&pool, &event, || over.load(Relaxed));
+                    }
+                });
+                // Nobody notifies it any more.
+                writer.rest_unless(&pool, &event, || true);
+            });
+        }
+    }
 }

@@ -17,11 +17,14 @@
 //! dies is replaced by the next.
 use super::session::Session;
 use super::stats::Count;
-use super::{PageError, Pool};
+use super::{PageError, Pool, later};
 use crate::files::FileNumber;
 use crate::frames::{Find, PageId, Pinned};
 use crate::policy::Hand;
-use std::time::{Duration, Instant};
+use shm_core::event::EventCount;
+use shm_core::futex::waitv_works;
+use shm_core::participants::Sleeper;
+use std::time::Duration;
 
 /// How a [`Writer`] works. These are PostgreSQL's settings of the same names.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -227,13 +230,27 @@ impl Writer {
     /// Rests until the next round: for long after some idle ones, and then no longer than until the
     /// next page is read in.
     pub fn rest(&self, pool: &Pool) {
-        let delay = self.options.delay;
-        if self.idle_rounds < IDLE_ROUNDS {
-            return std::thread::sleep(delay);
+        self.rest_unless(pool, &EventCount::new(), || false);
+    }
+
+    /// As [`rest`](Writer::rest), but it ends when `over` is notified, and at once where `is_over`.
+    ///
+    /// It does not rest for long where the kernel cannot sleep on two words (`futex_waitv`, Linux
+    /// 5.16).
+    pub fn rest_unless(&self, pool: &Pool, over: &EventCount, is_over: impl Fn() -> bool) {
+        let read = &pool.inner.head.read;
+        let is_long = self.idle_rounds >= IDLE_ROUNDS && waitv_works();
+        let end = later(self.options.delay.saturating_mul(if is_long { LONG_REST } else { 1 }));
+        let mut events = vec![(over, over.prepare())];
+        if is_long {
+            events.push((read, read.prepare()));
         }
-        let event = &pool.inner.head.read;
-        let (ticket, end) = (event.prepare(), Instant::now() + delay * LONG_REST);
-        event.wait(ticket, Some(end));
+        if is_over() {
+            return;
+        }
+        if let Some(night) = Sleeper::new().lie_down(&events, &[]) {
+            night.sleep(end);
+        }
     }
 }
 
