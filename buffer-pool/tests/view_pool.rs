@@ -13,6 +13,7 @@ use buffer_pool::store::{PageFile, Store};
 use pool_common::{Memory, pool_of, small};
 use shm_core::header::{Header, Identity, Opener};
 use shm_core::mapping::{Mapped, Mapping};
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -328,6 +329,23 @@ fn loading_pushes_nothing_out() {
     assert_eq!(pool.stats().evictions, 0);
     drop(session.page(first, 19).unwrap());
     assert_eq!(pool.stats().evictions, 1);
+}
+
+#[test]
+fn loading_can_be_ended() {
+    let (_, pool) = clock5();
+    let session = pool.session().unwrap();
+    let first = file(&session, 1, 8);
+    session.prewarm(first, 0..8, Prewarm::Buffer).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let dump = directory.path().join("pool.blocks");
+    pool.dump(&dump).unwrap();
+    session.evict_all().unwrap();
+    let asked = Cell::new(0);
+    let three = || asked.replace(asked.get() + 1) < 3;
+    assert_eq!(loads(session.load_while(&dump, three).unwrap()), [3, 0, 0, 0, 5]);
+    assert_eq!(loads(session.load_while(&dump, || false).unwrap()), [0, 3, 0, 0, 5]);
+    assert_eq!(pool.resident(), [(key(1), 0), (key(1), 1), (key(1), 2)]);
 }
 
 #[test]

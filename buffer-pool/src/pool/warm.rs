@@ -14,11 +14,15 @@ use super::strategy::Ring;
 use super::{PageError, Pool, ReadStream, StreamOptions};
 use crate::files::{FileInfo, FileKey, FileNumber};
 use crate::store::{PageFile, read_whole};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
@@ -46,7 +50,7 @@ pub struct Loaded {
     pub unknown: u64,
     /// Their files are shorter by now.
     pub past_end: u64,
-    /// They were not looked at: no frame was vacant any more.
+    /// They were not looked at: no frame was vacant any more, or the caller wanted no more.
     pub left: u64,
 }
 
@@ -116,7 +120,7 @@ impl Pool {
     ///
     /// # If a process dies here
     /// The old file is there, or the new one; perhaps a part of the new one beside it, as
-    /// `.NAME.THREAD`.
+    /// `.NAME.THREAD`, which the next dump to this path removes.
     pub fn dump(&self, path: &Path) -> Result<u64, DumpError> {
         let pages = self.resident();
         let failed = |source| DumpError { path: path.to_owned(), source };
@@ -214,6 +218,18 @@ impl Session {
     /// # If a process dies here
     /// As in [`page`](Session::page); the pages that it has loaded stay.
     pub fn load(&self, path: &Path) -> Result<Loaded, LoadError> {
+        self.load_while(path, || true)
+    }
+
+    /// As [`load`](Session::load), for as long as it `goes_on`, which is asked before each page that
+    /// is read: those after it are left.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    ///
+    /// # If a process dies here
+    /// As in [`load`](Session::load).
+    pub fn load_while(&self, path: &Path, goes_on: impl Fn() -> bool) -> Result<Loaded, LoadError> {
         let failed = |source| LoadError::Read { path: path.to_owned(), source };
         let dump = BufReader::new(File::open(path).map_err(failed)?);
         let mut pages = read_dump(dump).map_err(|bad| bad.of(path))?;
@@ -227,7 +243,7 @@ impl Session {
             match numbers.get(key) {
                 None => sum.unknown += 1,
                 Some(file) if self.is_resident(*file, *block) => sum.resident += 1,
-                Some(_) if !self.has_vacant() => {
+                Some(_) if !goes_on() || !self.has_vacant() => {
                     sum.left = (pages.len() - at) as u64;
                     break;
                 }
@@ -294,16 +310,13 @@ fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resu
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
-    let mut new = OsString::from(".");
-    new.push(name);
-    // No two threads have the same number: what is there of this name a dead one has left.
-    new.push(format!(".{}", rustix::thread::gettid().as_raw_nonzero()));
-    let new = directory.join(new);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = OpenOptions::new().write(true).create_new(true).open(&new)?;
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(".");
+    remove_left(directory, &beside)?;
+    beside.push(rustix::thread::gettid().as_raw_nonzero().to_string());
+    let new = directory.join(beside);
+    let file = create_locked(&new)?;
     let written = write(&file).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&new, path)) {
         // The first error is the one to be told.
@@ -311,6 +324,43 @@ fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resu
         return Err(error);
     }
     File::open(directory)?.sync_all()
+}
+
+/// Who writes a new file has it locked for as long as it lives.
+fn create_locked(new: &Path) -> io::Result<File> {
+    loop {
+        // No two threads have the same number: what is there of this name a dead one has left.
+        match fs::remove_file(new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).open(new)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Before it was locked somebody took it for one that a dead one has left.
+            Err(Errno::WOULDBLOCK) => {}
+            Ok(()) if file.metadata()?.nlink() == 0 => {}
+            // Where there are no locks nobody does.
+            _ => return Ok(file),
+        }
+    }
+}
+
+/// Removes what those have left who died replacing a file: `beside` and a number.
+fn remove_left(directory: &Path, beside: &OsStr) -> io::Result<()> {
+    let is_number = |rest: &[u8]| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit);
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !name.as_bytes().strip_prefix(beside.as_bytes()).is_some_and(is_number) {
+            continue;
+        }
+        // What cannot be opened, or has gone meanwhile, is not ours.
+        let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// Why some text is no dump.
@@ -395,6 +445,48 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         replace(Path::new("/"), |_| Ok(())).unwrap_err();
+    }
+
+    #[test]
+    fn what_the_dead_have_left_is_removed_and_what_the_living_write_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let others = [".dump.new", ".dump.", ".dump.1x", ".dump2.1", "dump.1", ".other.1"];
+        others.iter().for_each(|name| fs::write(at(name), "").unwrap());
+        let own = format!(".dump.{}", rustix::thread::gettid().as_raw_nonzero());
+        [".dump.1", ".dump.99999999999", &own].iter().for_each(|name| {
+            fs::write(at(name), "half").unwrap();
+        });
+        let _living = create_locked(&at(".dump.2")).unwrap();
+        replace(&at("dump"), |_| Ok(())).unwrap();
+        let entries = fs::read_dir(&directory).unwrap();
+        let mut left: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut expected: Vec<_> = [&others[..], &["dump", ".dump.2"]].concat();
+        left.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
+    }
+
+    /// Each would remove what the others write.
+    #[test]
+    fn many_may_replace_a_file_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dump");
+        std::thread::scope(|scope| {
+            for who in 0..4 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let pages = [(FileKey { id: who, fork: 0 }, 7); 3];
+                        replace(path, |file| write_dump(&pages, file)).unwrap();
+                        let found = read_dump(&fs::read(path).unwrap()[..]).unwrap();
+                        assert_eq!(found, [found[0]; 3]);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
     }
 
     #[test]
