@@ -39,6 +39,8 @@
 //! workers. Dead processes' traces in shared memory are not cleaned here but by who shares it
 //! (`reap` of the domain); [`Event::Ended`] is the moment to do it.
 //!
+//! Workers that are ready to be started: those of `buffer_pool::workers`, for a pool of pages.
+//!
 //! Needs Linux 5.4 (pidfd) and `/proc`. The leader should neither ignore `SIGCHLD` nor wait for any
 //! child (`waitpid(-1)`): deaths would be noticed all the same, but not how the workers ended.
 

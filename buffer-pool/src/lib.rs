@@ -8,7 +8,8 @@
 //! ([`files`]), who may read or change a page ([`latch`]), the pages' bytes, which no death tears
 //! for good ([`pages`]), and which pages stay: [`policy`] is the replacement, in shared memory, and
 //! [`mod@simulate`] runs it over a trace of page accesses, beside plain models of what others do.
-//! `shmctl pool` shows a pool, and such a run, to people.
+//! `shmctl pool` shows a pool, and such a run, to people. `workers` (feature `bgworker`) are
+//! processes that write its pages out and warm it up.
 //!
 //! Modules, lowest first; each uses only those above it.
 
@@ -41,6 +42,10 @@ mod checksum;
 // The pool: all of the above, and pages read in, changed and written to their files.
 #[cfg(not(any(shm_loom, shm_explore)))]
 pub mod pool;
+
+// Worker processes of a pool: a background writer, and one who prewarms it (feature `bgworker`).
+#[cfg(all(feature = "bgworker", not(any(shm_loom, shm_explore))))]
+pub mod workers;
 
 // The policies over traces, without any page, beside LRU, an exact clock and the optimum.
 #[cfg(not(any(shm_loom, shm_explore)))]

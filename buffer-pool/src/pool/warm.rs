@@ -221,8 +221,8 @@ impl Session {
         self.load_while(path, || true)
     }
 
-    /// As [`load`](Session::load), for as long as it `goes_on`, which is asked before each page that
-    /// is read: those after it are left.
+    /// As [`load`](Session::load), for as long as it `goes_on`, which is asked before each page is
+    /// read: those after it are left.
     ///
     /// # Errors
     /// [`LoadError`].
