@@ -17,6 +17,16 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of the system.
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn PageFile>>;
+
+    /// Has the file's name reach the disk: else one that was made may be gone after a crash of the
+    /// machine, with all that was synced in it. Where names do not get lost, nothing.
+    ///
+    /// # Errors
+    /// Those of the system.
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        let _ = path;
+        Ok(())
+    }
 }
 
 /// An open file of a [`Store`]. Positions and lengths are in bytes.
@@ -148,6 +158,17 @@ impl Store for Disk {
                 Ok(Arc::new(OnDisk { file: read_only.open(path)?, is_read_only: true }))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        // Where it is a link, that may have been there before what it leads to.
+        let file = path.canonicalize()?;
+        let directory = file.parent().ok_or(io::ErrorKind::NotFound)?;
+        match File::open(directory)?.sync_all() {
+            // The file system has nothing to sync a directory with.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
         }
     }
 }

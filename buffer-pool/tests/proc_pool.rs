@@ -133,6 +133,42 @@ fn a_file_that_is_none_is_told() {
 }
 
 #[test]
+fn a_file_is_known_when_its_name_will_last() {
+    let world = World::new();
+    let (session, faults) = (&world.session, &world.store.faults);
+    let (key, path) = (FileKey { id: 2, fork: 0 }, Path::new("/new"));
+    faults.named.store(0, Relaxed);
+    faults.names.store(1, Relaxed);
+    fails!(register(session, 2, path), FileError::Name { .. });
+    assert_eq!(world.pool.find_file(key), None);
+    // It has been made by now, and is not known to last.
+    let file = register(session, 2, path).unwrap();
+    assert_eq!(faults.named.load(Relaxed), 2);
+    // Who knows it, or makes none, need not ask.
+    assert_eq!(register(session, 2, path).unwrap(), file);
+    session.forget(file).unwrap();
+    session.register(key, path, &FileOptions { create: false, blocks_max: Some(64) }).unwrap();
+    assert_eq!(faults.named.load(Relaxed), 2);
+}
+
+/// Relative paths and links: what is synced is the directory in which the file lies.
+#[test]
+fn names_of_the_system_are_synced_wherever_they_are() {
+    let directory = TempDir::new("names");
+    let at = |name: &str| directory.path().join(name);
+    std::fs::create_dir(at("other")).unwrap();
+    std::os::unix::fs::symlink(at("other/file"), at("link")).unwrap();
+    let disk = Disk::default();
+    disk.sync_name(&at("link")).unwrap_err();
+    for path in [at("file"), at("link")] {
+        disk.open(&path, true).unwrap();
+        disk.sync_name(&path).unwrap();
+    }
+    disk.sync_name(Path::new("Cargo.toml")).unwrap();
+    disk.sync_name(&at("none")).unwrap_err();
+}
+
+#[test]
 fn a_block_past_the_end_and_bytes_outside_a_page_are_told() {
     let world = World::new();
     for block in [BLOCKS, BLOCKS + 1, 64, 1 << 20, u32::MAX - 1, u32::MAX] {

@@ -22,6 +22,7 @@ use buffer_pool::pool::{
 use buffer_pool::workers::{Autoprewarm, BackgroundWriter, autoprewarm, background_writer};
 use dsm::{Domain, DomainConfig};
 use pool_common::{Memory, pool_of, small};
+use rustix::process::{Signal, getpid, kill_process};
 use shm_testkit::child::{self, Child};
 use shm_testkit::random;
 use shm_testkit::unique::{TempDir, Unique};
@@ -324,8 +325,7 @@ fn writes_in_vain(_: &[String]) {
             change_until(&|| pool.stats().write_errors > session.stats().write_errors);
             store.faults.none();
             change_until(&|| pool.stats().cleaned > 0);
-            // SAFETY: ends no process that heeds it.
-            assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGTERM) }, 0);
+            kill_process(getpid(), Signal::TERM).unwrap();
         });
         writer.run(&worker, &pool).unwrap();
     });

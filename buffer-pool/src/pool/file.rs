@@ -18,7 +18,8 @@ use std::time::Instant;
 /// How to register a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FileOptions {
-    /// Makes it, empty, where there is none.
+    /// Makes it, empty, where there is none; and has its name reach the disk, whoever made it,
+    /// before the pool knows it.
     pub create: bool,
     /// The most blocks that it may ever have; where it is `None`, twice as many as it has, and 4096
     /// at least. Each takes a word of the pool's [entries](super::PoolConfig::entries).
@@ -35,6 +36,14 @@ pub enum FileError {
     /// It could not be opened, or measured.
     #[error("cannot open {}: {source}", path.display())]
     Open {
+        /// The file's.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Its name could not be made to last: after a crash of the machine it might be gone.
+    #[error("cannot sync the directory of {}: {source}", path.display())]
+    Name {
         /// The file's.
         path: PathBuf,
         /// What the system says.
@@ -198,7 +207,7 @@ impl Session {
     /// [`FileError`].
     ///
     /// # If a process dies here
-    /// It is known or it is not.
+    /// It is known or it is not; in the second case it may have been made.
     pub fn register(
         &self,
         key: FileKey,
@@ -232,6 +241,11 @@ impl Session {
         let Some(blocks) = u32::try_from(blocks).ok().filter(|blocks| *blocks < u32::MAX) else {
             return Err(FileError::TooLong { path, blocks });
         };
+        // One that died just here may have made it; nobody makes what may only be read.
+        if options.create && !file.is_read_only() {
+            let synced = inner.options.store.sync_name(&path);
+            synced.map_err(|source| FileError::Name { path: path.clone(), source })?;
+        }
         let likely = blocks.saturating_mul(2).clamp(BLOCKS_MAX, u32::MAX - 1);
         let blocks_max = options.blocks_max.unwrap_or(likely);
         let number = registrar.register(key, &path, blocks, blocks_max)?.number;

@@ -26,6 +26,7 @@ pub(crate) struct Faults {
     pub(crate) extends: AtomicU32,
     pub(crate) truncates: AtomicU32,
     pub(crate) syncs: AtomicU32,
+    pub(crate) names: AtomicU32,
     /// Whether files are opened to be read only.
     pub(crate) is_read_only: AtomicBool,
     /// What was written since was lost so often: each who had the file open is told once.
@@ -40,12 +41,14 @@ pub(crate) struct Faults {
     pub(crate) at_once: AtomicUsize,
     /// What was said to be read soon: where, and so many bytes.
     pub(crate) hints: Mutex<Vec<(u64, u64)>>,
+    /// How often a name was synced.
+    pub(crate) named: AtomicU32,
 }
 
 impl Faults {
     pub(crate) fn none(&self) {
-        let Faults { opens, reads, writes, extends, truncates, syncs, .. } = self;
-        let words = [opens, reads, writes, extends, truncates, syncs];
+        let Faults { opens, reads, writes, extends, truncates, syncs, names, .. } = self;
+        let words = [opens, reads, writes, extends, truncates, syncs, names];
         words.iter().for_each(|word| word.store(0, Relaxed));
         self.bad.store(0, Relaxed);
     }
@@ -90,6 +93,11 @@ impl Store for Memory {
         let (bytes, faults) = (self.bytes_of(path), self.faults.clone());
         let told = AtomicU32::new(faults.losses.load(Relaxed));
         Ok(Arc::new(InMemory { bytes, faults, told, is_read_only }))
+    }
+
+    fn sync_name(&self, _path: &Path) -> io::Result<()> {
+        self.faults.named.fetch_add(1, Relaxed);
+        fails(&self.faults.names)
     }
 }
 
