@@ -350,8 +350,8 @@ fn remove_left(directory: &Path, beside: &OsStr) -> io::Result<()> {
     let is_number = |rest: &[u8]| !rest.is_empty() && rest.iter().all(u8::is_ascii_digit);
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let name = entry.file_name();
-        if !name.as_bytes().strip_prefix(beside.as_bytes()).is_some_and(is_number) {
+        let (name, is_file) = (entry.file_name(), entry.file_type().is_ok_and(|it| it.is_file()));
+        if !is_file || !name.as_bytes().strip_prefix(beside.as_bytes()).is_some_and(is_number) {
             continue;
         }
         // What cannot be opened, or has gone meanwhile, is not ours.
@@ -453,6 +453,8 @@ mod tests {
         let at = |name: &str| directory.path().join(name);
         let others = [".dump.new", ".dump.", ".dump.1x", ".dump2.1", "dump.1", ".other.1"];
         others.iter().for_each(|name| fs::write(at(name), "").unwrap());
+        fs::create_dir(at(".dump.3")).unwrap();
+        std::os::unix::fs::symlink(at("dump.1"), at(".dump.4")).unwrap();
         let own = format!(".dump.{}", rustix::thread::gettid().as_raw_nonzero());
         [".dump.1", ".dump.99999999999", &own].iter().for_each(|name| {
             fs::write(at(name), "half").unwrap();
@@ -462,7 +464,8 @@ mod tests {
         let entries = fs::read_dir(&directory).unwrap();
         let mut left: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let mut expected: Vec<_> = [&others[..], &["dump", ".dump.2"]].concat();
+        let mut expected: Vec<_> =
+            [&others[..], &["dump", ".dump.2", ".dump.3", ".dump.4"]].concat();
         left.sort_unstable();
         expected.sort_unstable();
         assert_eq!(left, expected);
