@@ -25,6 +25,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+use std::time::UNIX_EPOCH;
 
 /// How far blocks are warmed up.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -120,7 +121,7 @@ impl Pool {
     ///
     /// # If a process dies here
     /// The old file is there, or the new one; perhaps a part of the new one beside it, as
-    /// `.NAME.THREAD`, which the next dump to this path removes.
+    /// `.NAME.NUMBER`, which the next dump to this path removes.
     pub fn dump(&self, path: &Path) -> Result<u64, DumpError> {
         let pages = self.resident();
         let failed = |source| DumpError { path: path.to_owned(), source };
@@ -314,9 +315,7 @@ fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resu
     beside.push(name);
     beside.push(".");
     remove_left(directory, &beside)?;
-    beside.push(rustix::thread::gettid().as_raw_nonzero().to_string());
-    let new = directory.join(beside);
-    let file = create_locked(&new)?;
+    let (new, file) = create_locked(directory, &beside)?;
     let written = write(&file).and_then(|()| file.sync_all());
     if let Err(error) = written.and_then(|()| fs::rename(&new, path)) {
         // The first error is the one to be told.
@@ -326,21 +325,22 @@ fn replace(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resu
     File::open(directory)?.sync_all()
 }
 
-/// Who writes a new file has it locked for as long as it lives.
-fn create_locked(new: &Path) -> io::Result<File> {
+/// A new file: `beside` and a number. Who writes it has it locked for as long as it lives.
+fn create_locked(directory: &Path, beside: &OsStr) -> io::Result<(PathBuf, File)> {
     loop {
-        // No two threads have the same number: what is there of this name a dead one has left.
-        match fs::remove_file(new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = OpenOptions::new().write(true).create_new(true).open(new)?;
+        // One that comes only once: who removes it removes no later one.
+        let since = UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+        let number = format!("{}{since}", rustix::thread::gettid().as_raw_nonzero());
+        let mut name = beside.to_owned();
+        name.push(number);
+        let path = directory.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             // Before it was locked somebody took it for one that a dead one has left.
             Err(Errno::WOULDBLOCK) => {}
             Ok(()) if file.metadata()?.nlink() == 0 => {}
             // Where there are no locks nobody does.
-            _ => return Ok(file),
+            _ => return Ok((path, file)),
         }
     }
 }
@@ -455,17 +455,16 @@ mod tests {
         others.iter().for_each(|name| fs::write(at(name), "").unwrap());
         fs::create_dir(at(".dump.3")).unwrap();
         std::os::unix::fs::symlink(at("dump.1"), at(".dump.4")).unwrap();
-        let own = format!(".dump.{}", rustix::thread::gettid().as_raw_nonzero());
-        [".dump.1", ".dump.99999999999", &own].iter().for_each(|name| {
+        for name in [".dump.1", ".dump.99999999999"] {
             fs::write(at(name), "half").unwrap();
-        });
-        let _living = create_locked(&at(".dump.2")).unwrap();
+        }
+        let (living, _locked) = create_locked(directory.path(), OsStr::new(".dump.")).unwrap();
+        let living = living.file_name().unwrap().to_str().unwrap();
         replace(&at("dump"), |_| Ok(())).unwrap();
         let entries = fs::read_dir(&directory).unwrap();
         let mut left: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let mut expected: Vec<_> =
-            [&others[..], &["dump", ".dump.2", ".dump.3", ".dump.4"]].concat();
+        let mut expected: Vec<_> = [&others[..], &["dump", living, ".dump.3", ".dump.4"]].concat();
         left.sort_unstable();
         expected.sort_unstable();
         assert_eq!(left, expected);
