@@ -64,6 +64,7 @@ fn protect(trials: &Trials, seed: u64, row: &HazardRow) {
         trials.check(seed, "protect_word", word == Some(Ok(seed | 1)), "protects something else");
         trials.call(seed, "protect", || slot.protect(NonZeroU64::MIN, || false));
         trials.call(seed, "protect", || slot.protect(NonZeroU64::MAX, || true));
+        trials.call(seed, "is_alone", || (slot.is_alone(), slot.is_doubled()));
     }
     trials.call(seed, "clear", || slots.iter_mut().step_by(2).for_each(|slot| slot.clear()));
     slots.truncate(5);
@@ -90,6 +91,9 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
         trials.check(seed, "contains", all || scanned.is_none(), "forgot what it has");
     }
     for slot in [0, 1, SEATS, 1023] {
+        let seen = trials.call(seed, "row_values", || hazards.row_values(slot).count());
+        let bounded = seen.is_none_or(|seen| seen <= VALUES_MAX);
+        trials.check(seed, "row_values", bounded, "saw what there is no room for");
         let dead = ParticipantId::from_bits(slot << 22 | 1).unwrap();
         trials.call(seed, "clear_row", || hazards.clear_row(dead));
     }

@@ -98,6 +98,32 @@ fn protect(slot: &mut Slot<'_>, value: u64, is_still: bool) -> u64 {
     if is_still { value } else { 0 }
 }
 
+/// Each slot knows whether it is alone with its value, and of each seat is told what it announces.
+fn who_announces(
+    hazards: &Hazards,
+    slots: &[Slot<'_>],
+    plain: &[u64],
+    owners: &[(usize, usize)],
+) -> Result<(), TestCaseError> {
+    let announcing = || (0..plain.len()).filter(|at| plain[*at] != 0);
+    for at in announcing() {
+        let is_same = |other: &usize| *other != at && plain[*other] == plain[at];
+        let same: Vec<_> = announcing().filter(is_same).collect();
+        prop_assert_eq!(slots[at].is_alone(), same.is_empty());
+        let is_doubled = same.iter().any(|other| owners[*other] == owners[at]);
+        prop_assert_eq!(slots[at].is_doubled(), is_doubled);
+    }
+    for seat in 0..SEATS + 1 {
+        let of_seat = announcing().filter(|at| owners[*at].0 == seat as usize);
+        let mut expected: Vec<_> = of_seat.map(|at| plain[at]).collect();
+        let mut found: Vec<_> = hazards.row_values(seat).collect();
+        expected.sort_unstable();
+        found.sort_unstable();
+        prop_assert_eq!(found, expected);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(2_000)))]
 
@@ -109,15 +135,19 @@ proptest! {
         let groups: Vec<[Protector; 2]> =
             rows.iter().map(|row| [0, 1].map(|_| row.protector().unwrap())).collect();
         let (mut slots, mut plain): (Vec<Slot<'_>>, Vec<u64>) = (Vec::new(), Vec::new());
+        // Whose each slot is: seat and group.
+        let mut owners: Vec<(usize, usize)> = Vec::new();
         let (mut protected, place) = (Protected::default(), AtomicU64::new(0));
         for op in ops {
             let index = |slot: usize| if plain.is_empty() { 0 } else { slot % plain.len() };
             match op {
                 Op::New { seat, value, is_still } => {
-                    let Some(mut slot) = groups[seat].iter().find_map(Protector::slot) else {
+                    let slot = |group: usize| Some((group, groups[seat][group].slot()?));
+                    let Some((group, mut slot)) = [0, 1].into_iter().find_map(slot) else {
                         continue;
                     };
                     plain.push(protect(&mut slot, value, is_still));
+                    owners.push((seat, group));
                     slots.push(slot);
                 }
                 _ if plain.is_empty() => {}
@@ -141,13 +171,16 @@ proptest! {
                     let at = index(slot);
                     plain.remove(at);
                     slots.remove(at);
+                    owners.remove(at);
                 }
                 Op::Swap(one, other) => {
                     let (one, other) = (index(one), index(other));
                     plain.swap(one, other);
                     slots.swap(one, other);
+                    owners.swap(one, other);
                 }
             }
+            who_announces(&hazards, &slots, &plain, &owners)?;
             let said = slots.iter().map(|slot| slot.value().map_or(0, NonZeroU64::get));
             prop_assert!(said.eq(plain.iter().copied()));
             let plain: BTreeSet<u64> = plain.iter().copied().filter(|value| *value != 0).collect();

@@ -7,7 +7,7 @@ pub(super) fn prepare() {
 }
 
 pub(super) fn announce(slot: &AtomicU64, value: u64) {
-    // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the announcement
+    // Pairs with the Acquire in `Hazards::announced`: what was read under the announcement
     // that this one replaces.
     slot.store(value, Ordering::Release);
     meet();

@@ -162,7 +162,7 @@ impl Row {
         if index >= pool.used {
             pool.used = index + 1;
             let used = Holder::new(self.member.id(), pool.used).to_bits();
-            // Pairs with the Acquire in `snapshot_into`: what earlier users of the row read in
+            // Pairs with the Acquire in `announced`: what earlier users of the row read in
             // groups that are not looked at any more.
             self.holder()?.store(used, Ordering::Release);
         }
@@ -182,7 +182,7 @@ impl Drop for Row {
         if self.member.check_fork().is_ok()
             && let Some(holder) = self.holder()
         {
-            // Pairs with the Acquire in `snapshot_into`: what we read, before our row is not looked
+            // Pairs with the Acquire in `announced`: what we read, before our row is not looked
             // at.
             holder.store(Holder::NOBODY.to_bits(), Ordering::Release);
         }
@@ -241,6 +241,16 @@ impl Protector {
     #[cfg(shm_loom)]
     pub(super) fn is_unfenced(&self) -> bool {
         self.row.hazards.is_unfenced
+    }
+
+    pub(super) fn hazards(&self) -> &Hazards {
+        &self.row.hazards
+    }
+
+    /// How many of the slots announce `value`.
+    pub(super) fn count(&self, value: u64) -> usize {
+        // Relaxed: only this thread writes them.
+        self.group.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) == value).count()
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! Scanning: what may not be freed yet.
 use super::shared::Holder;
 use super::{Hazards, fence};
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering};
 
 /// What was protected at some moment after the scan began.
 ///
@@ -35,23 +35,37 @@ impl Hazards {
     pub fn snapshot_into(&self, protected: &mut Protected) {
         protected.values.clear();
         fence::before_scan();
-        for (seat, holder) in (0..self.seats()).zip(self.holders.iter()) {
-            // Pairs with the Releases in `Row::drop`, `clear_row` and `Row::take_group`: what was
-            // read under announcements that we do not look at.
-            let holder = Holder::from_bits(holder.load(Ordering::Acquire));
-            if holder == Holder::NOBODY {
-                continue;
-            }
-            for group in self.row_groups(seat).iter().take(holder.groups() as usize) {
-                // Pairs with the Releases in `Slot::announce`, `Slot::clear` and `Group::clear`:
-                // what was read under announcements that are gone.
-                let values = group.slots.iter().map(|slot| slot.load(Ordering::Acquire));
-                protected.values.extend(values.filter(|value| *value != 0));
-            }
-        }
+        let announced = (0..self.seats()).flat_map(|seat| self.announced(seat));
+        announced.for_each(|(_, value)| protected.values.push(value));
         protected.values.sort_unstable();
         protected.values.dedup();
         protected.is_whole = true;
+    }
+
+    /// What the row of `seat` announces, [whoever](Hazards::holder) has it: nothing where there is
+    /// no such seat. One word after the other, while others go on: a hint, for who shows it.
+    pub fn row_values(&self, seat: u32) -> impl Iterator<Item = u64> + '_ {
+        self.announced(seat).map(|(_, value)| value)
+    }
+
+    /// Whether a slot other than `mine` announces `value`, or did at some moment after the call.
+    pub(super) fn is_announced_beside(&self, mine: &AtomicU64, value: u64) -> bool {
+        fence::before_scan();
+        let mut announced = (0..self.seats()).flat_map(|seat| self.announced(seat));
+        announced.any(|(slot, seen)| seen == value && !std::ptr::eq(slot, mine))
+    }
+
+    /// The announcements of a row, and where they stand.
+    fn announced(&self, seat: u32) -> impl Iterator<Item = (&AtomicU64, u64)> {
+        // Pairs with the Releases in `Row::drop`, `clear_row` and `Row::take_group`: what was
+        // read under announcements that we do not look at.
+        let holder = self.holders.get(seat as usize).map(|word| word.load(Ordering::Acquire));
+        let holder = Holder::from_bits(holder.unwrap_or(Holder::NOBODY.to_bits()));
+        let groups = if holder == Holder::NOBODY { &[] } else { self.row_groups(seat) };
+        let slots = groups.iter().take(holder.groups() as usize).flat_map(|group| &group.slots);
+        // Pairs with the Releases in `Slot::announce`, `Slot::clear` and `Group::clear`: what was
+        // read under announcements that are gone.
+        slots.map(|slot| (slot, slot.load(Ordering::Acquire))).filter(|(_, value)| *value != 0)
     }
 }
 

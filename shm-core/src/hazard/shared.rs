@@ -92,7 +92,7 @@ impl Group {
     /// Takes every announcement back, in the name of who made them or of one who is dead.
     pub(super) fn clear(&self) {
         for slot in &self.slots {
-            // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the
+            // Pairs with the Acquire in `Hazards::announced`: what was read under the
             // announcement, before it is gone.
             slot.store(0, Ordering::Release);
         }

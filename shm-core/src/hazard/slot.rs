@@ -120,6 +120,19 @@ impl<'p> Slot<'p> {
         NonZeroU64::new(self.value)
     }
 
+    /// Whether this slot alone announces what it announces: for who would do to the thing what
+    /// nobody else may see, and has made sure that whoever announces it from now on does not get at
+    /// it. It sees what was read under the announcements that are gone. Looks at every row in use.
+    pub fn is_alone(&self) -> bool {
+        let hazards = self.protector.hazards();
+        !hazards.is_announced_beside(self.protector.word(self.index), self.value)
+    }
+
+    /// Whether this thread announces the same by another slot, too.
+    pub fn is_doubled(&self) -> bool {
+        self.protector.count(self.value) > 1
+    }
+
     /// Takes the announcement back. In a forked child it does nothing: it is the parent's.
     ///
     /// # If a process dies here
@@ -139,7 +152,7 @@ impl<'p> Slot<'p> {
     pub fn clear_here(&mut self) {
         if self.value != 0 {
             self.value = 0;
-            // Pairs with the Acquire in `Hazards::snapshot_into`: what was read under the
+            // Pairs with the Acquire in `Hazards::announced`: what was read under the
             // announcement, before it is gone.
             self.protector.word(self.index).store(0, Ordering::Release);
         }
@@ -151,7 +164,7 @@ impl<'p> Slot<'p> {
         let word = self.protector.word(self.index);
         #[cfg(shm_loom)]
         if self.protector.is_unfenced() {
-            // Pairs with the Acquire in `Hazards::snapshot_into`.
+            // Pairs with the Acquire in `Hazards::announced`.
             return word.store(value.get(), Ordering::Release);
         }
         fence::announce(word, value.get());
