@@ -75,6 +75,7 @@ fn use_frame(trials: &Trials, seed: u64, user: &User, frame: u32) {
     if let Some(latch) = waits(trials, seed, "exclusive", |end| user.exclusive(frame, end)) {
         trials.call(seed, "change, done", || drop(latch.change().map(|change| change.done())));
     }
+    trials.call(seed, "owner", || user.latches().owner(frame));
     trials.call(seed, "repair", || drop(user.repair(frame)));
     if let Some(Ok(Some(change))) = trials.call(seed, "repair", || user.repair(frame)) {
         trials.call(seed, "Change::done", || drop(change.done()));

@@ -156,10 +156,21 @@ fn use_file(trials: &Trials, seed: u64, session: &Session, file: FileNumber) {
     trials.call(seed, "sync", || session.sync(file).ok());
 }
 
+/// Not more are told to be at a frame than there are seats.
+fn look_at_frames(trials: &Trials, seed: u64, pool: &Pool) {
+    let infos = trials.call(seed, "frame_infos", || pool.frame_infos());
+    for info in infos.and_then(Result::ok).into_iter().flatten() {
+        let users = info.pinned_by.len();
+        let is_right = users <= config().processes as usize && info.is_pinned == (users > 0);
+        trials.check(seed, "frame_infos", is_right, "says who cannot be there");
+    }
+}
+
 /// Every call there is.
 fn use_pool(trials: &Trials, seed: u64, pool: &Pool) {
     trials.call(seed, "files", || (pool.stats(), pool.files()));
     trials.call(seed, "summary", || (pool.summary().ok(), pool.by_file().ok()));
+    look_at_frames(trials, seed, pool);
     let Some(Ok(session)) = trials.call(seed, "session", || pool.session()) else { return };
     let registered = [0, 1].map(|file| {
         let known =

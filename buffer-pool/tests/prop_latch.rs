@@ -4,11 +4,12 @@
 //! 1. Who may have what beside whom is as the table of the module says.
 //! 2. A page is torn where a change of it ended without being done, and nowhere else.
 //! 3. Who looks is told exactly of pages that are not in change and not torn.
+//! 4. Who has a latch, and how, is told of each.
 //!
 //! A forked child has and takes nothing.
 #![cfg(not(any(shm_loom, shm_explore)))]
 use buffer_pool::latch::{
-    Change, Exclusive, LatchError, Latches, Shape, Share, ShareExclusive, User, UserError,
+    Change, Exclusive, LatchError, Latches, Mode, Shape, Share, ShareExclusive, User, UserError,
 };
 use proptest::prelude::*;
 use shm_core::mapping::Mapping;
@@ -135,6 +136,15 @@ impl<'u> Plain<'u> {
             None if is_taken => Said::NotNow,
             None => Said::Mine,
         }
+    }
+
+    fn owner(&self) -> Option<(Mode, ParticipantId)> {
+        let of_alone = |(who, alone): &(usize, Alone<'_>)| match alone {
+            Alone::ShareExclusive(_) => (Mode::ShareExclusive, MEMBERS[*who].id()),
+            Alone::Exclusive(_) | Alone::Change(_) => (Mode::Exclusive, MEMBERS[*who].id()),
+        };
+        let of_torn = || self.torn.map(|by| (Mode::Torn, by));
+        self.alone.as_ref().map(of_alone).or_else(of_torn)
     }
 
     fn keeps_readers_out(&self) -> bool {
@@ -285,6 +295,9 @@ proptest! {
                 }
                 op => frames[frame as usize].does(who, &users[who], frame, op),
             }
+            for (frame, plain) in (0..).zip(&frames) {
+                prop_assert_eq!(latches.owner(frame), plain.owner());
+            }
         }
     }
 }
@@ -319,6 +332,7 @@ fn what_is_not_there_is_refused() {
     assert_eq!(user.exclusive(2, None).unwrap_err(), outside);
     assert_eq!(user.repair(2).unwrap_err(), outside);
     assert_eq!(latches.look(2, || ()).unwrap_err(), outside);
+    assert_eq!(latches.owner(2), None);
 }
 
 #[test]

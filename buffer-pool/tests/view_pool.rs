@@ -4,18 +4,23 @@
 mod pool_common;
 
 use buffer_pool::files::{FileKey, FileNumber};
+use buffer_pool::latch::Mode;
 use buffer_pool::policy::Kind;
 use buffer_pool::pool::{
     Evicted, FileOptions, FrameError, LoadError, Loaded, Marked, PageError, Pool, PoolConfig,
-    Prewarm, Session,
+    PoolOptions, Prewarm, Session,
 };
 use buffer_pool::store::{PageFile, Store};
+use pool_common::segment::Segment;
 use pool_common::{Memory, pool_of, small};
 use shm_core::header::{Header, Identity, Opener};
 use shm_core::mapping::{Mapped, Mapping};
 use std::cell::Cell;
+use shm_testkit::child::in_a_fork;
+use shm_testkit::killpoint::SharedMemory;
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -84,8 +89,12 @@ fn all_views_tell_the_same_pages() {
 
     let infos = pool.frame_infos().unwrap();
     assert_eq!(infos.iter().filter(|info| info.page.is_some()).count(), 4);
-    let info = infos[pinned.frame() as usize];
+    let info = &infos[pinned.frame() as usize];
     assert_eq!((info.page, info.is_pinned, info.is_dirty), (Some((second, 3)), true, false));
+    let me = info.pinned_by[0];
+    assert_eq!((me.pid, me.is_dead, info.pinned_by.len()), (Some(std::process::id()), false, 1));
+    assert!(infos.iter().all(|info| info.latch.is_none()));
+    assert!(infos.iter().filter(|other| *other != info).all(|other| other.pinned_by.is_empty()));
 
     let summary = pool.summary().unwrap();
     assert_eq!((summary.used, summary.unused, summary.dirty, summary.pinned), (4, 12, 1, 1));
@@ -99,6 +108,82 @@ fn all_views_tell_the_same_pages() {
     let shares: Vec<_> = by_file.iter().map(|of| (of.file.key.id, of.pages.used)).collect();
     assert_eq!(shares, [(1, 3), (2, 1)]);
     assert_eq!(pool.resident(), [(key(1), 0), (key(1), 1), (key(1), 2), (key(2), 3)]);
+}
+
+/// Who is at the page: pids, and whether each is dead; and who has the latch.
+type Users = (Vec<(Option<u32>, bool)>, Option<(Mode, Option<u32>, bool)>);
+
+fn users(pool: &Pool, frame: u32) -> Users {
+    let info = pool.frame_infos().unwrap().swap_remove(frame as usize);
+    let pinned_by = info.pinned_by.iter().map(|user| (user.pid, user.is_dead)).collect();
+    let latch = info.latch.map(|latch| (latch.mode, latch.owner.pid, latch.owner.is_dead));
+    (pinned_by, latch)
+}
+
+#[test]
+fn who_has_a_page_is_told() {
+    let (_, pool) = clock5();
+    let (session, other) = (pool.session().unwrap(), pool.session().unwrap());
+    let number = file(&session, 1, 4);
+    let me = Some(std::process::id());
+    let pages = [&session, &session, &other].map(|session| session.page(number, 2).unwrap());
+    let frame = pages[0].frame();
+    assert_eq!(users(&pool, frame), (vec![(me, false)], None), "a process is told once");
+    let share = pages[0].share().unwrap();
+    assert_eq!(users(&pool, frame).1, None);
+    drop(share);
+    let exclusive = pages[1].exclusive().unwrap();
+    let latch = Some((Mode::Exclusive, me, false));
+    assert_eq!(users(&pool, frame), (vec![(me, false)], latch));
+    drop(exclusive);
+    drop(pages);
+    assert_eq!(users(&pool, frame), (vec![], None));
+}
+
+/// A process that has died is told as dead, until somebody cleans up after it; then it is known by
+/// its name alone, where it has left a page torn.
+#[test]
+fn the_dead_are_told_as_such() {
+    let config = PoolConfig { policy: Kind::Clock5, ..small() };
+    let files_at = (Pool::bytes_for(&config).unwrap() as usize).next_multiple_of(64);
+    let memory = SharedMemory::new(files_at + Segment::BYTES);
+    let (base, len, kept) = (memory.base(), memory.len(), memory.clone());
+    // SAFETY: whole pages, mapped until the last clone goes; nobody else writes them.
+    let mapping = unsafe { Mapping::from_raw(base, len, Box::new(move |_, _| drop(kept))) };
+    let open = || {
+        let store = Arc::new(Segment::new(&memory, files_at));
+        Pool::open(&mapping, &config, PoolOptions { store, ..PoolOptions::default() }).unwrap()
+    };
+    let pool = open();
+    let session = pool.session().unwrap();
+    let options = FileOptions { create: true, blocks_max: Some(8) };
+    let number = session.register(key(1), Path::new("/1"), &options).unwrap();
+    session.extend(number, 4).unwrap();
+    let mine = session.page(number, 2).unwrap();
+    let (frame, me) = (mine.frame(), Some(std::process::id()));
+    assert!(in_a_fork(|| {
+        let session = ManuallyDrop::new(open().session().unwrap());
+        let page = ManuallyDrop::new(session.page(number, 2).unwrap());
+        let mut exclusive = ManuallyDrop::new(page.exclusive().unwrap());
+        let pid = u64::from(std::process::id()).to_le_bytes();
+        exclusive.write(&[(PLACE, &pid)]).is_ok()
+    }));
+    let dead = mine.read(|view| view.u64(PLACE)).unwrap().unwrap() as u32;
+    let is_dead =
+        (vec![(me, false), (Some(dead), true)], Some((Mode::Exclusive, Some(dead), true)));
+    assert_eq!(users(&pool, frame), is_dead);
+
+    // It has died in the midst of its change: the latch's word names it, and the version is odd.
+    let owner = pool.frame_infos().unwrap()[frame as usize].latch.unwrap().owner.id;
+    let words: &[AtomicU64] = mapping.region().share_slice(0, len as u64 / 8).unwrap();
+    let latch = u64::from(owner.to_bits()) << 32 | 2;
+    let at = words.iter().position(|word| word.load(Relaxed) == latch).unwrap();
+    words[at + 1].fetch_sub(1, Relaxed);
+    assert_eq!(pool.reap(), 1);
+    let is_torn = (vec![(me, false)], Some((Mode::Torn, None, true)));
+    assert_eq!(users(&pool, frame), is_torn);
+    drop(mine.share().unwrap());
+    assert_eq!(users(&pool, frame), (vec![(me, false)], None), "it is whole again");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use buffer_pool::policy::Kind;
 use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
 use dsm::{Domain, DomainConfig, NamedSpec, Segment};
 use serde_json::{Value, json};
+use shm_testkit::child::{Child, parent_says, tell_parent};
 use shm_testkit::unique::{TempDir, Unique};
 use shm_testkit::watchdog::within;
 use std::convert::Infallible;
@@ -21,6 +22,8 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Where a page's value stands.
 const PLACE: usize = 16;
 
+shm_testkit::children! { has_a_page }
+
 /// A domain that nobody else uses, with a pool over two files. Dropped in this order.
 struct Scene {
     pool: Pool,
@@ -29,19 +32,24 @@ struct Scene {
     unique: Unique,
 }
 
-/// For this process, and one more at a time.
-fn config() -> PoolConfig {
+/// For so many processes at a time, this one among them.
+fn config(processes: u32) -> PoolConfig {
     PoolConfig {
         page_bytes: 1024,
         frames: 64,
         frames_max: 64,
         policy: Kind::Clock5,
-        processes: 2,
+        processes,
         sessions: 2,
         files: 4,
         entries: 1024,
         checksums: true,
     }
+}
+
+fn domain(name: &str) -> Domain {
+    let backend = Some("posix".parse().unwrap());
+    Domain::open(DomainConfig { backend, ..DomainConfig::new(name) }).unwrap()
 }
 
 fn segment(domain: &Domain, name: &str, size: u64) -> Segment {
@@ -54,20 +62,22 @@ fn key(id: u64) -> FileKey {
 }
 
 impl Scene {
+    /// For this process, and one more at a time.
     fn new(hint: &str) -> Scene {
+        Scene::of_processes(hint, 2)
+    }
+
+    fn of_processes(hint: &str, processes: u32) -> Scene {
         let (unique, files) = (Unique::new(hint), TempDir::new(hint));
-        let domain = DomainConfig {
-            backend: Some("posix".parse().unwrap()),
-            ..DomainConfig::new(unique.name())
-        };
-        let domain = Domain::open(domain).unwrap();
-        let pool = Scene::pool(&domain, "buffers");
+        let domain = domain(unique.name());
+        let pool = Scene::pool(&domain, "buffers", processes);
         Scene { pool, domain, files, unique }
     }
 
-    fn pool(domain: &Domain, name: &str) -> Pool {
-        let segment = segment(domain, name, Pool::bytes_for(&config()).unwrap());
-        Pool::open(segment.mapping(), &config(), PoolOptions::default()).unwrap()
+    fn pool(domain: &Domain, name: &str, processes: u32) -> Pool {
+        let config = config(processes);
+        let segment = segment(domain, name, Pool::bytes_for(&config).unwrap());
+        Pool::open(segment.mapping(), &config, PoolOptions::default()).unwrap()
     }
 
     /// A file of this key, so many blocks long.
@@ -184,13 +194,15 @@ fn a_pool_in_use_is_shown_as_it_is() {
 
         let frames = scene.json(&["frames"]);
         let frames = frames["frames"].as_array().unwrap();
+        let pid = std::process::id();
         let of_pin = json!({
             "frame": pinned.frame(), "id": 7, "fork": 0, "block": 3, "dirty": false,
-            "pinned": true, "use_count": 2,
+            "pinned": true, "latch": null, "use_count": 2,
+            "pinned_by": [{"participant": "0.1", "pid": pid, "dead": false}],
         });
         assert!(frames.len() == 17 && frames.contains(&of_pin), "{frames:?}");
         let frame = pinned.frame();
-        assert!(scene.table(&["frames"]).contains(&format!("pinned {frame} 7,0 3 2")));
+        assert!(scene.table(&["frames"]).contains(&format!("{pid} {frame} 7,0 3 2")));
 
         let stats = scene.json(&["stats"]);
         assert_eq!((&stats["reads"], &stats["hits"]), (&json!(17), &json!(10)));
@@ -199,6 +211,48 @@ fn a_pool_in_use_is_shown_as_it_is() {
         assert_eq!(calls, (&json!(17), &json!(0), &json!(0)));
         assert!(scene.table(&["stats"]).contains(&"hit ratio % 37.04".to_owned()));
         assert!(scene.table(&["summary"]).contains(&"all 17 1 1".to_owned()));
+        drop(pinned);
+        drop(session);
+        scene.end();
+    });
+}
+
+/// A process that has a page alone until it is killed.
+fn has_a_page(args: &[String]) {
+    let pool = Scene::pool(&domain(&args[0]), "buffers", 3);
+    let session = pool.session().unwrap();
+    let page = session.page(pool.find_file(key(7)).unwrap(), 3).unwrap();
+    let _exclusive = page.exclusive().unwrap();
+    tell_parent("there");
+    parent_says();
+}
+
+#[test]
+fn who_is_at_a_page_is_shown_until_it_is_killed() {
+    within(LIMIT, || {
+        let scene = Scene::of_processes("pool-who", 3);
+        let session = scene.pool.session().unwrap();
+        let pinned = session.page(scene.file(&session, 7, 10), 3).unwrap();
+        let mut child = Child::spawn("has_a_page", &[scene.unique.name()]);
+        assert_eq!(child.hear(LIMIT), "there");
+        let (me, other, frame) = (std::process::id(), child.pid(), pinned.frame());
+        let row = || scene.json(&["frames"])["frames"][0].clone();
+        let shown = row();
+        let pids: Vec<_> =
+            shown["pinned_by"].as_array().unwrap().iter().map(|user| &user["pid"]).collect();
+        assert_eq!(pids, [&json!(me), &json!(other)]);
+        assert_eq!(
+            shown["latch"],
+            json!({"mode": "exclusive", "participant": "1.1", "pid": other, "dead": false})
+        );
+        let line = format!("{me}, {other} exclusive by {other} {frame} 7,0 3 2");
+        assert!(scene.table(&["frames"]).contains(&line));
+        // Who looks cleans up first.
+        child.kill();
+        child.wait(LIMIT);
+        let shown = row();
+        assert_eq!((&shown["pinned_by"][0]["pid"], &shown["latch"]), (&json!(me), &Value::Null));
+        assert_eq!(shown["pinned_by"].as_array().unwrap().len(), 1);
         drop(pinned);
         drop(session);
         scene.end();
@@ -295,7 +349,7 @@ fn bad_input_is_a_line_that_says_what_to_do() {
         scene.refused(&["evict"], "required", "--all");
         scene.refused(&["evict", "--all", "--frame", "1"], "--all", "cannot be used");
         scene.refused(&["files", "--pool", "other"], "no pool other", "shmctl pool list");
-        let second = Scene::pool(&scene.domain, "second");
+        let second = Scene::pool(&scene.domain, "second", 2);
         scene.refused(&["files"], "several pools", "--pool, one of buffers, second");
         assert_eq!(scene.json(&["files", "--pool", "second"])["pool"], "second");
         drop(second);

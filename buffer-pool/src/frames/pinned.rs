@@ -1,6 +1,7 @@
 //! What is pinned, for who chooses victims and who shows it.
 use super::{Entries, Frames, announced};
 use shm_core::hazard::Protected;
+use shm_core::participants::ParticipantId;
 
 /// The frames that were pinned at some moment: see [`Frames::pinned`].
 #[derive(Debug, Default)]
@@ -30,5 +31,25 @@ impl<E: Entries> Frames<E> {
     /// looked at its entry yet counts, too.
     pub fn pinned(&self, pinned: &mut Pinned) {
         self.hazards.snapshot_into(&mut pinned.protected);
+    }
+
+    /// Who has pinned what: each frame with each participant that has its page pinned, once, in
+    /// order. A hint, for who shows it; the participants are such as the pins name, living or dead.
+    pub fn pins(&self) -> Vec<(u32, ParticipantId)> {
+        let mut pins = Vec::new();
+        for seat in 0..self.hazards.seats() {
+            let Some(who) = self.hazards.holder(seat) else { continue };
+            let frames = self.hazards.row_values(seat).filter_map(|value| self.frame_in(value));
+            pins.extend(frames.map(|frame| (frame, who)));
+        }
+        pins.sort_unstable();
+        pins.dedup();
+        pins
+    }
+
+    /// The frame that a hazard slot says; `None` where there is no such frame.
+    fn frame_in(&self, value: u64) -> Option<u32> {
+        let frame = u32::try_from(value.checked_sub(1)?).ok()?;
+        (frame < self.count()).then_some(frame)
     }
 }

@@ -117,6 +117,17 @@ pub struct Shape {
     pub threads: u32,
 }
 
+/// How somebody has a latch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// It may write the page out; readers go on.
+    ShareExclusive,
+    /// It has the page alone, or waits for readers to go.
+    Exclusive,
+    /// It ended while it changed the page: nobody has the latch.
+    Torn,
+}
+
 /// Why a latch was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -262,6 +273,18 @@ impl Latches {
             let (ok, err) = (Ordering::Release, Ordering::Relaxed);
             // Where it fails the row is another's by now.
             let _ = user.compare_exchange(gone.to_bits(), 0, ok, err);
+        }
+    }
+
+    /// Who has the latch of `frame`, living or dead; `None` where it is free, or shared at most,
+    /// where it is nonsense, and where there is none. A hint, for who shows it.
+    pub fn owner(&self, frame: u32) -> Option<(Mode, ParticipantId)> {
+        let word = self.latches.get(frame as usize)?.word.load(Ordering::Relaxed);
+        match Word::from_bits(word).state()? {
+            State::Free => None,
+            State::ShareExclusive(who) => Some((Mode::ShareExclusive, who)),
+            State::Exclusive(who) => Some((Mode::Exclusive, who)),
+            State::Torn(who) => Some((Mode::Torn, who)),
         }
     }
 

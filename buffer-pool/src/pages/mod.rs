@@ -261,6 +261,11 @@ impl Pages {
         self.page_words * WORD_BYTES
     }
 
+    /// Who may read the pages, and who has which.
+    pub fn latches(&self) -> &Latches {
+        &self.latches
+    }
+
     /// Whether the page in `frame` may differ from its file. Without a latch this is a hint, but
     /// for who knows that nobody has it pinned.
     pub fn is_dirty(&self, frame: u32) -> bool {

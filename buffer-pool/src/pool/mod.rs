@@ -66,7 +66,9 @@ pub use session::Session;
 pub use stats::PoolStats;
 pub use strategy::{Bulk, Strategy};
 pub use stream::{ReadStream, StreamOptions};
-pub use view::{Evicted, FileFrames, FrameError, FrameInfo, Marked, PoolSummary, UseClass};
+pub use view::{
+    Evicted, FileFrames, FrameError, FrameInfo, LatchInfo, Marked, PoolSummary, UseClass, UserInfo,
+};
 pub use warm::{DumpError, LoadError, Loaded, Prewarm};
 pub use writer::{Round, Writer, WriterOptions};
 

@@ -2,9 +2,12 @@
 use super::session::{Reserve, Session};
 use super::{PageError, Pool, SessionError, shared};
 use crate::files::{FileInfo, FileNumber};
-use crate::frames::{Find, PageId, Pinned};
+use crate::frames::{Find, PageId};
+use crate::latch;
 use shm_core::header::Header;
 use shm_core::mapping::{Mapped, Mapping};
+use shm_core::participants::{ParticipantId, ParticipantInfo, Seat};
+use shm_core::process::Liveness;
 use std::sync::Arc;
 
 /// So many frames give up their pages at a time: one look at all pins serves them all.
@@ -12,8 +15,30 @@ const BATCH: usize = 32;
 /// Where pages on probation are counted, behind the use counts from 0 to 5.
 const PROBATION: usize = 6;
 
-/// What is in one frame.
+/// A participant that is at a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct UserInfo {
+    /// Which one.
+    pub id: ParticipantId,
+    /// Its process; `None` where it has left, or was cleaned up after.
+    pub pid: Option<u32>,
+    /// Whether it is certain that it has ended, or left.
+    pub is_dead: bool,
+}
+
+/// Who has a frame's latch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LatchInfo {
+    /// How.
+    pub mode: latch::Mode,
+    /// Who; of a page that is torn, who left it so.
+    pub owner: UserInfo,
+}
+
+/// What is in one frame, and who is at it. Others go on meanwhile: all of it is a hint.
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct FrameInfo {
     /// Which frame.
@@ -24,6 +49,11 @@ pub struct FrameInfo {
     pub is_dirty: bool,
     /// Whether somebody has it pinned.
     pub is_pinned: bool,
+    /// Who has it pinned, however often.
+    pub pinned_by: Vec<UserInfo>,
+    /// Who has the frame's latch, whether or not there is a page: one who reads a page in has it.
+    /// Shares are not told.
+    pub latch: Option<LatchInfo>,
     /// How often it was used, as the policy counts; `None` where it is on probation.
     pub use_count: Option<u8>,
 }
@@ -107,6 +137,20 @@ pub enum FrameError {
     Page(#[from] PageError),
 }
 
+impl UserInfo {
+    /// The one of this name, among those who have a seat.
+    fn of(id: ParticipantId, seats: &[ParticipantInfo]) -> UserInfo {
+        // Where it is being reaped the seat names the reaper.
+        let is_it = |seat: &&ParticipantInfo| seat.id == id && seat.seat != Seat::Reaping;
+        let found = seats.iter().find(is_it);
+        UserInfo {
+            id,
+            pid: found.map(|seat| seat.process.pid()),
+            is_dead: found.is_none_or(|seat| seat.liveness == Liveness::Dead),
+        }
+    }
+}
+
 impl FrameInfo {
     /// Where its page is counted.
     fn class(&self) -> usize {
@@ -148,19 +192,29 @@ impl Pool {
     pub fn frame_infos(&self) -> Result<Vec<FrameInfo>, SessionError> {
         let inner = &self.inner;
         let policy = inner.policy().ok_or(SessionError::Corrupt)?;
-        let mut pinned = Pinned::default();
-        inner.frames.pinned(&mut pinned);
-        let info = |frame| {
+        let frames = 0..inner.backed();
+        let owners: Vec<_> =
+            frames.clone().map(|frame| inner.pages.latches().owner(frame)).collect();
+        let pins = inner.frames.pins();
+        // Behind the names: who is not there any more has left.
+        let seats = inner.table.snapshot();
+        let info = |(frame, owner): (u32, Option<(latch::Mode, ParticipantId)>)| {
             let page = inner.frames.resident_in(frame);
+            let first = pins.partition_point(|(at, _)| *at < frame);
+            let here = pins[first..].iter().take_while(|(at, _)| *at == frame && page.is_some());
+            let pinned_by: Vec<_> = here.map(|(_, who)| UserInfo::of(*who, &seats)).collect();
             FrameInfo {
                 frame,
                 page: page.map(|page| (FileNumber::of(page), page.block())),
                 is_dirty: page.is_some() && inner.pages.is_dirty(frame),
-                is_pinned: page.is_some() && pinned.has(frame),
+                is_pinned: !pinned_by.is_empty(),
+                pinned_by,
+                latch: owner
+                    .map(|(mode, who)| LatchInfo { mode, owner: UserInfo::of(who, &seats) }),
                 use_count: policy.use_count(frame),
             }
         };
-        Ok((0..inner.backed()).map(info).collect())
+        Ok(frames.zip(owners).map(info).collect())
     }
 
     /// How much of it is in use.

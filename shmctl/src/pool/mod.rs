@@ -43,7 +43,7 @@ pub enum Command {
     Summary(Where),
     /// Shows how much of a pool each file has
     Files(Where),
-    /// Shows which page is in which frame
+    /// Shows which page is in which frame, and who is at it
     Frames(Frames),
     /// Shows what all processes have done with a pool
     Stats(Where),

@@ -16,17 +16,23 @@
 //!   "percent_of_file": 11.09, "use_counts": [4347, 4553, 151, 3, 0, 0], "probation": 0}]}
 //!
 //! {"pool": "pool", "frames": [{"frame": 0, "id": 0, "fork": 0, "block": 12, "dirty": false,
-//!   "pinned": true, "use_count": 5}]}
+//!   "pinned": true, "pinned_by": [{"participant": "0.7", "pid": 17, "dead": false}],
+//!   "latch": {"mode": "exclusive", "participant": "0.7", "pid": 17, "dead": false},
+//!   "use_count": 5}]}
 //!
 //! {"pool": "pool", "hits": 1000, "reads": 100, "hit_ratio": 90.91, …}
 //! ```
 //!
-//! A use count that is null is that of pages on probation. Frames without a page are left out.
+//! A use count that is null is that of pages on probation. Frames without a page are left out. A
+//! latch that is null nobody has, or some share it; its mode is `share-exclusive`, `exclusive` or
+//! `torn`. Who looks at a pool cleans up after the dead first: what is shown of them is what they
+//! left since, and the pages that they left torn; a pid that is null is that of one who has left.
 use super::attach::{Attached, Found, Where};
 use super::error::PoolError;
 use super::print::{Out, percent, print, shown, table};
 use buffer_pool::files::{FileKey, FileNumber};
-use buffer_pool::pool::{FileFrames, Pool, UseClass};
+use buffer_pool::latch::Mode;
+use buffer_pool::pool::{FileFrames, LatchInfo, Pool, UseClass, UserInfo};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -293,15 +299,58 @@ struct FrameRow {
     block: u32,
     dirty: bool,
     pinned: bool,
+    pinned_by: Vec<UserRow>,
+    latch: Option<LatchRow>,
     use_count: Option<u8>,
 }
 
+#[derive(Serialize)]
+struct UserRow {
+    participant: String,
+    pid: Option<u32>,
+    dead: bool,
+}
+
+#[derive(Serialize)]
+struct LatchRow {
+    mode: &'static str,
+    #[serde(flatten)]
+    owner: UserRow,
+}
+
+impl UserRow {
+    fn of(user: &UserInfo) -> UserRow {
+        UserRow { participant: user.id.to_string(), pid: user.pid, dead: user.is_dead }
+    }
+
+    /// By its pid, where that is known.
+    fn cell(&self) -> String {
+        let name = self.pid.map_or_else(|| self.participant.clone(), |pid| pid.to_string());
+        if self.dead { name + " (dead)" } else { name }
+    }
+}
+
+impl LatchRow {
+    fn of(latch: &LatchInfo) -> LatchRow {
+        let mode = match latch.mode {
+            Mode::ShareExclusive => "share-exclusive",
+            Mode::Exclusive => "exclusive",
+            Mode::Torn => "torn",
+        };
+        LatchRow { mode, owner: UserRow::of(&latch.owner) }
+    }
+}
+
 impl FrameRow {
-    fn cells(&self) -> [String; 6] {
-        let mark = |is: bool, name: &str| if is { name.to_owned() } else { String::new() };
+    fn cells(&self) -> [String; 7] {
+        let dirty = if self.dirty { "dirty" } else { "" };
+        let pinned_by: Vec<_> = self.pinned_by.iter().map(UserRow::cell).collect();
+        let latch = self.latch.as_ref();
+        let latch = latch.map(|latch| format!("{} by {}", latch.mode, latch.owner.cell()));
         [
-            mark(self.dirty, "dirty"),
-            mark(self.pinned, "pinned"),
+            dirty.to_owned(),
+            pinned_by.join(", "),
+            latch.unwrap_or_default(),
             self.frame.to_string(),
             format!("{},{}", self.id, self.fork),
             self.block.to_string(),
@@ -315,8 +364,8 @@ impl FrameRows {
         let count = self.frames.len();
         let most = if all { count } else { count.min(SHOWN_FRAMES) };
         let rows = self.frames[..most].iter().map(FrameRow::cells).collect();
-        let header = ["", "", "frame", "file", "block", "used"];
-        writeln!(out, "{}", table(header, 2, rows))?;
+        let header = ["", "pinned by", "latch", "frame", "file", "block", "used"];
+        writeln!(out, "{}", table(header, 3, rows))?;
         match count - most {
             0 => Ok(()),
             more => writeln!(out, "and {more} more frames; --all shows them"),
@@ -334,14 +383,15 @@ pub(super) fn frames(options: &Frames) -> Result<(), PoolError> {
         let (number, block) = info.page?;
         // Of a file that has gone since there is no page either.
         let FileKey { id, fork } = *keys.get(&number)?;
-        let (dirty, pinned) = (info.is_dirty, info.is_pinned);
         Some(FrameRow {
             frame: info.frame,
             id,
             fork,
             block,
-            dirty,
-            pinned,
+            dirty: info.is_dirty,
+            pinned: info.is_pinned,
+            pinned_by: info.pinned_by.iter().map(UserRow::of).collect(),
+            latch: info.latch.as_ref().map(LatchRow::of),
             use_count: info.use_count,
         })
     });
