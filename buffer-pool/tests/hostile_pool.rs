@@ -12,7 +12,7 @@ use buffer_pool::frames::Frames;
 use buffer_pool::latch::{Latches, Shape as LatchShape};
 use buffer_pool::pages::{Pages, Shape as PagesShape};
 use buffer_pool::policy::Policy;
-use buffer_pool::pool::{FileOptions, Page, Pool, PoolConfig, PoolOptions, Session};
+use buffer_pool::pool::{Cleanup, FileOptions, Page, Pool, PoolConfig, PoolOptions, Session};
 use buffer_pool::store::{PageFile, Store};
 use hostile_common::{LIMIT, guarded};
 use pool_common::{Memory, small};
@@ -138,12 +138,22 @@ fn use_page(trials: &Trials, seed: u64, page: &Page<'_>) {
     }
 }
 
+/// Consumes the page.
+fn clean_up(trials: &Trials, seed: u64, page: Page<'_>) {
+    let Some(Ok(tried)) = trials.call(seed, "try_cleanup", || page.try_cleanup()) else { return };
+    let page = tried.map_or_else(|page| page, Cleanup::into_page);
+    if let Some(Ok(mut held)) = trials.call(seed, "cleanup", || page.cleanup()) {
+        trials.call(seed, "Cleanup::write", || held.write(&[(40, &[3; 300])]).ok());
+        trials.call(seed, "Cleanup::drop", || drop(held));
+    }
+}
+
 fn use_file(trials: &Trials, seed: u64, session: &Session, file: FileNumber) {
     for block in [0, 3, 4, 7, 18, 19, 20, 39, 40, u32::MAX] {
         let page = trials.call(seed, "page", || session.page(file, block));
         if let Some(Ok(page)) = page {
             use_page(trials, seed, &page);
-            trials.call(seed, "Page::drop", || drop(page));
+            clean_up(trials, seed, page);
         }
         trials.call(seed, "read", || session.read(file, block, |view| view.u8(1023)).ok());
     }

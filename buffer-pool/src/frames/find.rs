@@ -58,6 +58,17 @@ impl<'u> Pin<'u> {
     pub fn frame(&self) -> u32 {
         self.slot.value().map_or(0, |number| number.get() as u32 - 1)
     }
+
+    /// Whether nobody else has the page pinned: for who has made sure that whoever pins it from now
+    /// on does not get at it. Looks at all pins.
+    pub fn is_alone(&self) -> bool {
+        self.slot.is_alone()
+    }
+
+    /// Whether this thread has the page pinned once more.
+    pub fn is_doubled(&self) -> bool {
+        self.slot.is_doubled()
+    }
 }
 
 impl<E: Entries> Frames<E> {

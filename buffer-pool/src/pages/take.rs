@@ -144,6 +144,20 @@ impl User {
         Ok(Exclusive::new(latch, self.page(frame)?))
     }
 
+    /// As [`exclusive`](User::exclusive), where nobody has it and nobody shares it.
+    ///
+    /// # Errors
+    /// Those of [`share`](User::share).
+    ///
+    /// # If a process dies here
+    /// As in [`exclusive`](User::exclusive).
+    pub fn try_exclusive(&self, frame: u32) -> Result<Option<Exclusive<'_>>, LatchError> {
+        let now = Some(Instant::now());
+        let latch = self.whole(frame, now, || self.latches.try_exclusive(frame))?;
+        let page = self.page(frame)?;
+        Ok(latch.map(|latch| Exclusive::new(latch, page)))
+    }
+
     fn page(&self, frame: u32) -> Result<Page<'_>, LatchError> {
         Ok(Page::new(self, frame, self.pages.page(frame)?, self.pages.line(frame)?))
     }

@@ -154,6 +154,9 @@ pub enum PageError {
     /// This thread has pinned as much as it can.
     #[error("this thread has as many pages pinned as it can: let go of one")]
     TooManyPins,
+    /// This thread would wait for itself.
+    #[error("this thread has the page pinned more than once: let go of the others")]
+    PinnedTwice,
     /// What was waited for was not done in time.
     #[error("another process kept the page from us until the deadline")]
     TimedOut,

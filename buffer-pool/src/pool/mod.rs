@@ -35,6 +35,7 @@
 //! | who drops or cuts off a file | a file that is being dropped or cut off | the next to register, drop or cut off |
 //!
 //! To reap is whoever opens the pool, finds no frame, or calls [`Pool::reap`].
+mod cleanup;
 mod config;
 mod error;
 mod evict;
@@ -54,6 +55,7 @@ mod warm;
 mod write;
 mod writer;
 
+pub use cleanup::Cleanup;
 pub use config::{
     ConfigError, FRAMES_MIN, PAGE_BYTES_MAX, PAGE_BYTES_MIN, PoolConfig, SESSIONS_MAX,
 };

@@ -12,11 +12,13 @@ use std::fmt;
 ///
 /// Reading and changing it needs no latch of the caller's: each call takes what it needs. Several
 /// reads, or changes, that belong together are made under a [`Share`] or an [`Exclusive`]. A thread
-/// that has one of a page asks for none of another page's but in an order that all keep to.
+/// that has one of a page asks for none of another page's but in an order that all keep to. What
+/// was found under one of them stays where it is afterwards, too, for as long as this lives, where
+/// all who move it or take it away do that under a [`Cleanup`](super::Cleanup).
 pub struct Page<'s> {
-    session: &'s Session,
-    id: PageId,
-    pin: Pin<'s>,
+    pub(super) session: &'s Session,
+    pub(super) id: PageId,
+    pub(super) pin: Pin<'s>,
 }
 
 /// A page that nobody changes for as long as this lives.
@@ -118,6 +120,19 @@ impl<'s> Page<'s> {
         let deadline = self.session.inner.deadline();
         Ok(Exclusive { page: self, held: self.session.pages.exclusive(self.frame(), deadline)? })
     }
+
+    /// Writes to the page, which the caller has exclusively.
+    pub(super) fn write(
+        &self,
+        held: &mut pages::Exclusive<'_>,
+        changes: &[(usize, &[u8])],
+    ) -> Result<(), PageError> {
+        let page_bytes = self.session.inner.config.page_bytes;
+        if let Some((at, bytes)) = changes.iter().find(|(at, _)| *at < HEADER_BYTES) {
+            return Err(PageError::OutOfPage { at: *at, len: bytes.len(), page_bytes });
+        }
+        held.write(changes).map_err(|error| PageError::of_write(error, page_bytes))
+    }
 }
 
 impl Share<'_> {
@@ -154,11 +169,7 @@ impl Exclusive<'_> {
     /// # If a process dies here
     /// All is written, or nothing; whoever finds it half done does the rest.
     pub fn write(&mut self, changes: &[(usize, &[u8])]) -> Result<(), PageError> {
-        let page_bytes = self.page.session.inner.config.page_bytes;
-        if let Some((at, bytes)) = changes.iter().find(|(at, _)| *at < HEADER_BYTES) {
-            return Err(PageError::OutOfPage { at: *at, len: bytes.len(), page_bytes });
-        }
-        self.held.write(changes).map_err(|error| PageError::of_write(error, page_bytes))
+        self.page.write(&mut self.held, changes)
     }
 }
 
