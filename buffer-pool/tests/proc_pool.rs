@@ -9,7 +9,7 @@ use buffer_pool::pool::{
     ConfigError, FRAMES_MIN, FileError, FileOptions, OpenError, Page, PageError, PageView, Pool,
     PoolConfig, PoolOptions, Prewarm, SESSIONS_MAX, Session, SessionError, StreamOptions,
 };
-use buffer_pool::store::Disk;
+use buffer_pool::store::{Disk, Store};
 use pool_common::segment::Segment;
 use pool_common::slow::{Slow, reads};
 use pool_common::{Memory, pool_of, small};

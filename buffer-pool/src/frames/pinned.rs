@@ -39,7 +39,8 @@ impl<E: Entries> Frames<E> {
         let mut pins = Vec::new();
         for seat in 0..self.hazards.seats() {
             let Some(who) = self.hazards.holder(seat) else { continue };
-            let frames = self.hazards.row_values(seat).filter_map(|value| self.frame_in(value));
+            let frames =
+                self.hazards.row_values(seat).filter_map(|value| self.frame_announced(value));
             pins.extend(frames.map(|frame| (frame, who)));
         }
         pins.sort_unstable();
@@ -48,7 +49,7 @@ impl<E: Entries> Frames<E> {
     }
 
     /// The frame that a hazard slot says; `None` where there is no such frame.
-    fn frame_in(&self, value: u64) -> Option<u32> {
+    fn frame_announced(&self, value: u64) -> Option<u32> {
         let frame = u32::try_from(value.checked_sub(1)?).ok()?;
         (frame < self.count()).then_some(frame)
     }
