@@ -105,7 +105,8 @@ pub fn processor_seconds() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
-/// Nanoseconds of processor time for each of `count` blocks below `blocks`, in an order that no cache knows.
+/// Nanoseconds of processor time for each of `count` blocks below `blocks`, in an order that no
+/// cache knows.
 pub fn each(count: u32, blocks: u32, mut with: impl FnMut(u32) -> u64) -> f64 {
     let mut state = 88_172_645_463_325_252u64;
     let (start, mut sum) = (processor_seconds(), 0u64);

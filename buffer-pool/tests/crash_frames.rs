@@ -258,7 +258,7 @@ fn who_evicts_and_loads_may_die_anywhere() {
         has_dead: false,
     };
     passes(&scene);
-    Run::new(&scene).stop().passes();
+    Run::new(&scene).bystander_at_most(100_000).stop().passes();
 }
 
 #[test]

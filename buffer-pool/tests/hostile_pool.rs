@@ -12,7 +12,10 @@ use buffer_pool::frames::Frames;
 use buffer_pool::latch::{Latches, Shape as LatchShape};
 use buffer_pool::pages::{Pages, Shape as PagesShape};
 use buffer_pool::policy::Policy;
-use buffer_pool::pool::{Cleanup, FileOptions, Page, Pool, PoolConfig, PoolOptions, Session};
+use buffer_pool::pool::{
+    Cleanup, FileOptions, Page, Pool, PoolConfig, PoolOptions, Prewarm, Session, Strategy,
+    StreamOptions, Writer, WriterOptions,
+};
 use buffer_pool::store::{PageFile, Store};
 use hostile_common::{LIMIT, guarded};
 use pool_common::{Memory, small};
@@ -164,6 +167,12 @@ fn use_file(trials: &Trials, seed: u64, session: &Session, file: FileNumber) {
     trials.call(seed, "extend", || session.extend(file, 1).ok());
     trials.call(seed, "truncate", || session.truncate(file, 2).ok());
     trials.call(seed, "sync", || session.sync(file).ok());
+    let options = StreamOptions { distance_max: 64, ..StreamOptions::default() };
+    trials.call(seed, "stream", || session.stream(file, 0..16, options).take(16).for_each(drop));
+    let bulk = session.with_strategy(Strategy::BulkWrite);
+    trials.call(seed, "bulk", || bulk.stream(file, 0..16, options).take(16).for_each(drop));
+    trials.call(seed, "bulk overwrite", || drop(bulk.overwrite(file, 11, &[7; PAGE - 16])));
+    trials.call(seed, "prewarm", || session.prewarm(file, 0..8, Prewarm::Buffer).ok());
 }
 
 /// Not more are told to be at a frame than there are seats.
@@ -195,6 +204,10 @@ fn use_pool(trials: &Trials, seed: u64, pool: &Pool) {
     if let Some(file) = registered[seed as usize % 2] {
         trials.call(seed, "forget", || session.forget(file).ok());
     }
+    let mut writer = Writer::new(WriterOptions::default());
+    trials.call(seed, "round", || (0..2).for_each(|_| drop(writer.round(&session))));
+    trials.call(seed, "hit_ratio", || pool.stats().hit_ratio());
+    trials.call(seed, "resize", || [20, 16].map(|frames| session.resize(frames).ok()));
     trials.call(seed, "reap", || pool.reap());
     trials.call(seed, "Session::drop", || drop(session));
 }

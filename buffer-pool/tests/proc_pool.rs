@@ -39,7 +39,6 @@ fn register(session: &Session, id: u64, path: &Path) -> Result<FileNumber, FileE
 
 /// A pool over a file in memory, of 40 blocks, of which none is in a frame.
 struct World {
-    mapping: Arc<Mapping>,
     store: Arc<Memory>,
     pool: Pool,
     session: Session,
@@ -68,7 +67,7 @@ impl World {
             write(&session.page(file, block).unwrap(), block.into()).unwrap();
         }
         session.flush(file).unwrap();
-        let mut world = World { mapping, store, pool, session, file };
+        let mut world = World { store, pool, session, file };
         world.begin_anew();
         world
     }
@@ -378,24 +377,6 @@ fn what_the_system_refuses_is_told_and_succeeds_afterwards() {
     assert_eq!(store.bytes_of(path()).lock().unwrap().len(), 24 * PAGE);
     world.begin_anew();
     assert_eq!(world.page(3).unwrap().read(value).unwrap(), 103);
-}
-
-#[test]
-fn each_who_has_changed_a_file_is_told_that_some_of_it_was_lost() {
-    let world = World::new();
-    let options = PoolOptions { store: world.store.clone(), ..PoolOptions::default() };
-    let other = Pool::attach(&world.mapping, options).unwrap();
-    let session = other.session().unwrap();
-    // It is in the pool: who changes it need not open the file to read it.
-    world.page(3).unwrap();
-    write(&session.page(world.file, 3).unwrap(), 103).unwrap();
-    // Another one writes it out, is told, and would be told once.
-    world.session.flush(world.file).unwrap();
-    world.store.faults.losses.store(1, Relaxed);
-    fails!(world.session.sync(world.file), PageError::File { .. });
-    fails!(session.sync(world.file), PageError::File { .. });
-    session.sync(world.file).unwrap();
-    world.session.sync(world.file).unwrap();
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct NamedSpec {
     pub size: u64,
     /// Where it is given, so many bytes from the beginning, and the last page, have memory behind
     /// them, and the others none until somebody puts it there: [`Domain::memory_of`]. Before that
-    /// they read as zeroes, and who writes them may find no memory (SIGBUS). Where the backend has
+    /// they read as zeroes, and who touches them may find no memory (SIGBUS). Where the backend has
     /// no memory that comes and goes, all of it is there.
     pub filled: Option<u64>,
     /// Of the layout of what is in it: see [`fingerprint!`](shm_core::fingerprint). All who ask for

@@ -183,9 +183,8 @@ fn a_pool_in_use_is_shown_as_it_is() {
             "use_counts": [0, 15, 1, 0, 0, 0], "probation": 0,
         });
         assert_eq!(files["files"][0], expected);
-        let table = scene.table(&["files"]);
         assert_eq!(
-            table[2..],
+            scene.table(&["files"])[2..],
             [
                 "7,0 file-7 100 16 25.0 16.0 0 15 1 0 0 0 0",
                 "8,0 file-8 10 1 1.6 10.0 0 0 0 0 0 1 0",
@@ -323,7 +322,9 @@ fn a_pool_is_warmed_up_and_warmed_again() {
         let path = dump.to_str().unwrap();
         assert_eq!(scene.json(&["dump", path])["pages"], 40);
         assert_eq!(scene.json(&["evict", "--file", "7"])["evicted"], 30);
-        let loaded = json!({"loaded": 30, "resident": 10, "unknown": 0, "past_end": 0, "left": 0});
+        let loaded = json!({
+            "loaded": 30, "resident": 10, "unknown": 0, "past_end": 0, "failed": 0, "left": 0
+        });
         assert_eq!(scene.json(&["load", path]), loaded);
         assert_eq!(scene.pool.resident(), resident);
         let said = String::from_utf8(scene.run(&["load", path]).stdout).unwrap();

@@ -66,6 +66,7 @@ impl<'s> Page<'s> {
     pub fn try_cleanup(self) -> Result<Result<Cleanup<'s>, Page<'s>>, PageError> {
         let session = self.session;
         session.inner.check_fork()?;
+        session.has_open(self.file())?;
         // Who sees others beforehand does not turn readers away for nothing.
         if !self.pin.is_alone() {
             return Ok(Err(self));
@@ -89,6 +90,7 @@ impl<'s> Page<'s> {
     pub fn cleanup(self) -> Result<Cleanup<'s>, PageError> {
         let (session, file, block) = (self.session, self.file(), self.block());
         session.inner.check_fork()?;
+        session.has_open(file)?;
         if self.pin.is_doubled() {
             return Err(PageError::PinnedTwice);
         }

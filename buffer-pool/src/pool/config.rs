@@ -22,7 +22,8 @@ pub const PAGE_BYTES_MIN: u32 = 1 << 10;
 pub struct PoolConfig {
     /// Bytes of a page: a power of two from [`PAGE_BYTES_MIN`] to [`PAGE_BYTES_MAX`].
     pub page_bytes: u32,
-    /// Pages that it holds in the beginning.
+    /// Pages that it holds in the beginning. The memory for so many stays, also where the pool is
+    /// made smaller.
     pub frames: u32,
     /// The most pages that it may ever hold ([`Session::resize`](super::Session::resize)): each
     /// process reserves so much of its address space. 200 to 210 bytes of memory each are there

@@ -20,20 +20,19 @@ impl Session {
     /// taken, and the error is the caller's only if there is none.
     pub(super) fn free_frame(&self) -> Result<Free<'_, Files>, PageError> {
         let mut reserve = self.reserve();
-        while let Some(free) = self.user.take_from(&mut reserve.stock) {
-            if self.inner.limit.admits(&free) {
-                return Ok(free);
-            }
-        }
-        if let Some(free) = self.vacant_frame()? {
+        if let Some(free) = self.ready_frame(&mut reserve)? {
             return Ok(free);
         }
-        let mut failed = None;
+        let (mut failed, deadline) = (None, self.inner.deadline());
         for batch in 0..BATCHES_MAX {
             // The first batch is taken blindly: pages that are pinned are rarely due.
             match self.choose(&mut reserve, batch > 0) {
                 Ok(()) => {}
                 Err(NoUnpinned) if self.pool().reap() > 0 => continue,
+                // What others have claimed they may be about to give back.
+                Err(NoUnpinned) if self.is_any_claimed() && self.has_moments_left(deadline) => {
+                    continue;
+                }
                 Err(NoUnpinned) => break,
             }
             match self.evict(&mut reserve, &mut failed)? {
@@ -44,29 +43,52 @@ impl Session {
         Err(failed.unwrap_or(PageError::NoUnpinned))
     }
 
-    /// As [`free_frame`](Session::free_frame), `count` of them, or as many as there are: those of
-    /// the ring first.
+    /// As [`free_frame`](Session::free_frame), of the ring first; and `more` of them at most, as
+    /// far as they are easily had.
     pub(super) fn free_frames(
         &self,
-        count: u32,
+        more: u32,
         ring: Option<&Ring>,
-    ) -> Result<Vec<Free<'_, Files>>, PageError> {
+    ) -> Result<(Free<'_, Files>, Vec<Free<'_, Files>>), PageError> {
         // What cannot be written is left by the ring; who finds no other frame meets it again.
         let mut frames =
-            ring.map_or(Ok(Vec::new()), |ring| self.recycle(ring, count, &mut None))?;
-        while frames.len() < count as usize {
-            match self.free_frame() {
-                Ok(free) => frames.push(free),
-                Err(error) if frames.is_empty() => return Err(error),
-                Err(_) => break,
-            }
+            ring.map_or(Ok(Vec::new()), |ring| self.recycle(ring, 1 + more, &mut None))?;
+        let first = match frames.is_empty() {
+            true => self.free_frame()?,
+            false => frames.remove(0),
+        };
+        while frames.len() < more as usize
+            && let Some(free) = self.spare_frame()?
+        {
+            frames.push(free);
         }
-        Ok(frames)
+        Ok((first, frames))
     }
 
-    /// A frame that had no page.
-    fn vacant_frame(&self) -> Result<Option<Free<'_, Files>>, PageError> {
-        while let Some(frame) = self.policy.vacant() {
+    /// A frame for a page that need not be read now.
+    fn spare_frame(&self) -> Result<Option<Free<'_, Files>>, PageError> {
+        let mut reserve = self.reserve();
+        if let Some(free) = self.ready_frame(&mut reserve)? {
+            return Ok(Some(free));
+        }
+        if self.choose(&mut reserve, false).is_err() {
+            return Ok(None);
+        }
+        // What hinders the writing is told to who needs the frame.
+        let free = self.evict(&mut reserve, &mut None)?;
+        Ok(free.filter(|free| self.inner.limit.admits(free)))
+    }
+
+    /// A frame that was put by, or had no page.
+    fn ready_frame(&self, reserve: &mut Reserve) -> Result<Option<Free<'_, Files>>, PageError> {
+        while let Some(free) = self.user.take_from(&mut reserve.stock) {
+            if self.inner.limit.admits(&free) {
+                return Ok(Some(free));
+            }
+        }
+        // Others may say of frames for ever that they are vacant.
+        for _ in 0..self.user.frames().count() {
+            let Some(frame) = self.policy.vacant() else { break };
             // Where it has a page, that one stays.
             match self.take_frame(frame, |_, _| false)? {
                 Some(free) if self.inner.limit.admits(&free) => return Ok(Some(free)),
@@ -74,6 +96,10 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    fn is_any_claimed(&self) -> bool {
+        (0..self.inner.limit.get()).any(|frame| self.user.frames().is_claimed(frame))
     }
 
     /// This frame, without its page where `let_go` lets that go; `None` where others have it.
@@ -112,6 +138,10 @@ impl Session {
             frames.pinned(pinned);
         }
         let limit = self.inner.limit.get();
+        // Who resizes may have died between the two.
+        if policy.limit() != limit {
+            policy.set_limit(limit);
+        }
         policy.victims(batch, |frame| {
             let may_go =
                 frame < limit && !frames.is_claimed(frame) && !(careful && pinned.has(frame));

@@ -149,24 +149,25 @@ impl OpenFiles {
         open.get(&number.to_bits()).cloned().ok_or(PageError::NoSuchFile(number))
     }
 
-    /// Has all of a file reach the disk. Where another one could not meanwhile, neither did this
-    /// one: the system may have told the other one alone.
+    /// Has all of a file reach the disk; and how often somebody could not by then. Where that was
+    /// not `failures` times, this one could not either: the system may have told the other alone.
     pub(super) fn sync(
         &self,
         files: &Files,
         number: FileNumber,
         store: &dyn Store,
         failures: u64,
-    ) -> Result<io::Result<()>, PageError> {
+    ) -> Result<(io::Result<()>, u64), PageError> {
         let Open { file, syncing, .. } = self.find(files, number, store)?;
         let _alone = syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let synced = file.sync();
         if synced.is_err() {
             files.sync_failed(number);
-        } else if files.sync_failures(number) != failures {
-            return Ok(Err(io::Error::other("another one could not sync it meanwhile")));
         }
-        Ok(synced)
+        let by_now = files.sync_failures(number);
+        let is_lost = synced.is_ok() && by_now != failures;
+        let lost = || Err(io::Error::other("another one could not sync it meanwhile"));
+        Ok((if is_lost { lost() } else { synced }, by_now))
     }
 
     pub(super) fn is_unsynced(&self, number: FileNumber) -> bool {
@@ -183,17 +184,25 @@ impl OpenFiles {
         }
     }
 
-    /// Keeps it, and lets go of those whose numbers are nobody's any more.
+    /// Keeps it, and lets go of those whose numbers are nobody's any more. Of one that is open
+    /// already the old descriptor stays, for it is told of what was lost since; but where that
+    /// could not write.
     fn put(&self, files: &Files, number: FileNumber, file: Arc<dyn PageFile>) {
         let mut open = self.by_number.write().unwrap_or_else(PoisonError::into_inner);
         open.retain(|number, open| {
             files.serial(FileNumber::from_bits(*number)) == Some(open.serial)
         });
         let Some(serial) = files.serial(number) else { return };
-        // Of one that is open already only the descriptor is another one.
-        let syncing = open.get(&number.to_bits()).map(|open| open.syncing.clone());
-        let syncing = syncing.unwrap_or_default();
-        open.insert(number.to_bits(), Open { serial, file, syncing });
+        match open.get_mut(&number.to_bits()) {
+            Some(open) if open.file.is_read_only() => open.file = file,
+            Some(_) => {}
+            None => {
+                _ = {
+                    let syncing = Arc::default();
+                    open.insert(number.to_bits(), Open { serial, file, syncing })
+                }
+            }
+        }
     }
 }
 
@@ -283,7 +292,11 @@ impl Session {
             if to > blocks_max {
                 return Err(ExtendError::TooLong { blocks_max }.into());
             }
-            lengthen(from.blocks, to)?;
+            if let Err(error) = lengthen(from.blocks, to) {
+                // The system may have got half-way: it is the first error that is told.
+                let _ = self.cut_off_rest(file);
+                return Err(error.into());
+            }
             match inner.files.extend(file, from, to) {
                 Ok(()) => {
                     self.tally.add(Count::Extended, count.into());
@@ -291,6 +304,20 @@ impl Session {
                 }
                 Err(ExtendError::End { .. }) => {}
                 Err(ExtendError::Shrinking { .. }) => self.wait_for_cut(file)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Has the file itself be as long as the pool says. Whoever extends it meanwhile begins anew.
+    fn cut_off_rest(&self, file: FileNumber) -> Result<(), FileError> {
+        let mut registrar = self.registrar(|_| false)?;
+        let mut length = self.inner.files.length(file)?;
+        loop {
+            match registrar.shrink(file, length) {
+                Ok(cut) => return self.finish(cut),
+                // Others have cut it off since.
+                Err(CutError::Length { now }) if now < length => length = now,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -2,8 +2,9 @@
 //!
 //! Who reads several at once has claimed the frames first, and then said in each page's entry that
 //! it reads it: so it waits for nobody while others wait for it, and where another one was first
-//! with a page it reads those before that one. One call reads them all. What that call did not
-//! bring is read block by block, so that each error is told of the block that it is about.
+//! with a page it reads those before that one. One call reads them all. Where that call did not
+//! bring the first one, that is read alone; and others when they are wanted. So each error is told
+//! of the block that it is about.
 //!
 //! Each page is published by itself. The first is so last of all, for it alone stays pinned: who
 //! has one pin left can read neighbours.
@@ -19,7 +20,7 @@ use super::stats::Count;
 use super::strategy::Ring;
 use crate::checksum::{self, HEADER_BYTES};
 use crate::files::{FileNumber, Files};
-use crate::frames::{FindError, Loading, PageId, Pin};
+use crate::frames::{FindError, Free, Loading, PageId, Pin};
 use crate::pages;
 use crate::store::{PARTS_MAX, read_whole};
 use std::ptr::NonNull;
@@ -45,6 +46,13 @@ pub(super) struct Coming<'s> {
     is_settled: bool,
 }
 
+/// A page that is being read into a frame of ours, and neighbours of it.
+pub(super) struct Run<'s> {
+    pub(super) first: Coming<'s>,
+    /// Those that come after it in the file.
+    pub(super) behind: Vec<Coming<'s>>,
+}
+
 impl Session {
     /// So many blocks are read together, where nothing else was said.
     pub(super) fn combine(&self) -> u32 {
@@ -66,51 +74,65 @@ impl Session {
         page: PageId,
         more: u32,
         ring: Option<&'s Ring>,
-    ) -> Result<Vec<Coming<'s>>, PageError> {
-        let mut frames = self.free_frames(1 + more, ring)?.into_iter();
-        let mut coming = Vec::with_capacity(frames.len());
-        let file = FileNumber::of(page);
-        for page in (page.block()..=u32::MAX).map_while(|block| file.page(block)) {
-            let Some(free) = frames.next() else { break };
-            match free.load(page) {
-                Ok(Ok(loading)) => coming.push(Coming::new(self, page, loading, ring)),
-                // Somebody was first.
-                Ok(Err(free)) => {
-                    self.user.put_by(&mut self.reserve().stock, free);
-                    break;
-                }
-                // Since we looked.
-                Err(FindError::NoSuchPage(_)) => break,
-                Err(error) => return Err(error.into()),
+    ) -> Result<Option<Run<'s>>, PageError> {
+        let (free, frames) = self.free_frames(more, ring)?;
+        let first = self.says(page, free, ring)?;
+        let (mut frames, mut behind) = (frames.into_iter(), Vec::new());
+        if first.is_some() {
+            let blocks = (page.block()..=u32::MAX).skip(1).take(more as usize);
+            let pages = blocks.map_while(|block| FileNumber::of(page).page(block));
+            for (page, free) in pages.zip(&mut frames) {
+                let Some(coming) = self.says(page, free, ring)? else { break };
+                behind.push(coming);
             }
         }
         frames.for_each(|free| self.user.put_by(&mut self.reserve().stock, free));
-        Ok(coming)
+        Ok(first.map(|first| Run { first, behind }))
+    }
+
+    /// Says that we read `page` into this frame; None where somebody was first.
+    fn says<'s>(
+        &'s self,
+        page: PageId,
+        free: Free<'s, Files>,
+        ring: Option<&'s Ring>,
+    ) -> Result<Option<Coming<'s>>, PageError> {
+        let frame = free.frame();
+        match free.load(page) {
+            Ok(Ok(loading)) => Ok(Some(Coming::new(self, page, loading, ring))),
+            Ok(Err(free)) => {
+                self.user.put_by(&mut self.reserve().stock, free);
+                Ok(None)
+            }
+            // Since we looked.
+            Err(FindError::NoSuchPage(_)) => {
+                self.policy.vacate(frame);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Has the first of these pages found in its frame, pinned, and the others as far as nothing
     /// hinders: how many of those. `None`: look again.
     pub(super) fn bring_in<'s>(
         &'s self,
-        mut coming: Vec<Coming<'s>>,
+        run: Run<'s>,
         miss: Miss<'_>,
     ) -> Result<Option<(Pin<'s>, u32)>, PageError> {
-        let mut begun = 0;
-        for page in &mut coming {
-            match page.begin() {
-                Ok(true) => begun += 1,
-                Err(error) if begun == 0 => return Err(error),
-                _ => break,
-            }
+        let Run { mut first, mut behind } = run;
+        if !first.begin()? {
+            return Ok(None);
         }
-        coming.truncate(begun);
-        let whole = if begun > 1 { self.read_together(&coming)? } else { 0 };
-        let mut coming = coming.into_iter();
-        let Some(mut first) = coming.next() else { return Ok(None) };
+        let begun = behind.iter_mut().map_while(|page| page.begin().ok().filter(|begun| *begun));
+        let begun = begun.count();
+        behind.truncate(begun);
+        let whole = if begun > 0 { self.read_together(&first, &behind)? } else { 0 };
         first.fill(miss, whole > 0)?;
         let mut more = 0;
-        for (nth, page) in coming.enumerate() {
-            if page.read(nth + 1 < whole).is_err() {
+        // The others are read, and their errors told, when they are wanted.
+        for page in behind.into_iter().take(whole.saturating_sub(1)) {
+            if page.read(true).is_err() {
                 break;
             }
             self.count(Count::Reads);
@@ -123,18 +145,18 @@ impl Session {
     }
 
     /// How many of these pages one call brings, from the first on.
-    fn read_together(&self, coming: &[Coming<'_>]) -> Result<usize, PageError> {
-        let Some(Coming { page: first, .. }) = coming.first() else { return Ok(0) };
-        let file = self.inner.open_file(FileNumber::of(*first))?;
-        let places = coming.iter().map(|page| self.inner.pages.bytes_of(page.frame));
+    fn read_together(&self, first: &Coming<'_>, behind: &[Coming<'_>]) -> Result<usize, PageError> {
+        let file = self.inner.open_file(FileNumber::of(first.page))?;
+        let coming = [first].into_iter().chain(behind);
+        let places = coming.map(|page| self.inner.pages.bytes_of(page.frame));
         let places = places.collect::<Result<Vec<NonNull<[u8]>>, _>>()?;
         let page_bytes = self.inner.config.page_bytes as usize;
         self.count(Count::ReadCalls);
-        let at = u64::from(first.block()) * page_bytes as u64;
+        let at = u64::from(first.page.block()) * page_bytes as u64;
         // SAFETY: the frames, which we load; their bytes are cells, of which there are shared
         // references only.
         let read = unsafe { file.read_vectored(at, &places) };
-        Ok(read.unwrap_or(0).min(coming.len() * page_bytes) / page_bytes)
+        Ok(read.unwrap_or(0).min(places.len() * page_bytes) / page_bytes)
     }
 }
 

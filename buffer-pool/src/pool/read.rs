@@ -1,6 +1,6 @@
 //! Finding a page, or reading it in.
 use super::PageError;
-use super::load::Coming;
+use super::load::{Coming, Run};
 use super::page::{Page, PageView};
 use super::session::Session;
 use super::stats::Count;
@@ -103,9 +103,10 @@ impl Session {
     }
 
     /// What `read` reads of a page: found in the pool, or read in. For short reads: where the page
-    /// is there, and nobody changes it or throws it out meanwhile, nothing is written at all, not
-    /// even a pin; else `read` is called again. It loads and believes nothing: what it reads may be
-    /// half changed, or another page's, and is thrown away then.
+    /// is there, in one of the frames that the pool was made with, and nobody changes it or throws
+    /// it out meanwhile, nothing is written at all, not even a pin; else `read` is called again. It
+    /// loads and believes nothing: what it reads may be half changed, or another page's, and is
+    /// thrown away then.
     ///
     /// # Errors
     /// [`PageError`].
@@ -141,6 +142,10 @@ impl Session {
         let (files, frames) = (&self.inner.files, self.user.frames());
         let spot = files.spot(file.page(block)?)?;
         let frame = frames.frame_in(spot.entry())?;
+        // Its memory may be gone as we read: a pin keeps it.
+        if frame >= self.inner.config.frames {
+            return None;
+        }
         let looked = self.pages.look(frame, |words| {
             let is_here = frames.is_in(spot.entry(), frame) && spot.is_there();
             is_here.then(|| read(PageView::new(words)))
@@ -216,7 +221,7 @@ impl Session {
             if round > 0 && deadline.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
-            let coming = match self.find(page)? {
+            let run = match self.find(page)? {
                 Find::Pinned(pin) => {
                     let page = self.found(page, pin, ring);
                     if let Miss::Write(body) = miss {
@@ -230,15 +235,20 @@ impl Session {
                         self.user.wait(frame, deadline)?;
                         continue;
                     };
+                    // Who was to have this frame no more has left it, with a page on its way.
+                    if frame >= self.inner.limit.get() {
+                        continue;
+                    }
                     self.count(Count::TakenOver);
-                    vec![Coming::new(self, page, loading, ring)]
+                    Run { first: Coming::new(self, page, loading, ring), behind: Vec::new() }
                 }
                 Find::Absent => {
                     self.check_block(page)?;
-                    self.claim(page, more, ring)?
+                    let Some(run) = self.claim(page, more, ring)? else { continue };
+                    run
                 }
             };
-            if let Some((pin, more)) = self.bring_in(coming, miss)? {
+            if let Some((pin, more)) = self.bring_in(run, miss)? {
                 return Ok((Page::new(self, page, pin), more));
             }
         }

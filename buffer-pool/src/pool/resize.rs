@@ -19,11 +19,14 @@
 //! Who takes a frame claims it, and then looks whether it is below the limit
 //! ([`Limit`](crate::frames::Limit)). Memory is taken away only from frames that the one who
 //! shrinks has claimed: nobody writes there. It is a change of the frame, as loading a page is: so
-//! who reads there without a pin learns of it.
+//! who reads there without a pin learns of it. From the frames that the pool was made with it is
+//! never taken: in the others [`Session::read`] takes a pin, for who reads where no memory is may
+//! find that there is none to be had.
 //!
 //! | dead | it leaves | put right |
 //! | --- | --- | --- |
 //! | growing | memory behind frames that nobody uses; or the new limit, and frames that nobody knows to be vacant | whoever resizes next; who cleans up after it says which frames are vacant |
+//! | either, between the two places of the limit | one that the policy does not have | who looks for a victim next |
 //! | shrinking | the new limit, `backed` as it was, frames that are its own | who cleans up gives the frames back; whoever resizes next takes the memory away |
 //!
 //! A frame that somebody uses all the time keeps its memory, and its page, until somebody resizes
@@ -92,7 +95,8 @@ impl Inner {
 
 impl Session {
     /// Has the pool have so many frames from now on, while others use it. What is dirty in frames
-    /// that go is written to its file; the memory goes back to the system.
+    /// that go is written to its file; the memory goes back to the system, but for that of as many
+    /// frames as the pool was made with.
     ///
     /// # Errors
     /// [`ResizeError`].
@@ -122,9 +126,7 @@ impl Session {
             inner.head.backed.store(backed.max(frames), Ordering::Relaxed);
             let pages = |of| inner.parts.pages_of(of, inner.config.page_bytes);
             if !memory.populate(pages(from..frames)) {
-                if frames > backed {
-                    memory.punch(pages(backed..frames));
-                }
+                self.punch(backed..frames);
                 inner.head.backed.store(backed, Ordering::Relaxed);
                 return Err(ResizeError::NoMemory);
             }
@@ -152,15 +154,15 @@ impl Session {
                 // Who reads there without a pin learns of it, as of any change.
                 && let Some(bytes) = self.pages.load(frame).map_err(PageError::from)?
             {
-                ours.push((free, bytes));
+                ours.push((bytes, free));
             }
         }
-        self.take_memory(ours.iter().map(|(free, _)| free.frame()));
+        self.take_memory(ours.iter().map(|(_, free)| free.frame()));
         let in_use = behind.len() - ours.len();
         if in_use == 0 {
             inner.head.backed.store(frames, Ordering::Relaxed);
         }
-        for (free, bytes) in ours {
+        for (bytes, free) in ours {
             bytes.done()?;
             drop(free);
         }
@@ -192,19 +194,26 @@ impl Session {
 
     /// Takes the memory away from frames of ours, which come in their order.
     fn take_memory(&self, frames: impl Iterator<Item = u32>) {
-        let Some(memory) = &self.inner.options.memory else { return };
-        let punch = |run: Range<u32>| {
-            // Where it cannot be taken away it stays, and the memory says so.
-            memory.punch(self.inner.parts.pages_of(run, self.inner.config.page_bytes))
-        };
         let mut run = 0..0;
         for frame in frames {
             if frame != run.end {
-                punch(run);
+                self.punch(run);
                 run = frame..frame;
             }
             run.end = frame + 1;
         }
-        punch(run);
+        self.punch(run);
+    }
+
+    /// Takes the memory away from frames that nobody has but us: not from the first ones, which may
+    /// be read at any time without a pin, and where that might find neither a page nor memory for
+    /// one.
+    fn punch(&self, frames: Range<u32>) {
+        let config = &self.inner.config;
+        let frames = frames.start.max(config.frames)..frames.end;
+        if let (Some(memory), false) = (&self.inner.options.memory, frames.is_empty()) {
+            // Where it cannot be taken away it stays, and the memory says so.
+            memory.punch(self.inner.parts.pages_of(frames, config.page_bytes));
+        }
     }
 }

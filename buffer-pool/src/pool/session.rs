@@ -8,6 +8,7 @@ use crate::policy::{Batch, Policy};
 use shm_core::hazard::Protected;
 use shm_core::mapping::Mapped;
 use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -27,6 +28,9 @@ pub struct Session {
     reserve: RefCell<Reserve>,
     /// The file that it has changed last, which this process has open.
     changed: Cell<Option<FileNumber>>,
+    /// Of each file that it has changed: which it was of all, and how often somebody could not sync
+    /// it before; or by the time it was told.
+    failures: RefCell<HashMap<FileNumber, (u64, u64)>>,
     /// Given back last.
     _thread: Thread,
 }
@@ -109,6 +113,7 @@ impl Session {
             tally: Tally::new(row),
             reserve: RefCell::new(reserve),
             changed: Cell::new(None),
+            failures: RefCell::default(),
             _thread: thread,
             inner,
         })
@@ -138,11 +143,36 @@ impl Session {
     /// write what it has of a file, it tells each who had it open by then, and nobody else.
     #[inline]
     pub(super) fn has_open(&self, file: FileNumber) -> Result<(), PageError> {
-        if self.changed.get() != Some(file) {
-            self.inner.open_file(file)?;
-            self.changed.set(Some(file));
+        if self.changed.get() == Some(file) { Ok(()) } else { self.opens(file) }
+    }
+
+    #[cold]
+    fn opens(&self, file: FileNumber) -> Result<(), PageError> {
+        let files = &self.inner.files;
+        let serial = files.serial(file).ok_or(PageError::NoSuchFile(file))?;
+        let now = (serial, files.sync_failures(file));
+        self.inner.open_file(file)?;
+        let mut failures = self.failures.borrow_mut();
+        let known = failures.entry(file).or_insert(now);
+        if known.0 != serial {
+            *known = now;
         }
+        self.changed.set(Some(file));
         Ok(())
+    }
+
+    /// How often somebody could not sync the file before this session changed it, or was told.
+    pub(super) fn failures_before(&self, file: FileNumber) -> u64 {
+        let (files, known) = (&self.inner.files, self.failures.borrow());
+        let of_it = known.get(&file).filter(|(serial, _)| files.serial(file) == Some(*serial));
+        of_it.map_or_else(|| files.sync_failures(file), |(_, failures)| *failures)
+    }
+
+    /// It was told of so many.
+    pub(super) fn was_told(&self, file: FileNumber, count: u64) {
+        if let Some((_, failures)) = self.failures.borrow_mut().get_mut(&file) {
+            *failures = count;
+        }
     }
 
     /// The page's bytes for users, where these are such.

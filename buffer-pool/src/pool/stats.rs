@@ -64,8 +64,8 @@ impl PoolStats {
     /// Of the pages that were asked for, the share that was there: 0 to 1, and 0 where none was
     /// asked for.
     pub fn hit_ratio(&self) -> f64 {
-        let asked = self.hits + self.reads;
-        if asked == 0 { 0.0 } else { self.hits as f64 / asked as f64 }
+        let asked = self.hits as f64 + self.reads as f64;
+        if asked == 0.0 { 0.0 } else { self.hits as f64 / asked }
     }
 
     fn of(counts: &[u64; COUNTS]) -> PoolStats {

@@ -131,7 +131,9 @@ impl Session {
         count: u32,
         failed: &mut Option<PageError>,
     ) -> Result<Vec<Free<'_, Files>>, PageError> {
-        let oldest = ring.leave(count, self.size_of(ring));
+        let mut oldest = ring.leave(count, self.size_of(ring));
+        // The pool has become smaller, say: of the others there the ring knows no more.
+        oldest.truncate(count as usize);
         let is_unused = |frame: &u32| self.policy.use_count(*frame).is_some_and(|uses| uses <= 1);
         let unused: Vec<u32> = oldest.iter().map(|(frame, _)| *frame).filter(is_unused).collect();
         let mut reserve = self.reserve();

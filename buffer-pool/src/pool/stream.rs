@@ -146,7 +146,7 @@ impl<'s, I: Iterator<Item = u32>> ReadStream<'s, I> {
             blocks: blocks.fuse(),
             ahead: VecDeque::new(),
             distance: if options.begins_ahead { combine } else { 1 },
-            distance_max: options.distance_max.max(combine),
+            distance_max: options.distance_max.min(session.inner.limit.get()).max(combine),
             combine,
             run: 0..0,
             is_told: true,
@@ -209,7 +209,8 @@ impl<'s, I: Iterator<Item = u32>> ReadStream<'s, I> {
             ahead.block == *block && !self.session.is_resident(self.file, *block)
         };
         let behind = self.ahead.iter().zip(block.saturating_add(1)..=u32::MAX);
-        let behind = behind.take(self.combine as usize - 1).take_while(is_wanted);
+        let combine = self.combine.min(self.session.share_of_frames());
+        let behind = behind.take(combine as usize - 1).take_while(is_wanted);
         let behind = behind.count() as u32;
         let (page, more) = self.session.bring(page, Miss::Read, behind, self.ring)?;
         self.ahead.iter_mut().take(more as usize).for_each(|ahead| ahead.is_read = true);

@@ -362,7 +362,9 @@ impl Session {
         let has_it = |frame: &&u32| self.user.frames().resident_in(**frame).is_some_and(&is_asked);
         let frames: Vec<u32> = frames.iter().filter(has_it).copied().collect();
         let (mut sum, mut failed, before) = (Evicted::default(), None, self.stats().writes);
-        for batch in frames.chunks(BATCH) {
+        // Others find frames meanwhile.
+        let batch = BATCH.min(self.share_of_frames() as usize);
+        for batch in frames.chunks(batch) {
             self.evict_batch(batch, &is_asked, &mut sum, &mut failed)?;
         }
         // Wrapping: others can write the count.

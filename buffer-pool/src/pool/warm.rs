@@ -16,6 +16,7 @@ use crate::files::{FileInfo, FileKey, FileNumber};
 use crate::store::{PageFile, read_whole};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use shm_core::process::Forked;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -51,6 +52,8 @@ pub struct Loaded {
     pub unknown: u64,
     /// Their files are shorter by now.
     pub past_end: u64,
+    /// They could not be had: unreadable, say, or damaged.
+    pub failed: u64,
     /// They were not looked at: no frame was vacant any more, or the caller wanted no more.
     pub left: u64,
 }
@@ -87,9 +90,9 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// A page could not be had; those before it were loaded.
+    /// The pool is the parent's.
     #[error(transparent)]
-    Page(#[from] PageError),
+    Forked(#[from] Forked),
 }
 
 impl Pool {
@@ -252,7 +255,8 @@ impl Session {
                     Ok(_) => sum.loaded += 1,
                     Err(PageError::PastEnd { .. }) => sum.past_end += 1,
                     Err(PageError::NoSuchFile(_)) => sum.unknown += 1,
-                    Err(error) => return Err(error.into()),
+                    Err(PageError::Forked(forked)) => return Err(forked.into()),
+                    Err(_) => sum.failed += 1,
                 },
             }
         }
@@ -397,7 +401,7 @@ fn read_dump(mut dump: impl BufRead) -> Result<Vec<(FileKey, u32)>, BadDump> {
         let text = str::from_utf8(text).unwrap_or_default();
         if number == 1 {
             count = text.parse().map_err(|_| damaged("is no number of pages"))?;
-        } else if number > count + 1 {
+        } else if number - 1 > count {
             return Err(damaged("is one too many"));
         } else {
             pages.push(page_of(text).ok_or(damaged("is no page, as id,fork,block"))?);

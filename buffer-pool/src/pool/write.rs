@@ -48,11 +48,13 @@ impl Session {
             self.dirty_again(file)?;
             unsynced.set_unsynced(file, false);
         }
-        let failures = self.inner.files.sync_failures(file);
+        let failures = self.failures_before(file);
         let written = self.flush(file)?;
         self.count(Count::Syncs);
         let (files, store) = (&self.inner.files, &*self.inner.options.store);
-        if let Err(source) = unsynced.sync(files, file, store, failures)? {
+        let (synced, failures) = unsynced.sync(files, file, store, failures)?;
+        self.was_told(file, failures);
+        if let Err(source) = synced {
             let is_marked = self.dirty_again(file).is_ok();
             unsynced.set_unsynced(file, !is_marked);
             return Err(PageError::File { path: self.path_of(file), what: "sync", source });

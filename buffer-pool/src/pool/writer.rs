@@ -163,7 +163,7 @@ impl Writer {
     pub fn round(&mut self, session: &Session) -> Result<Round, PageError> {
         let frames = u64::from(session.policy.limit());
         let Hand { frame, passes } = session.policy.hand();
-        let hand = passes * frames + u64::from(frame);
+        let hand = passes.wrapping_mul(frames).wrapping_add(frame.into());
         let stats = session.pool().stats();
         // A frame that a ring takes again is not taken from the clock.
         let read = stats.reads.saturating_sub(stats.recycled);
@@ -171,10 +171,11 @@ impl Writer {
         let wanted = read.saturating_sub(read_before);
         self.estimate.passed(hand.saturating_sub(hand_before), wanted);
         // It is behind the hand, more than a pass ahead, or the pool has another size.
-        if self.next < hand || self.next > hand + frames {
+        if self.next.wrapping_sub(hand) > frames {
             self.next = hand;
         }
-        let (ahead, to_lap) = (self.next - hand, hand + frames - self.next);
+        let ahead = self.next.wrapping_sub(hand);
+        let to_lap = frames - ahead;
         let ready = ahead as f64 / self.estimate.density;
         let expected = self.estimate.want(wanted, self.options.multiplier);
         let at_least = frames as f64 * self.options.delay.as_secs_f64() / PASS.as_secs_f64();
@@ -198,7 +199,7 @@ impl Writer {
         session.user.frames().pinned(&mut self.pinned);
         let ring = session.policy.next_of_ring().take(expected as usize);
         let frames = u64::from(session.policy.limit());
-        let clock = (0..to_lap).map(|nth| ((self.next + nth) % frames) as u32);
+        let clock = (0..to_lap).map(|nth| (self.next.wrapping_add(nth) % frames) as u32);
         let (mut passed, mut failed) = (0, None);
         for (frame, is_of_clock) in
             ring.map(|frame| (frame, false)).chain(clock.map(|frame| (frame, true)))
@@ -220,7 +221,7 @@ impl Writer {
                 Err(error) => failed = Some(error),
             }
         }
-        self.next += passed;
+        self.next = self.next.wrapping_add(passed);
         self.estimate.passed(passed, had);
         session.tally.add(Count::Cleaned, round.written.into());
         session.tally.add(Count::CleanedEnough, round.had_enough.into());

@@ -9,7 +9,7 @@
 //! whole; so growing moves nothing, and needs nothing of those who have it mapped. *There* are only
 //! the pages that the `length` word counts: memory stands behind each, and touching them cannot
 //! fail. It never gets shorter as a file either: shrinking punches the hole anew, and who reads
-//! there late finds zeroes and no SIGBUS.
+//! there late finds zeroes; and a SIGBUS only where the system has no page left to put there.
 //!
 //! **Growing**: claim the word, which keeps its length and names the claimer; put memory behind the
 //! new pages; publish the new length, without a name. **Shrinking**: claim the word with the new

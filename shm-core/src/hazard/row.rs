@@ -162,7 +162,7 @@ impl Row {
         if index >= pool.used {
             pool.used = index + 1;
             let used = Holder::new(self.member.id(), pool.used).to_bits();
-            // Pairs with the Acquire in `announced`: what earlier users of the row read in
+            // Pairs with the Acquire in `each_announced`: what earlier users of the row read in
             // groups that are not looked at any more.
             self.holder()?.store(used, Ordering::Release);
         }
@@ -182,8 +182,8 @@ impl Drop for Row {
         if self.member.check_fork().is_ok()
             && let Some(holder) = self.holder()
         {
-            // Pairs with the Acquire in `announced`: what we read, before our row is not looked
-            // at.
+            // Pairs with the Acquire in `each_announced`: what we read, before our row is not
+            // looked at.
             holder.store(Holder::NOBODY.to_bits(), Ordering::Release);
         }
     }

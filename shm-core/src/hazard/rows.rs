@@ -178,7 +178,7 @@ impl Hazards {
             return;
         }
         self.row_groups(seat).iter().for_each(Group::clear);
-        // Pairs with the Acquire in `announced`: what the dead one read, before its row is not
+        // Pairs with the Acquire in `each_announced`: what the dead one read, before its row is not
         // looked at.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         // Where it fails another reaper was here before.

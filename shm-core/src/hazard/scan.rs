@@ -35,8 +35,9 @@ impl Hazards {
     pub fn snapshot_into(&self, protected: &mut Protected) {
         protected.values.clear();
         fence::before_scan();
-        let announced = (0..self.seats()).flat_map(|seat| self.announced(seat));
-        announced.for_each(|(_, value)| protected.values.push(value));
+        for seat in 0..self.seats() {
+            self.each_announced(seat, |_, value| protected.values.push(value));
+        }
         protected.values.sort_unstable();
         protected.values.dedup();
         protected.is_whole = true;
@@ -44,28 +45,43 @@ impl Hazards {
 
     /// What the row of `seat` announces, [whoever](Hazards::holder) has it: nothing where there is
     /// no such seat. One word after the other, while others go on: a hint, for who shows it.
-    pub fn row_values(&self, seat: u32) -> impl Iterator<Item = u64> + '_ {
-        self.announced(seat).map(|(_, value)| value)
+    pub fn row_values(&self, seat: u32) -> impl Iterator<Item = u64> + use<> {
+        let mut values = Vec::new();
+        self.each_announced(seat, |_, value| values.push(value));
+        values.into_iter()
     }
 
     /// Whether a slot other than `mine` announces `value`, or did at some moment after the call.
     pub(super) fn is_announced_beside(&self, mine: &AtomicU64, value: u64) -> bool {
         fence::before_scan();
-        let mut announced = (0..self.seats()).flat_map(|seat| self.announced(seat));
-        announced.any(|(slot, seen)| seen == value && !std::ptr::eq(slot, mine))
+        let mut is_beside = false;
+        for seat in 0..self.seats() {
+            self.each_announced(seat, |slot, seen| {
+                is_beside |= seen == value && !std::ptr::eq(slot, mine);
+            });
+        }
+        is_beside
     }
 
-    /// The announcements of a row, and where they stand.
-    fn announced(&self, seat: u32) -> impl Iterator<Item = (&AtomicU64, u64)> {
+    /// Each announcement of a row, and where it stands.
+    fn each_announced(&self, seat: u32, mut each: impl FnMut(&AtomicU64, u64)) {
+        let Some(holder) = self.holders.get(seat as usize) else { return };
         // Pairs with the Releases in `Row::drop`, `clear_row` and `Row::take_group`: what was
         // read under announcements that we do not look at.
-        let holder = self.holders.get(seat as usize).map(|word| word.load(Ordering::Acquire));
-        let holder = Holder::from_bits(holder.unwrap_or(Holder::NOBODY.to_bits()));
-        let groups = if holder == Holder::NOBODY { &[] } else { self.row_groups(seat) };
-        let slots = groups.iter().take(holder.groups() as usize).flat_map(|group| &group.slots);
-        // Pairs with the Releases in `Slot::announce`, `Slot::clear` and `Group::clear`: what was
-        // read under announcements that are gone.
-        slots.map(|slot| (slot, slot.load(Ordering::Acquire))).filter(|(_, value)| *value != 0)
+        let holder = Holder::from_bits(holder.load(Ordering::Acquire));
+        if holder == Holder::NOBODY {
+            return;
+        }
+        for group in self.row_groups(seat).iter().take(holder.groups() as usize) {
+            for slot in &group.slots {
+                // Pairs with the Releases in `Slot::announce`, `Slot::clear` and `Group::clear`:
+                // what was read under announcements that are gone.
+                let value = slot.load(Ordering::Acquire);
+                if value != 0 {
+                    each(slot, value);
+                }
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! {"evicted": 40, "flushed": 3, "skipped": 1}
 //! {"blocks": 100}
 //! {"pages": 16384}
-//! {"loaded": 16000, "resident": 100, "unknown": 0, "past_end": 20, "left": 264}
+//! {"loaded": 16000, "resident": 100, "unknown": 0, "past_end": 20, "failed": 0, "left": 264}
 //! ```
 use super::attach::{Attached, Where};
 use super::error::PoolError;
@@ -162,6 +162,7 @@ pub(super) fn load(options: &DumpFile) -> Result<(), PoolError> {
         resident: u64,
         unknown: u64,
         past_end: u64,
+        failed: u64,
         left: u64,
     }
     let Attached { pool, .. } = &options.place.attach()?;
@@ -171,12 +172,14 @@ pub(super) fn load(options: &DumpFile) -> Result<(), PoolError> {
         resident: loaded.resident,
         unknown: loaded.unknown,
         past_end: loaded.past_end,
+        failed: loaded.failed,
         left: loaded.left,
     };
     print(&report, options.place.json, |report, out| {
-        let Report { loaded, resident, unknown, past_end, left } = report;
+        let Report { loaded, resident, unknown, past_end, failed, left } = report;
         writeln!(out, "{loaded} pages read in, {resident} were there")?;
         writeln!(out, "skipped: {unknown} of unknown files, {past_end} past the ends of theirs")?;
+        writeln!(out, "failed: {failed}")?;
         match left {
             0 => Ok(()),
             left => writeln!(out, "left, as no frame was vacant any more: {left}"),
