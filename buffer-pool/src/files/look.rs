@@ -72,8 +72,7 @@ impl Files {
     /// [`NoSuchFile`]; also while it is being dropped.
     #[inline]
     pub fn length(&self, number: FileNumber) -> Result<u32, NoSuchFile> {
-        let (_, extent) = self.look(number).ok_or(NoSuchFile(number))?;
-        if extent.is_file() { Ok(extent.blocks()) } else { Err(NoSuchFile(number)) }
+        Ok(self.end(number)?.blocks)
     }
 
     /// Which file it is of all that were ever registered: a number that comes round is another
@@ -105,7 +104,7 @@ impl Files {
     /// be another file's by then, whose page it has pinned.
     #[inline]
     pub fn contains(&self, page: PageId) -> bool {
-        self.length(FileNumber::of(page)).is_ok_and(|blocks| page.block() < blocks)
+        self.rows.get(FileNumber::of(page).row()).is_some_and(|row| row.has(page))
     }
 
     /// Whether a page may be loaded. Who loads it asks twice: when the frame that it has claimed
@@ -175,8 +174,7 @@ impl<'f> Spot<'f> {
     /// Whether the page is within the length of its file.
     #[inline]
     pub fn is_there(self) -> bool {
-        let extent = self.row.look();
-        extent.is_file_of(FileNumber::of(self.page)) && self.page.block() < extent.blocks()
+        self.row.has(self.page)
     }
 }
 
@@ -186,6 +184,13 @@ impl Row {
         // Pairs with the Releases in `register`, `extend` and `done`: the rest of the row, the
         // entries, and the file.
         Extent::from_bits(self.extent.load(Ordering::Acquire))
+    }
+
+    /// Whether it is the row of the page's file, and that has the block.
+    #[inline]
+    fn has(&self, page: PageId) -> bool {
+        let extent = self.look();
+        extent.is_file_of(FileNumber::of(page)) && page.block() < extent.blocks()
     }
 
     pub(super) fn extent(&self) -> Extent {

@@ -50,13 +50,8 @@ impl Session {
         more: u32,
         ring: Option<&Ring>,
     ) -> Result<(Free<'_, Files>, Vec<Free<'_, Files>>), PageError> {
-        // What cannot be written is left by the ring; who finds no other frame meets it again.
-        let mut frames =
-            ring.map_or(Ok(Vec::new()), |ring| self.recycle(ring, 1 + more, &mut None))?;
-        let first = match frames.is_empty() {
-            true => self.free_frame()?,
-            false => frames.remove(0),
-        };
+        let mut frames = ring.map_or(Ok(Vec::new()), |ring| self.recycle(ring, 1 + more))?;
+        let first = if frames.is_empty() { self.free_frame()? } else { frames.remove(0) };
         while frames.len() < more as usize
             && let Some(free) = self.spare_frame()?
         {

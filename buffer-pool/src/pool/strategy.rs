@@ -78,12 +78,13 @@ impl Ring {
         self.frames.borrow_mut().push_back((frame, page));
     }
 
-    /// The oldest, where `count` more would be too many for `size`.
+    /// The oldest, `count` of them at most, where so many more would be too many for `size`; where
+    /// the pool has become smaller, say, more of them leave the ring.
     fn leave(&self, count: u32, size: u32) -> Vec<(u32, PageId)> {
         let mut frames = self.frames.borrow_mut();
         let surplus = (frames.len() + count as usize).saturating_sub(size as usize);
         let surplus = surplus.min(frames.len());
-        frames.drain(..surplus).collect()
+        frames.drain(..surplus).take(count as usize).collect()
     }
 }
 
@@ -124,16 +125,13 @@ impl Session {
     }
 
     /// Frames of the ring for `count` pages, as far as it is full and nobody else wants what is
-    /// there.
+    /// there. What cannot be written is left by the ring; who finds no other frame meets it again.
     pub(super) fn recycle(
         &self,
         ring: &Ring,
         count: u32,
-        failed: &mut Option<PageError>,
     ) -> Result<Vec<Free<'_, Files>>, PageError> {
-        let mut oldest = ring.leave(count, self.size_of(ring));
-        // The pool has become smaller, say: of the others there the ring knows no more.
-        oldest.truncate(count as usize);
+        let oldest = ring.leave(count, self.size_of(ring));
         let is_unused = |frame: &u32| self.policy.use_count(*frame).is_some_and(|uses| uses <= 1);
         let unused: Vec<u32> = oldest.iter().map(|(frame, _)| *frame).filter(is_unused).collect();
         let mut reserve = self.reserve();
@@ -143,7 +141,7 @@ impl Session {
             let writes = ring.strategy != Strategy::BulkRead;
             oldest.contains(&(frame, page))
                 && (writes || !self.inner.pages.is_dirty(frame))
-                && self.is_written(frame, page, buffer, failed)
+                && self.is_written(frame, page, buffer, &mut None)
         })?;
         self.tally.add(Count::Evictions, free.len() as u64);
         self.tally.add(Count::Recycled, free.len() as u64);
