@@ -10,7 +10,7 @@ use shm_core::participants::{Member, ParticipantId, Table, Waiting, Watch, wait}
 use shm_core::process::{Liveness, Namespaces, OpenError, ProcessHandle, ProcessId};
 use shm_core::sealed::{Doorbell, ExchangeError, Foreign, Own, exchange};
 use shm_testkit::child::Child;
-use shm_testkit::fault::{Footprint, Sweep, storm};
+use shm_testkit::fault::{Footprint, Sweep, becomes_single_threaded, storm};
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::os::fd::AsFd;
@@ -310,11 +310,7 @@ fn refusing(_: &[String]) {
 
 /// Those that close something for us.
 fn other_threads_end() {
-    let limit = Instant::now() + LIMIT / 10;
-    while std::fs::read_dir("/proc/self/task").unwrap().count() > 1 {
-        assert!(Instant::now() < limit, "the thread does not end");
-        std::thread::yield_now();
-    }
+    assert!(becomes_single_threaded(LIMIT / 10), "the thread does not end");
 }
 
 fn parting(_: &[String]) {

@@ -8,6 +8,7 @@ use shm_core::participants::{
 };
 use shm_core::process::{Forked, Liveness, Namespaces, OpenError, ProcessHandle, ProcessId};
 use shm_core::sync::Ordering;
+use shm_testkit::fault::becomes_single_threaded;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -290,12 +291,8 @@ fn a_member_that_has_left_leaves_no_thread_and_no_memory_behind() {
         assert_eq!(threads(), 2);
         assert_eq!(shared_mappings(), mappings + 1);
         drop(member);
-        // A thread is listed a little longer than it takes to join it.
-        let end = Instant::now() + WATCHDOG;
-        while threads() > 1 && Instant::now() < end {
-            std::thread::yield_now();
-        }
-        assert_eq!((threads(), shared_mappings()), (1, mappings));
+        assert!(becomes_single_threaded(WATCHDOG));
+        assert_eq!(shared_mappings(), mappings);
     });
     assert_eq!(child.wait(), 0);
 }

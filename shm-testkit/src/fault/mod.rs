@@ -83,7 +83,7 @@ pub use limits::{Limit, limit, unlimited};
 pub use mounts::{become_root_of_a_namespace, mount_empty};
 pub use seccomp::forbid;
 pub use sweep::{Finding, Report, Sweep, storm};
-pub use trial::{Ended, trial};
+pub use trial::{Ended, becomes_single_threaded, trial};
 
 use std::fmt;
 use std::io;

@@ -74,12 +74,8 @@ pub(super) struct Forked {
 impl Forked {
     #[track_caller]
     pub(super) fn start(limit: Duration, work: impl FnOnce()) -> Forked {
-        let others_end = Instant::now() + Duration::from_secs(1);
-        // A thread is listed a little longer than it takes to join it, and has no locks by then.
-        while threads() > 1 && Instant::now() < others_end {
-            std::thread::yield_now();
-        }
-        assert_eq!(threads(), 1, "fork from a process with one thread: a function of `children!`");
+        let is_alone = becomes_single_threaded(Duration::from_secs(1));
+        assert!(is_alone, "fork from a process with one thread: a function of `children!`");
         let stderr = anonymous_file();
         // SAFETY: this is the only thread, so the copy is a whole process.
         let pid = unsafe { libc::fork() };
@@ -108,8 +104,33 @@ impl Forked {
     }
 }
 
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+/// Whether this process has one thread, or does within so long: a thread is listed a little longer
+/// than it takes to join it, and has no locks by then.
+///
+/// ```
+/// use shm_testkit::child::Child;
+/// use shm_testkit::fault::becomes_single_threaded;
+/// use std::time::Duration;
+///
+/// fn joins(_: &[String]) {
+///     std::thread::spawn(|| ()).join().unwrap();
+///     assert!(becomes_single_threaded(Duration::from_secs(30)));
+///     std::thread::spawn(std::thread::park);
+///     assert!(!becomes_single_threaded(Duration::from_millis(1)));
+/// }
+/// shm_testkit::children! { joins }
+/// Child::spawn("joins", &[]).wait(Duration::from_secs(60)).assert_success();
+/// ```
+pub fn becomes_single_threaded(within: Duration) -> bool {
+    let end = Instant::now() + within;
+    let is_alone = || std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count) == 1;
+    while !is_alone() {
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// The copy's half.
