@@ -1,5 +1,7 @@
 //! What the measurements share: two processors, and medians of rounds.
 use buffer_pool::HEADER_BYTES;
+use buffer_pool::files::{FileKey, FileNumber};
+use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions};
 use shm_core::mapping::Mapping;
 use shm_core::participants::{Member, Table};
 use std::fs::File;
@@ -105,16 +107,36 @@ pub fn processor_seconds() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 * 1e-9
 }
 
+/// Blocks in an order that no cache knows, the same each time.
+pub struct Order(u64);
+
+impl Order {
+    /// From its beginning.
+    pub fn new() -> Order {
+        Order(88_172_645_463_325_252)
+    }
+
+    /// The next, below `blocks`.
+    pub fn next_below(&mut self, blocks: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (((self.0 >> 32) * u64::from(blocks)) >> 32) as u32
+    }
+}
+
+impl Default for Order {
+    fn default() -> Order {
+        Order::new()
+    }
+}
+
 /// Nanoseconds of processor time for each of `count` blocks below `blocks`, in an order that no
 /// cache knows.
 pub fn each(count: u32, blocks: u32, mut with: impl FnMut(u32) -> u64) -> f64 {
-    let mut state = 88_172_645_463_325_252u64;
-    let (start, mut sum) = (processor_seconds(), 0u64);
+    let (mut order, start, mut sum) = (Order::new(), processor_seconds(), 0u64);
     for _ in 0..count {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        sum = sum.wrapping_add(with((((state >> 32) * u64::from(blocks)) >> 32) as u32));
+        sum = sum.wrapping_add(with(order.next_below(blocks)));
     }
     black_box(sum);
     (processor_seconds() - start) * 1e9 / f64::from(count)
@@ -143,4 +165,24 @@ pub fn make_file(path: &Path, blocks: u32) -> File {
         file.write_all_at(&page, u64::from(block) * PAGE_BYTES as u64).expect("written");
     }
     file
+}
+
+/// A pool of so many frames, alone in memory of its own, and the file at `path` in it, which was
+/// written without checksums.
+pub fn pool(frames: u32, path: &Path) -> (Pool, FileNumber, Arc<Mapping>) {
+    let config = PoolConfig {
+        frames,
+        frames_max: frames,
+        processes: 4,
+        checksums: false,
+        entries: 1 << 18,
+        ..PoolConfig::new(1 << 20)
+    };
+    let mapping = Mapping::heap(Pool::bytes_for(&config).expect("a size") as usize);
+    let pool = Pool::open(&mapping, &config, PoolOptions::default()).expect("a pool");
+    let session = pool.session().expect("a session");
+    let key = FileKey { id: 1, fork: 0 };
+    let number = session.register(key, path, &FileOptions::default()).expect("registered");
+    drop(session);
+    (pool, number, mapping)
 }

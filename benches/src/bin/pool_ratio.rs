@@ -7,10 +7,10 @@
 //!
 //! All are given the same blocks in the same order, round by round in turn, and each figure is the
 //! median over the rounds, in nanoseconds of processor time. The file lies in the system's cache.
-use benches::{PAGE_BYTES, both, each, make_file, median, pin};
+use benches::{PAGE_BYTES, both, each, make_file, median, pin, pool};
 use buffer_pool::HEADER_BYTES;
-use buffer_pool::files::{FileKey, FileNumber};
-use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
+use buffer_pool::files::FileNumber;
+use buffer_pool::pool::{Pool, Session};
 use shm_core::mapping::Mapping;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,25 +25,6 @@ const SMALL: u32 = 4096;
 const LARGE: u32 = 10 * SMALL;
 const HITS: u32 = 2_000_000;
 const MISSES: u32 = 100_000;
-
-fn pool(frames: u32, path: &Path) -> (Pool, FileNumber, Arc<Mapping>) {
-    let config = PoolConfig {
-        frames,
-        frames_max: frames,
-        processes: 4,
-        // The file was written without checksums, as the loop of `pread`s looks at none.
-        checksums: false,
-        entries: 1 << 18,
-        ..PoolConfig::new(1 << 20)
-    };
-    let mapping = Mapping::heap(Pool::bytes_for(&config).expect("a size") as usize);
-    let pool = Pool::open(&mapping, &config, PoolOptions::default()).expect("a pool");
-    let session = pool.session().expect("a session");
-    let key = FileKey { id: 1, fork: 0 };
-    let number = session.register(key, path, &FileOptions::default()).expect("registered");
-    drop(session);
-    (pool, number, mapping)
-}
 
 /// Where the user's bytes of each block are, which is in the pool and has its number in them.
 fn places(pool: &Pool, file: FileNumber, mapping: &Mapping) -> Vec<usize> {

@@ -8,7 +8,7 @@
 //!
 //! The pool lies in a segment of a domain, of `MIB` MiB (1024 where none is given); the files lie
 //! in the system's cache. What memory the segment has is what the system says.
-use benches::pin;
+use benches::{Order, PAGE_BYTES, pin};
 use buffer_pool::HEADER_BYTES;
 use buffer_pool::files::{FileKey, FileNumber};
 use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-const PAGE: u64 = 8192;
+const PAGE: u64 = PAGE_BYTES as u64;
 const ROUNDS: usize = 5;
 /// Hits while nobody resizes.
 const HITS: u32 = 4_000_000;
@@ -63,15 +63,12 @@ struct Hitter<'s> {
     session: &'s Session,
     file: FileNumber,
     blocks: u32,
-    state: u64,
+    order: Order,
 }
 
 impl Hitter<'_> {
     fn hit(&mut self, times: &mut Times) {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        let block = (((self.state >> 32) * u64::from(self.blocks)) >> 32) as u32;
+        let block = self.order.next_below(self.blocks);
         let start = Instant::now();
         let page = self.session.page(self.file, block).expect("a page");
         black_box(page.read(|view| view.u64(HEADER_BYTES)).expect("read"));
@@ -125,7 +122,7 @@ fn main() {
     let file = register(&session, &directory.join("hot"), 1, hot);
     let other = register(&session, &directory.join("other"), 2, frames);
     read(&session, file, hot);
-    let mut hitter = Hitter { session: &session, file, blocks: hot, state: 88_172_645_463_325_252 };
+    let mut hitter = Hitter { session: &session, file, blocks: hot, order: Order::new() };
     let [mut quiet, mut meanwhile] = [Times::new(), Times::new()];
     let mut memory = Vec::new();
     for _ in 0..ROUNDS {

@@ -9,13 +9,12 @@
 //! once. The caches hand out a counted reference to a page; LMDB reads in one transaction, whose
 //! pages nobody changes. Round by round in turn (5 unless the argument says otherwise), medians, in
 //! nanoseconds of processor time. Versions stand in `Cargo.toml`.
-use benches::{PAGE_BYTES, both, each, make_file, median, pin};
+use benches::{PAGE_BYTES, both, each, make_file, median, pin, pool};
 use buffer_pool::HEADER_BYTES;
-use buffer_pool::files::{FileKey, FileNumber};
-use buffer_pool::pool::{FileOptions, Pool, PoolConfig, PoolOptions, Session};
+use buffer_pool::files::FileNumber;
+use buffer_pool::pool::{Pool, Session};
 use heed::types::{Bytes, U32};
 use heed::{Database, Env, EnvOpenOptions, WithoutTls};
-use shm_core::mapping::Mapping;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,23 +56,6 @@ struct Moka(moka::sync::Cache<u32, Page>);
 struct Quick(quick_cache::sync::Cache<u32, Page>);
 struct Foyer(foyer_memory::Cache<u32, Page>);
 struct Lmdb(Env<WithoutTls>, Database<Number, Bytes>);
-
-fn pool(path: &Path) -> (Pool, FileNumber) {
-    make_file(path, PAGES);
-    let config = PoolConfig {
-        frames: PAGES + 64,
-        frames_max: PAGES + 64,
-        processes: 4,
-        checksums: false,
-        entries: 1 << 16,
-        ..PoolConfig::new(1 << 20)
-    };
-    let mapping = Mapping::heap(Pool::bytes_for(&config).expect("a size") as usize);
-    let pool = Pool::open(&mapping, &config, PoolOptions::default()).expect("a pool");
-    let (session, key) = (pool.session().expect("a session"), FileKey { id: 1, fork: 0 });
-    let number = session.register(key, path, &FileOptions::default()).expect("registered");
-    (pool, number)
-}
 
 fn session(pool: &Pool) -> Session {
     pool.session().expect("a session")
@@ -147,7 +129,9 @@ fn main() {
     let given = arguments.next();
     let temporary = tempfile::tempdir().expect("a directory");
     let directory = given.as_deref().map_or(temporary.path(), Path::new);
-    let (pool, file) = pool(&directory.join("pages"));
+    let path = directory.join("pages");
+    make_file(&path, PAGES);
+    let (pool, file, _) = pool(PAGES + 64, &path);
     let moka = Moka(moka::sync::Cache::new(2 * u64::from(PAGES)));
     let quick = Quick(quick_cache::sync::Cache::new(2 * PAGES as usize));
     let foyer = Foyer(foyer_memory::CacheBuilder::new(2 * PAGES as usize).build());
