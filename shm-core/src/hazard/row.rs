@@ -9,7 +9,11 @@ use crate::sync::{AtomicU64, Ordering};
 use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+/// No slot is given out.
+const ALL_FREE: u32 = (1 << GROUP_SLOTS) - 1;
 
 /// Why a process could not have its row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -127,7 +131,7 @@ impl HazardRow {
         Ok(Protector {
             group,
             guard: ForkGuard::new(),
-            in_use: Cell::new(0),
+            free: Cell::new(ALL_FREE),
             index,
             row: row.clone(),
             one_thread: PhantomData,
@@ -205,8 +209,8 @@ impl fmt::Debug for Row {
 pub struct Protector {
     group: Mapped<Group>,
     pub(super) guard: ForkGuard,
-    /// One bit a slot that is given out.
-    in_use: Cell<u32>,
+    /// One bit a slot that is not given out.
+    free: Cell<u32>,
     index: u32,
     row: Arc<Row>,
     one_thread: PhantomData<Cell<()>>,
@@ -216,12 +220,10 @@ impl Protector {
     /// A slot that is not in use; `None` where all [`GROUP_SLOTS`] are. It announces nothing yet.
     #[inline]
     pub fn slot(&self) -> Option<Slot<'_>> {
-        let index = self.in_use.get().trailing_ones();
-        if index as usize >= GROUP_SLOTS {
-            return None;
-        }
-        self.in_use.set(self.in_use.get() | 1 << index);
-        Some(Slot::new(self, index))
+        let free = NonZeroU32::new(self.free.get())?;
+        // All but the lowest.
+        self.free.set(free.get() & (free.get() - 1));
+        Some(Slot::new(self, free.trailing_zeros() as usize))
     }
 
     /// Whether this is the process that made it.
@@ -254,13 +256,13 @@ impl Protector {
     }
 
     #[inline]
-    pub(super) fn word(&self, index: u32) -> &AtomicU64 {
-        &self.group.slots[index as usize % GROUP_SLOTS]
+    pub(super) fn word(&self, index: usize) -> &AtomicU64 {
+        &self.group.slots[index % GROUP_SLOTS]
     }
 
     #[inline]
-    pub(super) fn take_back(&self, index: u32) {
-        self.in_use.set(self.in_use.get() & !(1 << index));
+    pub(super) fn take_back(&self, index: usize) {
+        self.free.set(self.free.get() | 1 << index);
     }
 }
 
@@ -272,7 +274,7 @@ impl Drop for Protector {
             return;
         }
         // Of slots that were forgotten; the others have cleared theirs.
-        if self.in_use.get() != 0 {
+        if self.free.get() != ALL_FREE {
             self.group.clear();
         }
         self.row.give_back(self.index);

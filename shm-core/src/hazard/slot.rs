@@ -27,14 +27,14 @@ pub enum ProtectError {
 #[derive(Debug)]
 pub struct Slot<'p> {
     protector: &'p Protector,
-    index: u32,
+    index: usize,
     /// What the word in shared memory says, which only we write; 0 for nothing.
     value: u64,
 }
 
 impl<'p> Slot<'p> {
     #[inline]
-    pub(super) fn new(protector: &'p Protector, index: u32) -> Slot<'p> {
+    pub(super) fn new(protector: &'p Protector, index: usize) -> Slot<'p> {
         Slot { protector, index, value: 0 }
     }
 
