@@ -39,6 +39,9 @@ impl PageId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry(u64);
 
+/// The kind that a hit finds.
+const RESIDENT: u32 = 2;
+
 /// What an [`Entry`] says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
@@ -58,7 +61,7 @@ impl Entry {
     }
 
     pub(super) fn resident(frame: u32) -> Entry {
-        Entry(u64::from(frame) << 32 | 2)
+        Entry(u64::from(frame) << 32 | u64::from(RESIDENT))
     }
 
     pub(super) fn leaving(frame: u32) -> Entry {
@@ -76,8 +79,8 @@ impl Entry {
     /// The frame that the page is in, and stays in, among `frames` frames.
     #[inline]
     pub(super) fn resident_in(self, frames: u32) -> Option<u32> {
-        let frame = (self.0 >> 32) as u32;
-        (self == Entry::resident(frame) && frame < frames).then_some(frame)
+        let (frame, kind) = ((self.0 >> 32) as u32, self.0 as u32);
+        (kind == RESIDENT && frame < frames).then_some(frame)
     }
 
     /// What it says among `frames` frames; `None` where that is nonsense.
@@ -87,7 +90,7 @@ impl Entry {
         match self.0 as u32 {
             0 if self == Entry::ABSENT => Some(Place::Absent),
             1 if frame < frames => Some(Place::Loading(frame)),
-            2 if frame < frames => Some(Place::Resident(frame)),
+            RESIDENT if frame < frames => Some(Place::Resident(frame)),
             3 if frame < frames => Some(Place::Leaving(frame)),
             _ => None,
         }

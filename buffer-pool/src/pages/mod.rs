@@ -110,7 +110,7 @@ use record::Record;
 use shared::{Intent, Line};
 use shm_core::BadPtr;
 use shm_core::bytes::{WORD_BYTES, Word};
-use shm_core::mapping::{MappedSlice, Mapping};
+use shm_core::mapping::{MappedRows, MappedSlice, Mapping};
 use shm_core::participants::ParticipantId;
 use shm_core::sync::Ordering;
 use std::sync::Arc;
@@ -184,7 +184,7 @@ pub enum PagesError {
 pub struct Pages {
     latches: Latches,
     /// The frames' bytes, one page after the other.
-    bytes: MappedSlice<Word>,
+    bytes: MappedRows<Word>,
     lines: MappedSlice<Line>,
     intents: MappedSlice<Intent>,
     /// The intents' images, a page each.
@@ -248,7 +248,7 @@ impl Pages {
         let (latches_at, words) = (offset + shape.latches_at(), shape.page_words());
         Ok(Pages {
             latches: Latches::attach(mapping, latches_at, shape.of_latches())?,
-            bytes: MappedSlice::new(mapping, offset, frames * words)?,
+            bytes: MappedRows::new(mapping, offset, shape.page_size(), frames, words)?,
             lines: MappedSlice::new(mapping, offset + shape.lines_at(), frames)?,
             intents: MappedSlice::new(mapping, offset + shape.intents_at(), intents)?,
             images: MappedSlice::new(mapping, offset + shape.images_at(), intents * words)?,
@@ -346,9 +346,8 @@ impl Pages {
 
     #[inline]
     fn page(&self, frame: u32) -> Result<&[Word], LatchError> {
-        let first = frame as usize * self.page_words;
-        let page = self.bytes.get(first..first + self.page_words);
-        page.ok_or(LatchError::NoSuchFrame(frame))
+        let is_there = (frame as usize) < self.bytes.rows();
+        is_there.then(|| self.bytes.row(frame as usize)).ok_or(LatchError::NoSuchFrame(frame))
     }
 
     fn line(&self, frame: u32) -> Result<&Line, LatchError> {

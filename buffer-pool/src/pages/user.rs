@@ -5,7 +5,7 @@ use super::word::Owner;
 use super::{Pages, latch};
 use crate::latch::LatchError;
 use shm_core::participants::{Member, ParticipantId};
-use shm_core::process::{Forked, Liveness};
+use shm_core::process::{ForkGuard, Forked, Liveness};
 use shm_core::sync::Ordering;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -36,6 +36,8 @@ pub struct User {
     pub(super) latches: latch::User,
     pub(super) intent: usize,
     owner: Owner,
+    /// Of the process whose the latches are: nearer than the member's.
+    guard: ForkGuard,
     of_one_thread: PhantomData<Cell<()>>,
 }
 
@@ -53,7 +55,14 @@ impl Pages {
         let owner = Owner::new(member.id(), thread);
         let intent = self.claim(owner).or_else(|| self.claim_of_the_dead(owner, &latches));
         let intent = intent.ok_or(UserError::NoIntent(self.intents.len()))?;
-        Ok(User { pages: self.clone(), latches, intent, owner, of_one_thread: PhantomData })
+        Ok(User {
+            pages: self.clone(),
+            latches,
+            intent,
+            owner,
+            guard: ForkGuard::new(),
+            of_one_thread: PhantomData,
+        })
     }
 
     fn claim(&self, mine: Owner) -> Option<usize> {
@@ -107,7 +116,7 @@ impl User {
 
     #[inline]
     pub(super) fn check_fork(&self) -> Result<(), Forked> {
-        self.latches.member.check_fork()
+        self.guard.check()
     }
 
     pub(super) fn record(&self) -> Record<'_> {

@@ -164,21 +164,17 @@ impl Use {
 
 /// Some of all use bytes: asked quickly.
 #[derive(Debug)]
-pub(super) struct UseSet([u64; 4]);
+pub(super) struct UseSet([bool; 256]);
 
 impl UseSet {
     /// Those that `is_in` says.
     pub(super) fn of(is_in: impl Fn(Use) -> bool) -> UseSet {
-        let mut words = [0; 4];
-        for bits in (0..=u8::MAX).filter(|bits| is_in(Use::from_bits(*bits))) {
-            words[usize::from(bits / 64)] |= 1 << (bits % 64);
-        }
-        UseSet(words)
+        UseSet(std::array::from_fn(|bits| is_in(Use::from_bits(bits as u8))))
     }
 
     #[inline]
     pub(super) const fn contains(&self, byte: Use) -> bool {
-        self.0[(byte.0 / 64) as usize] >> (byte.0 % 64) & 1 == 1
+        self.0[byte.0 as usize]
     }
 }
 
