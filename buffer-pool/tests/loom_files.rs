@@ -468,6 +468,22 @@ fn finds_no_other(world: &World, number: FileNumber) {
     }
 }
 
+/// Nor by what it has kept of it; and of the file that has come it finds what is there.
+fn finds_no_other_by_what_it_kept(world: &World, number: FileNumber) {
+    let finder = world.files.finder();
+    let finds = |number, block| {
+        let spot = finder.spot(number, block)?;
+        let seen = spot.entry().load(Ordering::Acquire);
+        spot.is_there().then_some(seen)
+    };
+    for _ in 0..2 {
+        assert_ne!(finds(number, 0), Some(RESIDENT), "another file's page was found");
+    }
+    let Some(other) = world.files.find(key(2)) else { return };
+    let there = finds(other, 1);
+    assert_eq!(there, Some(0), "there are two blocks, and the page of the other is in no frame");
+}
+
 #[test]
 fn who_registers_may_die_anywhere() {
     let bound = model::preemption_bound();
@@ -523,6 +539,7 @@ fn finds_a_drop_that_looks_at_no_frame() {
 fn a_number_is_one_files() {
     model::check(|| replaced(is_whole));
     model::check(|| replaced(finds_no_other));
+    model::check(|| replaced(finds_no_other_by_what_it_kept));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::{FileNumber, Files};
 use crate::frames::PageId;
 use shm_core::bytes::relaxed;
 use shm_core::event::announced;
-use shm_core::sync::{AtomicU64, Ordering, fence};
+use shm_core::sync::{Ordering, fence};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -32,14 +32,6 @@ pub struct FileInfo {
     pub blocks: u32,
     /// The most it can have.
     pub blocks_max: u32,
-}
-
-/// Where a page is noted: in the row of its file, and in its entry.
-#[derive(Clone, Copy, Debug)]
-pub struct Spot<'f> {
-    row: &'f Row,
-    entry: &'f AtomicU64,
-    page: PageId,
 }
 
 /// There is no file of this number (any more).
@@ -119,14 +111,6 @@ impl Files {
         self.contains(page)
     }
 
-    /// Where a page is noted.
-    #[inline]
-    pub fn spot(&self, page: PageId) -> Option<Spot<'_>> {
-        let (row, _) = self.look(FileNumber::of(page))?;
-        let entry = self.entries.get(row.span().entry_of(page.block())? as usize)?;
-        Some(Spot { row, entry, page })
-    }
-
     /// The row of a file, which may be dropped by now.
     #[inline]
     pub(super) fn look(&self, number: FileNumber) -> Option<(&Row, Extent)> {
@@ -144,7 +128,7 @@ impl Files {
     }
 
     /// What `read` reads in the row of a file, whose row it is all the time.
-    fn read<R>(
+    pub(super) fn read<R>(
         &self,
         index: usize,
         read: impl FnOnce(&Row, &Name, Extent) -> R,
@@ -160,21 +144,6 @@ impl Files {
         // one is gone.
         fence(Ordering::Acquire);
         row.extent().is_of(number).then_some((number, read))
-    }
-}
-
-impl<'f> Spot<'f> {
-    /// The page's entry, or that of another page where the row has become another file's: what was
-    /// found by it counts if [`is_there`](Spot::is_there) says so afterwards.
-    #[inline]
-    pub fn entry(self) -> &'f AtomicU64 {
-        self.entry
-    }
-
-    /// Whether the page is within the length of its file.
-    #[inline]
-    pub fn is_there(self) -> bool {
-        self.row.has(self.page)
     }
 }
 

@@ -83,6 +83,7 @@
 //! word can have two at once. No call hangs, and nothing outside is touched.
 mod cut;
 mod extend;
+mod finder;
 mod look;
 mod register;
 mod registrar;
@@ -92,7 +93,8 @@ mod word;
 
 pub use cut::{Cut, CutError};
 pub use extend::{ExtendError, WaitError};
-pub use look::{FileInfo, FileKey, NoSuchFile, Spot};
+pub use finder::{Finder, Spot};
+pub use look::{FileInfo, FileKey, NoSuchFile};
 pub use register::{RegisterError, Registered};
 pub use registrar::{Registrar, RegistrarError};
 pub use word::{End, FILES_MAX, FileNumber};
@@ -254,7 +256,8 @@ impl Entries for Files {
     /// dropped: who evicts the page needs it.
     #[inline]
     fn entry(&self, page: PageId) -> Option<&AtomicU64> {
-        self.spot(page).map(Spot::entry)
+        let (row, _) = self.look(FileNumber::of(page))?;
+        self.entries.get(row.span().entry_of(page.block())? as usize)
     }
 
     fn admits(&self, page: PageId) -> bool {

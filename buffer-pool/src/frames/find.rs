@@ -56,7 +56,7 @@ impl<'u> Pin<'u> {
     /// The frame that the page is in.
     #[inline]
     pub fn frame(&self) -> u32 {
-        self.slot.value().map_or(0, |number| number.get() as u32 - 1)
+        self.slot.value().map_or(u32::MAX, |number| number.get() as u32 - 1)
     }
 
     /// Whether nobody else has the page pinned: for who has made sure that whoever pins it from now
@@ -88,23 +88,26 @@ impl<E: Entries> User<E> {
     #[inline]
     pub fn find(&self, page: PageId) -> Result<Find<'_>, FindError> {
         let word = self.frames.entry(page)?;
-        match self.pin(word) {
+        match self.pin(word, |_| ()) {
             Some(pin) => Ok(Find::Pinned(pin)),
             None => self.find_slowly(page, word),
         }
     }
 
     /// Pins the page of this entry where it is in a frame, and nobody moves it; `None` also where
-    /// [`find`](User::find) would have an error to tell.
+    /// [`find`](User::find) would have an error to tell. `before` is given the frame that the
+    /// page seems to be in, ahead of the pin: what comes behind it and may unwind would have the
+    /// pin in memory, to be dropped, where it is in registers else.
     ///
     /// # If a process dies here
     /// As in [`find`](User::find).
     #[inline(always)]
-    pub fn pin(&self, entry: &AtomicU64) -> Option<Pin<'_>> {
+    pub fn pin(&self, entry: &AtomicU64, before: impl FnOnce(u32)) -> Option<Pin<'_>> {
         self.check_fork().ok()?;
         // Relaxed: it is looked at again.
         let frame =
             Entry::from_bits(entry.load(Ordering::Relaxed)).resident_in(self.frames.count())?;
+        before(frame);
         let mut slot = self.protector.slot()?;
         slot.protect_here(announced(frame), || is_at(entry, frame)).then(|| Pin::new(slot))
     }

@@ -242,11 +242,12 @@ impl<E: Entries> Frames<E> {
         }
     }
 
-    /// As [`frame_of`](Frames::frame_of) the page of this entry, where nobody moves it.
+    /// As [`frame_of`](Frames::frame_of) the page of this entry, where nobody moves it and that is
+    /// one of the first `frames` frames.
     #[inline]
-    pub fn frame_in(&self, entry: &AtomicU64) -> Option<u32> {
+    pub fn frame_in(&self, entry: &AtomicU64, frames: u32) -> Option<u32> {
         // Pairs with the Release in `Loading::publish`: the bytes.
-        Entry::from_bits(entry.load(Ordering::Acquire)).resident_in(self.count())
+        Entry::from_bits(entry.load(Ordering::Acquire)).resident_in(frames)
     }
 
     /// Whether the page of `entry` is in `frame`, and nobody moves it.

@@ -29,12 +29,15 @@ impl Session {
     ///
     /// # If a process dies here
     /// Its pin is taken back when it is reaped; who wants a page that it was reading goes on.
-    #[inline]
+    // Inlined wherever it is called: else the page is returned through memory, and loaded from it
+    // in other pieces than it was stored, for which the processor waits.
+    #[inline(always)]
     pub fn page(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
-        match self.pin(file, block) {
-            Some(page) => Ok(page),
-            None => self.miss(file, block, Miss::Read),
-        }
+        let page = match self.pin(file, block) {
+            Some(page) => page,
+            None => self.miss(file, block, Miss::Read)?,
+        };
+        Ok(page)
     }
 
     /// As [`page`](Session::page), with `body` in it from here on, which is all of the page but for
@@ -122,8 +125,14 @@ impl Session {
     ) -> Result<R, PageError> {
         match self.glance(file, block, &mut read) {
             Some(bytes) => Ok(bytes),
-            None => self.page(file, block)?.read(read),
+            None => self.page_called(file, block)?.read(read),
         }
+    }
+
+    /// As [`page`](Session::page), for who comes here rarely.
+    #[inline(never)]
+    fn page_called(&self, file: FileNumber, block: u32) -> Result<Page<'_>, PageError> {
+        self.page(file, block)
     }
 
     /// What `read` reads of a page that is in the pool, and that nobody changes or moves.
@@ -139,13 +148,8 @@ impl Session {
         block: u32,
         read: impl FnOnce(PageView<'_>) -> R,
     ) -> Option<R> {
-        let (files, frames) = (&self.inner.files, self.user.frames());
-        let spot = files.spot(file.page(block)?)?;
-        let frame = frames.frame_in(spot.entry())?;
-        // Its memory may be gone as we read: a pin keeps it.
-        if frame >= self.inner.config.frames {
-            return None;
-        }
+        let (spot, frames) = (self.finder.spot(file, block)?, self.user.frames());
+        let frame = frames.frame_in(spot.entry(), self.frames_kept)?;
         let looked = self.pages.look(frame, |words| {
             let is_here = frames.is_in(spot.entry(), frame) && spot.is_there();
             is_here.then(|| read(PageView::new(words)))
@@ -159,11 +163,14 @@ impl Session {
     /// A page that is in the pool, and that nobody moves.
     #[inline(always)]
     fn pin(&self, file: FileNumber, block: u32) -> Option<Page<'_>> {
-        let page = file.page(block)?;
-        let spot = self.inner.files.spot(page)?;
-        let pin = self.user.pin(spot.entry())?;
+        let (page, spot) = (file.page(block)?, self.finder.spot(file, block)?);
+        let pin = self.user.pin(spot.entry(), |frame| self.policy.hit(frame))?;
         // As in `find`.
-        spot.is_there().then(|| self.hit(page, pin))
+        if !spot.is_there() {
+            return None;
+        }
+        self.count(Count::Hits);
+        Some(Page::new(self, page, pin))
     }
 
     /// Finds a page of a file that has it. After the pin it is asked whether the file has the

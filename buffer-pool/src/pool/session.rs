@@ -1,7 +1,7 @@
 //! The pool in the hands of one thread.
 use super::stats::{Count, Tally};
 use super::{Inner, PageError, Pool, PoolStats, SessionError};
-use crate::files::{FileNumber, Files};
+use crate::files::{FileNumber, Files, Finder};
 use crate::frames::{Pinned, Stock, User};
 use crate::pages;
 use crate::policy::{Batch, Policy};
@@ -21,9 +21,13 @@ use std::sync::Arc;
 /// ```
 pub struct Session {
     pub(super) inner: Arc<Inner>,
+    /// Hits find their entries by it.
+    pub(super) finder: Finder,
     pub(super) user: User<Files>,
     pub(super) pages: pages::User,
     pub(super) policy: Policy,
+    /// Frames whose memory stays: that of others may be gone as it is read, unless it is pinned.
+    pub(super) frames_kept: u32,
     pub(super) tally: Tally,
     reserve: RefCell<Reserve>,
     /// The file that it has changed last, which this process has open.
@@ -107,9 +111,11 @@ impl Session {
             page: PageBuffer::new(inner.config.page_bytes as usize),
         };
         Ok(Session {
+            finder: inner.files.finder(),
             user: inner.users.user()?,
             pages: inner.pages.user(&inner.member, number)?,
             policy: policy()?,
+            frames_kept: inner.config.frames,
             tally: Tally::new(row),
             reserve: RefCell::new(reserve),
             changed: Cell::new(None),
