@@ -40,13 +40,14 @@ PY
     fi
 }
 
-# With its assertions, and half compiled already: as the crash tests.
-cargo build --profile crash -p shmctl
+# With its assertions, and half compiled already: as the crash tests. See ci/soak.sh on the workspace.
+cargo build --profile crash --workspace --bin shmctl
+shmctl=${CARGO_TARGET_DIR:-target}/crash/shmctl
 traces | sort >"$scratch/before"
 for run in $(seq "${RUNS:-1}"); do
     for backend in posix sysv mmap memfd; do
         echo "-- run $run, $backend"
-        TMPDIR="$scratch/tmp" timeout --kill-after=5 120 cargo run --profile crash --quiet -p shmctl -- \
+        TMPDIR="$scratch/tmp" timeout --kill-after=5 120 "$shmctl" \
             agg --data-dir "$scratch/data" --chaos --verify --json --backend "$backend" \
             </dev/null >"$scratch/json"
         check "$scratch/json" "$backend" || { cat "$scratch/json"; exit 1; }

@@ -16,24 +16,26 @@ if [ -n "$write" ] && [ "${SHM_DEEP:-}" != 1 ]; then
     exit 2
 fi
 # The biggest first: two run at a time.
-crates=() tests=() runs=()
+tests=()
 while read -r file; do
-    crate=${file%%/*} name=$(basename "$file" .rs)
+    name=$(basename "$file" .rs)
     [ $# -eq 0 ] || [[ " $* " == *" $name "* ]] || continue
-    crates+=(-p "$crate") tests+=(--test "$name") runs+=("$crate $name")
+    tests+=("$name")
 done < <(ls -S */tests/crash_*.rs)
-[ "${#runs[@]}" -gt 0 ] || { echo "no such crash test: $*" >&2; exit 2; }
+[ "${#tests[@]}" -gt 0 ] || { echo "no such crash test: $*" >&2; exit 2; }
 log=${SHM_CRASH_LOG:-$(mktemp)}
 [ -n "${SHM_CRASH_LOG:-}" ] || trap 'rm -f "$log"' EXIT
 : >"$log"
 log=$(realpath "$log")
 export SHM_CRASH_LOG=$log SHM_KILL_POINTS=${SHM_KILL_POINTS:-40}
-cargo test --profile crash "${crates[@]}" "${tests[@]}" --no-run
+# The whole workspace, then as now: alone, a crate has other features of what it uses, and much is
+# compiled again.
+cargo test --profile crash --workspace "${tests[@]/#/--test=}" --no-run
 # Each run stays on one processor: two of them are not to choose the same.
-printf '%s\n' "${runs[@]}" | xargs -P 2 -L 1 --process-slot-var=SLOT bash -c '
+printf '%s\n' "${tests[@]}" | xargs -P 2 -L 1 --process-slot-var=SLOT bash -c '
     cpus=$(nproc) && keep=(taskset -c $((SLOT % cpus))) && "${keep[@]}" true 2>/dev/null || keep=()
-    said=$("${keep[@]}" cargo test --quiet --profile crash -p "$0" --test "$1" 2>&1) && status=0 || status=1
-    printf "%s\n" "$1" "$said"
+    said=$("${keep[@]}" cargo test --quiet --profile crash --workspace --test "$0" 2>&1) && status=0 || status=1
+    printf "%s\n" "$0" "$said"
     exit $status'
 awk -F '\t' '
     $3 == "not run" { refused++; next }

@@ -38,7 +38,7 @@ if cargo +nightly --version >/dev/null 2>&1; then
     # of memory that is unmapped by one and mapped anew by another it does not hear, for these are
     # system calls without the C library.
     TSAN_OPTIONS="suppressions=$suppressions" SHM_TSAN=1 RUST_TEST_THREADS=1 \
-        RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
+        RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer --cfg shm_tsan" \
         run "under ThreadSanitizer" cargo +nightly test --profile crash --target "$host" \
         -p shm-core -p shm-mq --test stress_planted --test stress_stream
     rm -f "$suppressions"
