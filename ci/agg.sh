@@ -40,7 +40,7 @@ PY
     fi
 }
 
-# With its assertions, and half compiled already: as the crash tests. See ci/soak.sh on the workspace.
+# With its assertions, and half compiled already: as the crash tests, and of the workspace, as they.
 cargo build --profile crash --workspace --bin shmctl
 shmctl=${CARGO_TARGET_DIR:-target}/crash/shmctl
 traces | sort >"$scratch/before"
