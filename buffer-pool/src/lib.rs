@@ -28,6 +28,9 @@ pub mod latch;
 // The bytes of the frames: changed wholly or not at all, and which differ from their files.
 pub mod pages;
 
+// The end of a log: records in their order, in shared memory, and not in a file yet.
+pub mod tail;
+
 // Which frame is to give up its page: PostgreSQL's clock, or a clock behind a probation ring.
 pub mod policy;
 
