@@ -22,6 +22,7 @@ use pool_common::{Memory, small};
 use shm_core::hazard::Hazards;
 use shm_core::participants::Table;
 use shm_testkit::liar::{Liar, Random, Scribbler, Trials};
+use std::ffi::OsString;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -52,6 +53,18 @@ impl Store for Confined {
         // A path that was overwritten: it may be looked for, and nothing is made there.
         self.astray.fetch_add(u32::from(create), Relaxed);
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.files.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        self.files.list(directory)
     }
 }
 

@@ -18,6 +18,7 @@ use shm_core::mapping::{Mapped, Mapping};
 use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::SharedMemory;
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -289,6 +290,18 @@ struct Protected<T>(T);
 impl Store for Protected<Arc<Memory>> {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn PageFile>> {
         Ok(Arc::new(Protected(self.0.open(path, create)?)))
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        self.0.list(directory)
     }
 }
 

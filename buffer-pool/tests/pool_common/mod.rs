@@ -10,6 +10,7 @@ use buffer_pool::pool::{Pool, PoolConfig, PoolOptions};
 use buffer_pool::store::{PageFile, Store};
 use shm_core::mapping::Mapping;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
@@ -93,6 +94,24 @@ impl Store for Memory {
         let (bytes, faults) = (self.bytes_of(path), self.faults.clone());
         let told = AtomicU32::new(faults.losses.load(Relaxed));
         Ok(Arc::new(InMemory { bytes, faults, told, is_read_only }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let removed = self.files.lock().unwrap().remove(path);
+        removed.map(drop).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut files = self.files.lock().unwrap();
+        let file = files.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let files = self.files.lock().unwrap();
+        let inside = files.keys().filter(|path| path.parent() == Some(directory));
+        Ok(inside.filter_map(|path| Some(path.file_name()?.to_owned())).collect())
     }
 
     fn sync_name(&self, _path: &Path) -> io::Result<()> {

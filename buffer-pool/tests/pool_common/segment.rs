@@ -3,6 +3,7 @@
 use buffer_pool::store::{PageFile, Store};
 use shm_testkit::killpoint::SharedMemory;
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -79,6 +80,27 @@ impl Store for Segment {
             0 => Err(io::ErrorKind::NotFound.into()),
             _ => Ok(Arc::new(file)),
         }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let file = self.file(path);
+        file.truncate(0)?;
+        match file.length().swap(0, Relaxed) {
+            0 => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file is where its number says.
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn list(&self, _directory: &Path) -> io::Result<Vec<OsString>> {
+        let names = (0..FILES).map(|file| file.to_string());
+        let is_there =
+            |name: &String| self.file(Path::new(&format!("/{name}"))).length().load(Relaxed) > 0;
+        Ok(names.filter(is_there).map(OsString::from).collect())
     }
 }
 

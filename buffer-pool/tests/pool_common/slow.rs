@@ -2,6 +2,7 @@
 use super::segment::Segment;
 use buffer_pool::store::{PageFile, Store};
 use shm_testkit::killpoint::SharedMemory;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
@@ -36,6 +37,18 @@ impl Store for Slow {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn PageFile>> {
         let (memory, file) = (self.memory.clone(), self.files.open(path, create)?);
         Ok(Arc::new(SlowFile { memory, file, from: self.from, takes: self.takes }))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.files.remove(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.files.rename(from, to)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        self.files.list(directory)
     }
 }
 
