@@ -66,9 +66,9 @@ fn is_protected(error: &io::Error) -> bool {
 }
 
 #[derive(Debug)]
-struct OnDisk {
-    file: File,
-    is_read_only: bool,
+pub(super) struct OnDisk {
+    pub(super) file: File,
+    pub(super) is_read_only: bool,
 }
 
 impl PageFile for OnDisk {

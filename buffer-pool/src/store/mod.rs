@@ -3,6 +3,10 @@
 // Files of the system.
 mod disk;
 
+// A store that loses power, for tests (feature `sim`).
+#[cfg(feature = "sim")]
+pub mod sim;
+
 pub use disk::Disk;
 
 use std::ffi::OsString;
