@@ -43,10 +43,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Those of the system.
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
 
-    /// Has what became of names in the directory of `path` reach the disk: else a file that was made
-    /// may be gone after a crash of the machine, with all that was synced in it, one that was removed
-    /// may be there, and one that was renamed may have its old name. `path` itself need not be there
-    /// any more. Where names do not get lost, nothing.
+    /// Has what became of names in the directory of `path` reach the disk: else a file that was
+    /// made may be gone after a crash of the machine, with all that was synced in it, one that was
+    /// removed may be there, and one that was renamed may have its old name. `path` itself need not
+    /// be there any more. Where names do not get lost, nothing.
     ///
     /// # Errors
     /// Those of the system.

@@ -7,7 +7,9 @@ pub enum Loss {
     All,
     /// All of it.
     Nothing,
-    /// Of each sector, each length and each name what it was at some time since it was durable.
+    /// Of each sector, each length and each name what it was at some time since it was durable. So
+    /// a file may be longer than what was written to it: what was there before is there then, or
+    /// zeroes. And a sector in which a file ended has zeroes behind that end, under any length.
     Some(u64),
     /// What was done before some moment.
     After(u64),

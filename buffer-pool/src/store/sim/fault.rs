@@ -69,7 +69,8 @@ pub struct Fault {
     /// How.
     pub failure: Failure,
     /// Whether a part of it was done: of what was to be read into one place, written or made longer
-    /// the beginning, of what was to be synced some sectors. Others fail without having done anything.
+    /// the beginning, of what was to be synced some sectors. Others fail without having done
+    /// anything.
     pub in_part: bool,
 }
 

@@ -20,7 +20,7 @@ struct Head {
     shown: u64,
 }
 
-/// What was done: `data` sectors from `first` on, whose bytes follow, `zeroes` more without any, and
+/// What was done: `data` sectors from `first` on, whose bytes follow, and `zeroes` more without any;
 /// the file was `len` bytes long then.
 #[derive(Clone, Copy, Debug)]
 struct Record {
@@ -47,10 +47,10 @@ type Versions = (Vec<u64>, Vec<Option<u64>>);
 /// | 3. the sectors are made seen, and the length | the same: it is made seen once more |
 /// | 4. `shown` | done |
 /// | 1. a sync: the sectors are written to the disk, each as it is now | some are durable, as chance might have it |
-/// | 2. `durable`, and no records | done; the journal has room for what is in it no more |
+/// | 2. `durable`, and no records | done; who comes next writes over the records |
 ///
-/// What is on the disk behind `durable` is what was there before the file was cut off: a length that
-/// survives without its sectors shows it.
+/// What is on the disk behind `durable` is what was there before the file was cut off: a length
+/// that is left without its sectors shows it.
 #[derive(Debug)]
 pub(super) struct Image {
     shown: OnDisk,

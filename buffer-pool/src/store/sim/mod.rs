@@ -15,8 +15,8 @@
 //!   state                              counts; who has it locked has all of the above
 //! ```
 //!
-//! All are plain files of one directory (in memory best: nothing is ever really synced). The lock is
-//! the kernel's, which takes it back where its holder dies. It is of a descriptor that each call
+//! All are plain files of one directory (in memory best: nothing is ever really synced). The lock
+//! is the kernel's, which takes it back where its holder dies. It is of a descriptor that each call
 //! opens, so that a fork shares it with nobody. But who forks while another thread of it is in a
 //! call, and is killed then, leaves the lock to its child.
 
@@ -163,8 +163,8 @@ impl SimDisk {
         locked.begin_anew()
     }
 
-    /// Turns over one bit of the byte at `at`, on the disk; whoever reads it sees that where nothing
-    /// was written there that is not durable yet.
+    /// Turns over one bit of the byte at `at`, on the disk; whoever reads it sees that where
+    /// nothing was written there that is not durable yet.
     ///
     /// # Errors
     /// Those of the system. `InvalidInput` where the file on the disk has no such byte.
