@@ -4,8 +4,10 @@
 //! 2. After a loss each byte and each length is one that was there since it was durable; where all
 //!    of it was synced, the last one. Behind a length that was not durable there may be whatever
 //!    was there before, and behind one that was zeroes up to the sector's end.
-//! 3. Where nothing was lost all is as it was seen; and where all was, as it was synced.
-//! 4. A disk that lies about syncs is found by the same checks.
+//! 3. A name leads to what it has led to since it was durable; a file that had a durable name, and
+//!    was not removed or replaced since, has one name.
+//! 4. Where nothing was lost all is as it was seen; and where all was, as it was synced.
+//! 5. A disk that lies about syncs is found by the same checks.
 #![cfg(not(any(shm_loom, shm_explore)))]
 
 use buffer_pool::store::sim::{Loss, SimDisk, SimOptions};
@@ -227,12 +229,127 @@ fn run(steps: &[Step], lies: bool) -> Result<(), String> {
     steps.iter().try_for_each(|step| world.step(step))
 }
 
+/// What is done to names, of which there are three in each of two directories.
+#[derive(Clone, Debug)]
+enum Naming {
+    Make(usize),
+    Rename(usize, usize),
+    Remove(usize),
+    Sync(usize),
+    Lose(Loss),
+}
+
+const NAMES: [&str; 6] = ["/a/1", "/a/2", "/a/3", "/b/1", "/b/2", "/b/3"];
+
+fn naming() -> impl Strategy<Value = Naming> {
+    let name = 0..NAMES.len();
+    prop_oneof![
+        4 => name.clone().prop_map(Naming::Make),
+        4 => (name.clone(), name.clone()).prop_map(|(from, to)| Naming::Rename(from, to)),
+        2 => name.clone().prop_map(Naming::Remove),
+        2 => name.prop_map(Naming::Sync),
+        2 => loss().prop_map(Naming::Lose),
+    ]
+}
+
+/// A name leads to a file, which says who it is; or to none.
+type Leads = Option<u64>;
+
+struct Names {
+    disk: SimDisk,
+    seen: [Leads; 6],
+    /// What each may be after a loss.
+    may_be: [BTreeSet<Leads>; 6],
+    /// Those that have a durable name, and were neither removed nor replaced since.
+    safe: BTreeSet<u64>,
+    made: u64,
+}
+
+fn name(name: usize) -> &'static Path {
+    Path::new(NAMES[name])
+}
+
+impl Names {
+    fn step(&mut self, step: &Naming) {
+        match *step {
+            Naming::Make(at) if self.seen[at].is_none() => {
+                self.made += 1;
+                let file = self.disk.open(name(at), true).unwrap();
+                file.write(0, &self.made.to_le_bytes()).unwrap();
+                file.sync().unwrap();
+                self.seen[at] = Some(self.made);
+            }
+            Naming::Make(at) => drop(self.disk.open(name(at), true).unwrap()),
+            Naming::Rename(from, to) => {
+                let renamed = self.disk.rename(name(from), name(to));
+                assert_eq!(renamed.is_ok(), self.seen[from].is_some());
+                if renamed.is_ok() && from != to {
+                    let moved = self.seen[from].take();
+                    let replaced = std::mem::replace(&mut self.seen[to], moved);
+                    self.safe.retain(|file| replaced != Some(*file));
+                }
+            }
+            Naming::Remove(at) => {
+                let removed = self.disk.remove(name(at));
+                assert_eq!(removed.is_ok(), self.seen[at].is_some());
+                let gone = self.seen[at].take();
+                self.safe.retain(|file| Some(*file) != gone);
+            }
+            Naming::Sync(at) => {
+                self.disk.sync_name(name(at)).unwrap();
+                for at in (0..6).filter(|other| name(*other).parent() == name(at).parent()) {
+                    self.may_be[at].clear();
+                    self.safe.extend(self.seen[at]);
+                }
+            }
+            Naming::Lose(loss) => self.lose(loss),
+        }
+        assert_eq!(self.look(), self.seen);
+        self.may_be.iter_mut().zip(self.seen).for_each(|(may_be, seen)| _ = may_be.insert(seen));
+    }
+
+    fn lose(&mut self, loss: Loss) {
+        self.disk.lose_power(loss).unwrap();
+        let left = self.look();
+        for (at, leads) in left.iter().enumerate() {
+            assert!(self.may_be[at].contains(leads), "{} leads to {leads:?}", NAMES[at]);
+        }
+        let there: Vec<u64> = left.iter().copied().flatten().collect();
+        let is_once = |file: &u64| there.iter().filter(|other| *other == file).count() == 1;
+        assert!(self.safe.iter().all(is_once) && there.iter().all(is_once), "{left:?}");
+        assert!(loss != Loss::Nothing || left == self.seen);
+        self.seen = left;
+        self.may_be = left.map(|leads| [leads].into());
+        self.safe = there.into_iter().collect();
+    }
+
+    fn look(&self) -> [Leads; 6] {
+        let listed = ["/a", "/b"].map(|dir| self.disk.list(Path::new(dir)).unwrap().len());
+        let found = [0, 1, 2, 3, 4, 5].map(|at| {
+            let bytes = self.disk.bytes_of(name(at)).ok()?;
+            Some(bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
+        });
+        let count = |half: &[Leads]| half.iter().flatten().count();
+        assert_eq!(listed, [count(&found[..3]), count(&found[3..])]);
+        found
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     #[test]
     fn what_is_left_was_there(steps in prop::collection::vec(step(), 1..40)) {
         prop_assert_eq!(run(&steps, false), Ok(()));
+    }
+
+    #[test]
+    fn what_names_lead_to_they_have_led_to(steps in prop::collection::vec(naming(), 1..30)) {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let disk = SimDisk::new(dir.path(), SimOptions::default()).unwrap();
+        let may_be = [0; 6].map(|_| [None].into());
+        let mut names = Names { disk, seen: [None; 6], may_be, safe: BTreeSet::new(), made: 0 };
+        steps.iter().for_each(|step| names.step(step));
     }
 
     /// Bounded sequences between syncs, and every moment.

@@ -20,8 +20,8 @@ struct Head {
     shown: u64,
 }
 
-/// What was done: `data` sectors from `first` on, whose bytes follow, and `zeroes` more without any;
-/// the file was `len` bytes long then.
+/// What was done: `data` sectors from `first` on, whose bytes follow, and `zeroes` more, which have
+/// none; the file was `len` bytes long then.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     serial: u64,
