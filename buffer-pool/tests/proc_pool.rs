@@ -164,7 +164,9 @@ fn names_of_the_system_are_synced_wherever_they_are() {
         disk.sync_name(&path).unwrap();
     }
     disk.sync_name(Path::new("Cargo.toml")).unwrap();
-    disk.sync_name(&at("none")).unwrap_err();
+    // One that is gone, and one that was nowhere.
+    disk.sync_name(&at("none")).unwrap();
+    disk.sync_name(&at("none/none")).unwrap_err();
 }
 
 #[test]

@@ -49,7 +49,8 @@ impl Store for Disk {
     fn sync_name(&self, path: &Path) -> io::Result<()> {
         // Where it is a link, that may have been there before what it leads to.
         let file = match path.canonicalize() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => std::path::absolute(path)?,
+            // Nor is there a link to what is gone: that was in another directory.
+            Err(_) if path.symlink_metadata().is_err() => std::path::absolute(path)?,
             file => file?,
         };
         let directory = file.parent().ok_or(io::ErrorKind::NotFound)?;
