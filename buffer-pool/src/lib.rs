@@ -42,6 +42,10 @@ pub mod store;
 #[cfg(not(any(shm_loom, shm_explore)))]
 mod checksum;
 
+// A log of many processes, in files.
+#[cfg(not(any(shm_loom, shm_explore)))]
+pub mod log;
+
 // The pool: all of the above, and pages read in, changed and written to their files.
 #[cfg(not(any(shm_loom, shm_explore)))]
 pub mod pool;

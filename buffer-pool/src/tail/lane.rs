@@ -74,6 +74,13 @@ pub fn parse(log: u64, lsn: Lsn, bytes: &[u8]) -> Option<(Said<'_>, u64)> {
     is_whole.then_some((said, space))
 }
 
+/// How long the record in `bytes` says that it is, before anybody has looked whether it is one:
+/// so many bytes [`parse`] wants. `None` where there are less than [`HEADER`].
+pub fn length_of(bytes: &[u8]) -> Option<usize> {
+    let length = bytes.first_chunk::<HEADER>()?.as_chunks::<4>().0[2];
+    Some((u32::from_le_bytes(length) & !VOID) as usize)
+}
+
 /// What a record says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Said<'b> {

@@ -85,7 +85,7 @@ mod user;
 mod word;
 mod writer;
 
-pub use lane::{HEADER as RECORD_HEADER, Said, parse};
+pub use lane::{HEADER as RECORD_HEADER, Said, length_of, parse};
 pub use user::{Record, RecordError, User};
 pub use writer::Writer;
 
