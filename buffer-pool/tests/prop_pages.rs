@@ -210,9 +210,10 @@ proptest! {
                 Op::DieWriting(..) if came == SEATS as usize - 1 => {}
                 Op::DieWriting(ranges, ones, clean_up) => {
                     let ended = people[who].take().unwrap();
-                    if dies(&mapping, &ended, frame, &ranges, ones) {
+                    // What was torn before was mended first, also where the write was refused.
+                    plain.is_torn = dies(&mapping, &ended, frame, &ranges, ones);
+                    if plain.is_torn {
                         plain.writes(&ranges);
-                        plain.is_torn = true;
                     }
                     std::mem::forget(ended);
                     match clean_up {

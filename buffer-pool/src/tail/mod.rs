@@ -44,7 +44,7 @@
 //! | who writes out, having the mutex | dies after it |
 //! | --- | --- |
 //! | (E) copies the records behind `written`, slot by slot | nothing has happened |
-//! | (F) writes them into the file, at the place that they have in the log | the next one writes the same bytes there again |
+//! | (F) writes them into the file, at the place that they have in the log, for good | the next one writes the same bytes there again |
 //! | (G) `written` ← where they end | they are in the file; the next one frees the slots |
 //! | (H) of each: `taken` of the row ← its number; slot → free, of the next lap | the same |
 //! | (I) `cursor` of the row ← where it ends in the lane | the lane seems fuller than it is |
@@ -335,16 +335,10 @@ impl Tail {
         self.lane_bytes as usize
     }
 
-    /// Where what is in the file ends.
+    /// Where what was written out ends: what the writers had done before is seen.
     pub fn written(&self) -> Lsn {
-        // Relaxed: who relies on the file asks for `durable`.
-        Lsn(self.head.written.load(Ordering::Relaxed))
-    }
-
-    /// Where what is on the disk ends.
-    pub fn durable(&self) -> Lsn {
-        // Pairs with the Release in `Writer::synced`.
-        Lsn(self.head.durable.load(Ordering::Acquire))
+        // Pairs with the Release in `Writer::wrote`.
+        Lsn(self.head.written.load(Ordering::Acquire))
     }
 
     /// The right to write out, once nobody else has it.

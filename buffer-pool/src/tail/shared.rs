@@ -9,8 +9,7 @@ use shm_core::{Reserved, shm_sync};
 /// | --- | --- | --- | --- |
 /// | `next` | who has taken a slot | who wants one | nothing: it is a hint of where to look |
 /// | `done` | who writes out | the next one | the mutex; a hint, too |
-/// | `written` | who writes out | the same; who wants room in its lane | the mutex; Release / Acquire: who wrote them out does not look at the records any more |
-/// | `durable` | who writes out | who waits for it | Release / Acquire: whatever the caller has done before |
+/// | `written` | who writes out | the same; who wants room in its lane; who waits for it | the mutex; Release / Acquire: the file, and who wrote them out does not look at the records any more |
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(super) struct Head {
@@ -18,11 +17,10 @@ pub(super) struct Head {
     apart: Reserved<7>,
     pub(super) done: AtomicU64,
     pub(super) written: AtomicU64,
-    pub(super) durable: AtomicU64,
-    reserved: Reserved<5>,
+    reserved: Reserved<6>,
 }
 
-shm_sync!(Head { next, apart, done, written, durable, reserved });
+shm_sync!(Head { next, apart, done, written, reserved });
 
 /// The place of one record in the order of all.
 ///
@@ -88,7 +86,6 @@ impl Head {
             apart: Reserved::new(),
             done: AtomicU64::new(first),
             written: AtomicU64::new(start),
-            durable: AtomicU64::new(start),
             reserved: Reserved::new(),
         }
     }

@@ -146,9 +146,9 @@ impl User {
         if used(cursor.load(Ordering::Acquire)) + space <= lane_bytes {
             return true;
         }
-        // Who wrote all of it out may have died before it said so in the row.
-        // Pairs with the Release in `Writer::wrote`, as above.
-        if self.tail.head.written.load(Ordering::Acquire) < self.end {
+        // Who wrote all of it out, and looks at it no more, may have died before it said so in the
+        // row.
+        if self.tail.written().0 < self.end {
             return false;
         }
         // Relaxed: who writes out our next record sees it with that one.
@@ -212,8 +212,8 @@ impl Record<'_> {
         let (end, behind) = (Lsn(at.0.checked_add(space)?), head + space);
         let words = self.user.words();
         self.user.lane().put(*head, header);
-        // Relaxed, but for one: for our successor, should we die here. First what holds for our last
-        // record, too; then the number, so that it takes the rest for that one's no more.
+        // Relaxed, but for one: for our successor, should we die here. First what holds for our
+        // last record, too; then the number, so that it takes the rest for that one's no more.
         words.begin.store(at.0, Ordering::Relaxed);
         in_program_order();
         words.number.store(number, Ordering::Relaxed);

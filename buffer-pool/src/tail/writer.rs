@@ -91,13 +91,15 @@ impl<'t> Writer<'t> {
         Ok(behind)
     }
 
-    /// What was gathered is in the file, for whoever reads that; not on the disk yet, perhaps.
+    /// What was gathered is in the file, for good: it can be had from nowhere else any more. A log
+    /// says so once the disk has it.
     ///
     /// # If a process dies here
     /// The next writer finishes it, or writes the same bytes once more.
     pub fn wrote(&mut self) {
         let head = &self.tail.head;
-        // Pairs with the Acquire in `User::has_room`: we look at these records no more.
+        // Pairs with the Acquires in `User::has_room`, for we look at these records no more, and in
+        // `Tail::written`: the file.
         head.written.store(self.at.0, Ordering::Release);
         for of in self.gathered.drain(..) {
             let (place, lap) = self.tail.place(of.number);
@@ -114,15 +116,6 @@ impl<'t> Writer<'t> {
             }
         }
         head.done.store(self.next, Ordering::Relaxed);
-    }
-
-    /// What was written before `end` is on the disk.
-    ///
-    /// # If a process dies here
-    /// It is said or not.
-    pub fn synced(&mut self, end: Lsn) {
-        // Pairs with the Acquire in `Tail::durable`.
-        self.tail.head.durable.fetch_max(end.0, Ordering::Release);
     }
 
     /// Where what is in the file ends.
