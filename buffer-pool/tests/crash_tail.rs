@@ -316,7 +316,6 @@ fn who_writes_out_after_a_death_may_die_anywhere() {
         },
         is_second: true,
         operate: |world, doomed, _| world.writes_out(&doomed.member, None).unwrap(),
-        ..USES
     });
 }
 

@@ -32,6 +32,9 @@ pub enum RecordError {
     Forked(#[from] Forked),
 }
 
+/// No count of slots or of bytes comes so far.
+const COUNTS_END: u64 = 1 << 62;
+
 /// So often one looks at all slots for the next that is free.
 const SEARCHES_MAX: u32 = 64;
 
@@ -81,6 +84,8 @@ impl Tail {
             false => (&words.head, &words.begin),
         };
         let [head, end] = [head, end].map(|word| word.load(Ordering::Relaxed));
+        // Of a liar it may be any.
+        let head = (head % COUNTS_END) & !7;
         if is_taken {
             // Who died here had perhaps not said so; and the row will tell of another slot.
             let (place, lap) = self.place(number);
@@ -142,8 +147,8 @@ impl User {
     fn has_room(&self, space: u64) -> bool {
         let (cursor, lane_bytes) = (&self.words().cursor, self.lane().bytes());
         // Pairs with the Release in `Writer::wrote`: it looks at these bytes no more.
-        let used = |from: u64| self.head.saturating_sub(from);
-        if used(cursor.load(Ordering::Acquire)) + space <= lane_bytes {
+        let used = self.head.saturating_sub(cursor.load(Ordering::Acquire));
+        if used.saturating_add(space) <= lane_bytes {
             return true;
         }
         // Who wrote all of it out, and looks at it no more, may have died before it said so in the
@@ -177,7 +182,7 @@ impl Record<'_> {
         self.user.member.check_fork()?;
         let tail = self.user.tail.clone();
         // Relaxed: a hint.
-        let (mut number, mut searches) = (tail.head.next.load(Ordering::Relaxed), 0);
+        let (mut number, mut searches) = (tail.head.next.load(Ordering::Relaxed) % COUNTS_END, 0);
         for _ in 0..ROUNDS_MAX {
             match tail.ends_before(number)? {
                 Found::At(at) => {

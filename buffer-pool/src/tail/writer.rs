@@ -50,7 +50,11 @@ impl<'t> Writer<'t> {
     pub fn gather(&mut self, most: usize, out: &mut Vec<u8>) -> Result<Range<Lsn>, RecordError> {
         let (tail, begin) = (self.tail, out.len());
         let first = self.at;
-        while out.len() == begin || out.len() - begin < most {
+        // There are no more: none comes free while we look, and each may be passed over once.
+        for _ in 0..2 * tail.slots() {
+            if out.len() > begin && out.len() - begin >= most {
+                break;
+            }
             let number = self.next;
             let (place, lap) = tail.place(number);
             // Relaxed: it stays so while we look, but that it may become ready.
