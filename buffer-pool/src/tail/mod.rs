@@ -58,7 +58,7 @@
 //! row: else nobody would know any more where that ends.
 //!
 //! Whether one who is dead took the slot that its row names: where the slot names the row it did;
-//! else `taken` of the row tells, for (H) writes it before the slot is another's ([`has_taken`]).
+//! else `taken` of the row tells, for (H) writes it before the slot is another's ([`has_taken_last`]).
 //! The thread that has the row next asks the same, to know where the lane goes on.
 //!
 //! # Deaths
@@ -78,7 +78,7 @@
 //! lanes, the file is whole. Who scribbles on slots or rows can have the log come to an end:
 //! [`RecordError::Corrupt`].
 //!
-//! [`has_taken`]: Tail::has_taken
+//! [`has_taken_last`]: Tail::has_taken_last
 mod lane;
 mod shared;
 mod user;
