@@ -5,16 +5,19 @@
 mod hostile_common;
 
 use buffer_pool::tail::{Lsn, RecordError, Said, Shape, Tail, User, parse};
-use hostile_common::{Victim, guarded, members, soon, with_members};
-use shm_core::mapping::Mapping;
+use hostile_common::{LIMIT, Victim, guarded, members, soon, with_members};
+use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::sync::{AtomicU64, Ordering};
 use shm_testkit::liar::Trials;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const SHAPE: Shape = Shape { seats: 2, threads: 1, slots: 4, lane_bytes: 128 };
 const BYTES: usize = Tail::bytes_for(SHAPE) as usize;
 const LOG: u64 = 9;
+/// So long two threads are given to meet.
+const TIME_MAX: Duration = Duration::from_secs(5);
 const START: Lsn = Lsn(4096);
 /// Where the lanes begin, which are the last part.
 const LANES_AT: usize = BYTES - 2 * 128;
@@ -146,4 +149,75 @@ fn a_record_that_is_damaged_in_its_lane_is_replaced() {
         let other = parse(LOG, Lsn(START.0 + 24), &bytes[24..]);
         assert_eq!(other, Some((Said::Something(b"this"), 24)));
     }
+}
+
+/// One word at a time is a lie, whichever and whenever: also where a single wrong count would do.
+#[test]
+fn each_word_may_be_any() {
+    with_victim(|victim| {
+        let trials = Trials::new("log's end, each word", LIMIT);
+        let far = [0, 1, 8, 1 << 31, 1 << 62, 1 << 63, u64::MAX - 7, u64::MAX];
+        let mut seed = 0;
+        for image in &victim.images {
+            for at in (0..BYTES).step_by(8) {
+                for lie in far {
+                    let mut image = image.clone();
+                    image[at..at + 8].copy_from_slice(&lie.to_ne_bytes());
+                    let (block, mapping) = guarded(&image, seed);
+                    (victim.use_it)(&trials, seed, &mapping);
+                    trials.check(seed, "all of it", block.is_intact(), "wrote beside its memory");
+                    seed += 1;
+                }
+            }
+        }
+        trials.finish();
+    });
+}
+
+/// Somebody shortens a record as it is looked at, and is right about its checksum: the file is whole
+/// all the same.
+#[test]
+fn a_record_that_changes_its_length_is_none() {
+    let [me, peer] = &members();
+    // What the words of the first lane are once its record says this.
+    let made = |said: &[u8]| {
+        let mapping = Mapping::heap(BYTES);
+        // SAFETY: nobody else has the mapping.
+        unsafe { Tail::create(&mapping, 0, SHAPE, START) }.unwrap();
+        let tail = Tail::attach(&mapping, 0, SHAPE, LOG).unwrap();
+        let mut user = tail.user(me, 0).unwrap();
+        user.record(&[said]).unwrap().take_in().map_err(|(_, error)| error).unwrap();
+        (mapping, tail)
+    };
+    let length = |mapping: &Arc<Mapping>| {
+        MappedSlice::<AtomicU64>::new(mapping, LANES_AT as u64 + 8, 1).unwrap()
+    };
+    let (mapping, tail) = made(b"8 bytes.");
+    let (word, (other, _)) = (length(&mapping), made(b""));
+    let lengths = [&word, &length(&other)].map(|word| word[0].load(Ordering::Relaxed));
+    let is_over = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for length in
+                lengths.iter().cycle().take_while(|_| is_over.load(Ordering::Relaxed) == 0)
+            {
+                word[0].store(*length, Ordering::Relaxed);
+            }
+        });
+        let (end, mut last, mut changes) = (Instant::now() + TIME_MAX, false, 0);
+        let mut are_whole = true;
+        while are_whole && changes < 5000 && Instant::now() < end {
+            let (mut bytes, mut writer) = (Vec::new(), tail.writer(peer, None).unwrap());
+            let range = writer.gather(usize::MAX, &mut bytes).unwrap();
+            assert_eq!(range, START..Lsn(START.0 + 24));
+            let record = parse(LOG, START, &bytes);
+            are_whole = record.is_some_and(|(_, space)| space == 24);
+            // The other thread was there meanwhile.
+            let is_void = record.is_some_and(|(said, _)| said == Said::Nothing);
+            changes += u32::from(is_void != last);
+            last = is_void;
+        }
+        is_over.store(1, Ordering::Relaxed);
+        assert!(are_whole, "the file would not be whole");
+    });
 }

@@ -150,7 +150,8 @@ impl<'t> Lane<'t> {
         // SAFETY: there is nothing to promise; in a model its thread writes none of it before the
         // cursor has passed it.
         let word = |at| unsafe { Level::get(self.word(at)) };
-        Header::from_words([word(at), word(at + WORD_BYTES as u64)])
+        // Wrapping: of a liar `at` may be any.
+        Header::from_words([word(at), word(at.wrapping_add(WORD_BYTES as u64))])
     }
 
     /// Appends the record that begins at `lsn` of the log and takes `space` bytes there, to be
@@ -173,7 +174,8 @@ impl<'t> Lane<'t> {
             if header.lsn == lsn && its == space {
                 let before = out.len();
                 self.append_bytes(at, space as usize, out);
-                if parse(log, lsn, &out[before..]).is_some() {
+                // Its length may be another one meanwhile, if somebody writes there.
+                if parse(log, lsn, &out[before..]).is_some_and(|(_, whole)| whole == space) {
                     return Some(end);
                 }
                 out.truncate(before);

@@ -401,7 +401,7 @@ impl Tail {
             let seen = Slot::from_bits(place.word.load(Ordering::Relaxed));
             let is_free = seen.state() == Some(State::Free);
             let lap = if is_free { seen.lap().saturating_sub(1) } else { seen.lap() };
-            lap * slots + index + 1
+            word::number(lap, slots, index) + 1
         };
         (0..).zip(self.places.iter()).map(after).max().unwrap_or(0)
     }

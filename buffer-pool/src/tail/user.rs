@@ -1,7 +1,7 @@
 //! Who makes records: one thread of a process.
 use super::lane::{self, HEADER, Header, Lane, space_for};
 use super::shared::{Place, Row};
-use super::word::{Slot, State};
+use super::word::{COUNTS_END, Slot, State};
 use super::{Found, Lsn, ROUNDS_MAX, Tail, UserError};
 use shm_core::participants::Member;
 use shm_core::process::Forked;
@@ -31,9 +31,6 @@ pub enum RecordError {
     #[error(transparent)]
     Forked(#[from] Forked),
 }
-
-/// No count of slots or of bytes comes so far.
-const COUNTS_END: u64 = 1 << 62;
 
 /// So often one looks at all slots for the next that is free.
 const SEARCHES_MAX: u32 = 64;

@@ -3,6 +3,14 @@
 /// So many rows there can be.
 pub(super) const ROWS_MAX: u32 = 1 << 22;
 
+/// No count of slots or of bytes comes so far.
+pub(super) const COUNTS_END: u64 = 1 << 62;
+
+/// The number of the `index`-th of so many slots in `lap`, which may be a liar's.
+pub(super) fn number(lap: u64, slots: u64, index: u64) -> u64 {
+    lap.wrapping_mul(slots).wrapping_add(index) % COUNTS_END
+}
+
 /// What a slot says: the lap in bits 24–63, the row in bits 2–23, what it is in bits 0–1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Slot(u64);
@@ -66,6 +74,13 @@ impl Slot {
 #[cfg(all(test, not(any(shm_loom, shm_explore))))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_count_on_from_lap_to_lap() {
+        assert_eq!([number(0, 7, 6), number(1, 7, 0), number(3, 7, 5)], [6, 7, 26]);
+        // A liar's lap among all slots that there can be.
+        assert!(number(u64::MAX >> 24, u32::MAX.into(), 9) < COUNTS_END);
+    }
 
     #[test]
     fn a_slot_says_what_it_was_made_of() {

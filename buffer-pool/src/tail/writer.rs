@@ -2,7 +2,7 @@
 use super::lane;
 use super::shared::Place;
 use super::user::RecordError;
-use super::word::{Slot, State};
+use super::word::{self, Slot, State};
 use super::{Found, Lsn, Tail};
 use shm_core::lock::mutex::MutexGuard;
 use shm_core::sync::Ordering;
@@ -146,7 +146,7 @@ impl Tail {
         let slots = self.slots();
         let past = |(index, place): (u64, &Place)| {
             let seen = Slot::from_bits(place.word.load(Ordering::Relaxed));
-            seen.lap().saturating_sub(1) * slots + index
+            word::number(seen.lap().saturating_sub(1), slots, index)
         };
         (0..).zip(self.places.iter()).map(past).max().map_or(0, |last| last + 1)
     }
