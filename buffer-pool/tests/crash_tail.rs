@@ -184,7 +184,9 @@ impl Scenario for Uses {
 
     fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
         // Asked before anybody has its row.
-        let has_taken = world.tail.has_taken_last(SEAT);
+        let before = if self.is_second { RECORD } else { 0 };
+        let place = |at: usize| before + at as u64 * RECORD;
+        let taken: Vec<_> = TOLD.map(|at| world.tail.has_taken(SEAT, place(at))).collect();
         world.writes_out(&world.member, None).map_err(said)?;
         let user = world.tail.user(&world.member, 0).map_err(said)?;
         let mut me = Writer { member: world.member.clone(), user };
@@ -201,11 +203,11 @@ impl Scenario for Uses {
         if !records.ends_with(&[mine]) {
             return Err(format!("{mine:?} is not at the end of {records:?}"));
         }
-        let is_known = match (its.len(), told.len()) {
-            (0, _) => self.is_second || !has_taken,
-            (there, told) => there == told || has_taken,
-        };
-        if is_known { Ok(()) } else { Err("it is not known what became of its record".to_owned()) }
+        // Each of them, and none behind the last.
+        if (0..).zip(&taken).all(|(at, is_taken)| *is_taken == (at < its.len())) {
+            return Ok(());
+        }
+        Err(format!("{its:?} is in the file, and known is {taken:?}"))
     }
 
     /// Another participant makes records, and writes out if nobody does.

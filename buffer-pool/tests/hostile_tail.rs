@@ -9,6 +9,7 @@ use hostile_common::{LIMIT, Victim, guarded, members, soon, with_members};
 use shm_core::mapping::{MappedSlice, Mapping};
 use shm_core::participants::{Member, ParticipantId};
 use shm_core::sync::{AtomicU64, Ordering};
+use shm_testkit::child::in_a_fork;
 use shm_testkit::liar::Trials;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -103,7 +104,7 @@ fn use_it(trials: &Trials, seed: u64, mapping: &Arc<Mapping>, members: &[Arc<Mem
             make(trials, seed, &mut user);
         }
         write_out(trials, seed, &tail, member);
-        trials.call(seed, "has_taken_last", || tail.has_taken_last(member.id().slot()));
+        trials.call(seed, "has_taken", || tail.has_taken(member.id().slot(), 8));
     }
     for bits in [1, 1 << 22 | 1, u32::MAX] {
         let id = ParticipantId::from_bits(bits).unwrap();
@@ -220,4 +221,46 @@ fn a_record_that_changes_its_length_is_none() {
         is_over.store(1, Ordering::Relaxed);
         assert!(are_whole, "the file would not be whole");
     });
+}
+
+/// What somebody says of where a record ends makes no other one seem to be in the file.
+#[test]
+fn an_end_that_lies_before_another_is_told() {
+    let [me, peer] = members();
+    let (_block, mapping) = guarded(&[0; BYTES], 0);
+    // SAFETY: nobody else has the mapping.
+    unsafe { Tail::create(&mapping, 0, SHAPE, START) }.unwrap();
+    let tail = Tail::attach(&mapping, 0, SHAPE, LOG).unwrap();
+    let say = |member| {
+        let mut user = tail.user(member, 0).unwrap();
+        user.record(&[b"this"]).unwrap().take_in().map_err(|(_, error)| error).unwrap()
+    };
+    say(&me);
+    say(&peer);
+    // The end of the second slot, as if there were nothing.
+    let second = (LANES_AT - 2 * 128 - 3 * 64) as u64;
+    let words = mapping.region().share_slice::<AtomicU64>(second, 2).unwrap();
+    words[1].store(START.0, Ordering::Relaxed);
+    say(&me);
+    let mut writer = tail.writer(&peer, None).unwrap();
+    assert_eq!(writer.gather(usize::MAX, &mut Vec::new()), Err(RecordError::Corrupt));
+}
+
+#[test]
+fn a_forked_child_does_not_write_out() {
+    let [me, peer] = members();
+    let (_block, mapping) = guarded(&[0; BYTES], 0);
+    // SAFETY: nobody else has the mapping.
+    unsafe { Tail::create(&mapping, 0, SHAPE, START) }.unwrap();
+    let tail = Tail::attach(&mapping, 0, SHAPE, LOG).unwrap();
+    let mut user = tail.user(&me, 0).unwrap();
+    user.record(&[b"this"]).unwrap().take_in().map_err(|(_, error)| error).unwrap();
+    let mut writer = tail.writer(&peer, None).unwrap();
+    writer.gather(usize::MAX, &mut Vec::new()).unwrap();
+    assert!(in_a_fork(|| {
+        let gathered = writer.gather(usize::MAX, &mut Vec::new());
+        writer.wrote();
+        matches!(gathered, Err(RecordError::Forked(_)))
+    }));
+    assert_eq!(tail.written(), START);
 }

@@ -27,6 +27,9 @@ use std::time::Instant;
 /// So many bytes are written at a time.
 const CHUNK: usize = 1 << 20;
 
+/// So often others may have taken the room that was made.
+const ROUNDS_MAX: u32 = 1 << 20;
+
 /// So many bytes may have been written behind what is on the disk: no record is longer than what is
 /// written at a time.
 const BEHIND_MAX: u64 = 2 * CHUNK as u64;
@@ -144,13 +147,17 @@ impl LogUser {
         if bytes > CHUNK {
             return Err(RecordError::TooLong { bytes, most: CHUNK }.into());
         }
-        loop {
+        for _ in 0..ROUNDS_MAX {
             let made = self.user.record(parts);
             match made.and_then(|record| record.take_in().map_err(|(_, error)| error)) {
                 Err(RecordError::Full) => self.write_out(deadline)?,
                 made => return Ok(made?),
             }
+            if deadline.is_some_and(|end| end <= Instant::now()) {
+                return Err(WriterError::TimedOut.into());
+            }
         }
+        Err(RecordError::Corrupt.into())
     }
 
     /// Returns once the record that begins at `lsn`, and all before it, are on the disk.

@@ -17,7 +17,7 @@
 //!
 //! # The protocol
 //!
-//! Slots have numbers that count on for ever; slot `n` is the `n mod slots`-th word, in lap `n /
+//! Slots have numbers that count on, for 2^40 laps; slot `n` is the `n mod slots`-th word, in lap `n /
 //! slots`.
 //!
 //! | slot | becomes | by whom | when |
@@ -75,8 +75,9 @@
 //!
 //! A record is checked as it is taken from its lane: one that is not there, or damaged, becomes a
 //! record that says nothing, of the length that its slot says; so whatever somebody writes into
-//! lanes, the file is whole. Who scribbles on slots or rows can have the log come to an end:
-//! [`RecordError::Corrupt`].
+//! lanes, the file is whole. Who scribbles on slots or rows can have the log come to an end, for
+//! all: [`RecordError::Corrupt`]. Who scribbles on another's `cursor`, or on `written`, can have it
+//! overwrite what is in no file yet, as it could do itself: that becomes records that say nothing.
 //!
 //! [`has_taken_last`]: Tail::has_taken_last
 mod lane;
@@ -101,7 +102,7 @@ use shm_core::sync::Ordering;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
-use word::{ROWS_MAX, Slot, State};
+use word::{COUNTS_END, ROWS_MAX, Slot, State};
 
 /// So often a slot may change under us: among honest processes each is another one's success.
 const ROUNDS_MAX: u32 = 1 << 20;
@@ -362,9 +363,11 @@ impl Tail {
             locked => locked,
         };
         match guard {
-            Ok(guard) => Ok(Writer::new(self, guard)),
+            Ok(guard) => Ok(Writer::new(self, member, guard)),
             // Whatever it left the next one does again.
-            Err(LockError::Abandoned(abandoned)) => Ok(Writer::new(self, abandoned.recover())),
+            Err(LockError::Abandoned(abandoned)) => {
+                Ok(Writer::new(self, member, abandoned.recover()))
+            }
             Err(LockError::TimedOut) => Err(WriterError::TimedOut),
             Err(LockError::Forked(forked)) => Err(forked.into()),
             Err(_) => Err(WriterError::Corrupt),
@@ -379,15 +382,32 @@ impl Tail {
         self.mutex.clean_up(gone);
     }
 
-    /// Whether the thread that has this row, or had it, took the slot that its row names: its last
-    /// record is in the log. For who knows that it is at no other one: it is dead, or asks itself.
-    pub fn has_taken_last(&self, row: u32) -> bool {
-        let number = self.row(row).map(|row| row.number.load(Ordering::Relaxed));
-        number.is_some_and(|number| self.has_taken(row, number))
+    /// Whether the record is in the log that the thread of this row made, or was about to make, at
+    /// this [place](Record::place). For who knows that the thread is at no other one: it is dead,
+    /// and nobody has its row yet; or asks itself.
+    pub fn has_taken(&self, row: u32, place: u64) -> bool {
+        self.row(row).is_some_and(|words| place < self.head_of(row, words).0)
     }
 
-    fn has_taken(&self, row: u32, number: u64) -> bool {
-        let Some(words) = self.row(row).filter(|_| number > 0) else { return false };
+    /// Where the lane goes on behind the records that are in the log, and where in the log these
+    /// have ended at last; and which slot the last of them has, if it may not say so yet.
+    fn head_of(&self, row: u32, words: &Row) -> (u64, Lsn, Option<u64>) {
+        // Relaxed, all: the proof of the death, or the seat's hand-over.
+        let number = words.number.load(Ordering::Relaxed);
+        let (head, end, number) = match self.is_taken(row, words, number) {
+            true => (&words.behind, &words.end, Some(number)),
+            false => (&words.head, &words.begin, None),
+        };
+        let [head, end] = [head, end].map(|word| word.load(Ordering::Relaxed));
+        // Of a liar it may be any.
+        ((head % COUNTS_END) & !7, Lsn(end), number)
+    }
+
+    /// Whether the thread of this row took the slot that its row names.
+    fn is_taken(&self, row: u32, words: &Row, number: u64) -> bool {
+        if number == 0 {
+            return false;
+        }
         let (place, lap) = self.place(number);
         // Pairs with the Release in `Writer::wrote`: `taken`.
         let seen = Slot::from_bits(place.word.load(Ordering::Acquire));

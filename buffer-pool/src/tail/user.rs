@@ -33,7 +33,7 @@ pub enum RecordError {
 }
 
 /// So often one looks at all slots for the next that is free.
-const SEARCHES_MAX: u32 = 64;
+const SEARCHES_MAX: u32 = 1 << 12;
 
 /// One thread's use of a [`Tail`]: it has its lane. The member stays seated for as long.
 #[derive(Debug)]
@@ -73,22 +73,15 @@ impl Tail {
         }
         let row = seat * self.threads + thread;
         let words = self.row(row).ok_or(no_row)?;
-        // Relaxed, all: whoever had the row is gone, or we would not sit there.
-        let number = words.number.load(Ordering::Relaxed);
-        let is_taken = self.has_taken(row, number);
-        let (head, end) = match is_taken {
-            true => (&words.behind, &words.end),
-            false => (&words.head, &words.begin),
-        };
-        let [head, end] = [head, end].map(|word| word.load(Ordering::Relaxed));
-        // Of a liar it may be any.
-        let head = (head % COUNTS_END) & !7;
-        if is_taken {
+        let (head, end, number) = self.head_of(row, words);
+        if let Some(number) = number {
             // Who died here had perhaps not said so; and the row will tell of another slot.
             let (place, lap) = self.place(number);
-            place.is_ready(lap, row, end);
+            place.is_ready(lap, row, end.0);
         }
+        // Relaxed: for our successor only.
         words.head.store(head, Ordering::Relaxed);
+        let end = end.0;
         Ok(User { tail: self.clone(), member: member.clone(), row, head, end })
     }
 }
@@ -118,7 +111,7 @@ impl User {
         if bytes > most {
             return Err(RecordError::TooLong { bytes, most });
         }
-        if !self.has_room(space_for(bytes as u32)) {
+        if !self.has_room(space_for(bytes as u32))? {
             return Err(RecordError::Full);
         }
         let (lane, mut at, mut sum) = (self.lane(), self.head + HEADER as u64, 0);
@@ -141,25 +134,31 @@ impl User {
         self.tail.lane(self.row)
     }
 
-    fn has_room(&self, space: u64) -> bool {
+    fn has_room(&self, space: u64) -> Result<bool, RecordError> {
         let (cursor, lane_bytes) = (&self.words().cursor, self.lane().bytes());
         // Pairs with the Release in `Writer::wrote`: it looks at these bytes no more.
-        let used = self.head.saturating_sub(cursor.load(Ordering::Acquire));
-        if used.saturating_add(space) <= lane_bytes {
-            return true;
+        let used = self.head.checked_sub(cursor.load(Ordering::Acquire));
+        if used.ok_or(RecordError::Corrupt)?.saturating_add(space) <= lane_bytes {
+            return Ok(true);
         }
         // Who wrote all of it out, and looks at it no more, may have died before it said so in the
         // row.
         if self.tail.written().0 < self.end {
-            return false;
+            return Ok(false);
         }
         // Relaxed: who writes out our next record sees it with that one.
         cursor.fetch_max(self.head, Ordering::Relaxed);
-        space <= lane_bytes
+        Ok(space <= lane_bytes)
     }
 }
 
 impl Record<'_> {
+    /// Which of its thread's it is: a later one has a greater number. Of a dead one
+    /// [`Tail::has_taken`] tells whether it is in the log.
+    pub fn place(&self) -> u64 {
+        self.user.head
+    }
+
     /// Takes it in: it is in the log then, behind all that were taken in before, and will be
     /// written out, whoever dies. Where it begins and ends.
     ///
@@ -196,7 +195,7 @@ impl Record<'_> {
                     }
                     number += 1;
                 }
-                // We were slow; or somebody wrote nonsense there.
+                // We were slow, a lap behind all others; or somebody wrote nonsense there.
                 Found::Passed | Found::NotYet if searches < SEARCHES_MAX => {
                     (number, searches) = (tail.search(), searches + 1);
                 }
@@ -239,7 +238,8 @@ impl Record<'_> {
 impl Place {
     /// Says where the record ends that has taken it.
     fn is_ready(&self, lap: u64, row: u32, end: u64) {
-        // Relaxed: below. Who reads it too late wants a slot that another one has.
+        // Relaxed: below. Who reads one of a later lap wants a slot that another one has: slots are
+        // taken one after the other.
         self.end.fetch_max(end, Ordering::Relaxed);
         let (taken, ready) = (Slot::taken(lap, row).to_bits(), Slot::ready(lap, row).to_bits());
         // Pairs with the Acquire in `Tail::end_of`: the end.

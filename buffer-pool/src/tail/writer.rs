@@ -5,6 +5,7 @@ use super::user::RecordError;
 use super::word::{self, Slot, State};
 use super::{Found, Lsn, Tail};
 use shm_core::lock::mutex::MutexGuard;
+use shm_core::participants::Member;
 use shm_core::sync::Ordering;
 use std::ops::Range;
 
@@ -18,6 +19,7 @@ pub struct Writer<'t> {
     /// Where its record begins.
     at: Lsn,
     gathered: Vec<Gathered>,
+    member: &'t Member,
     _guard: MutexGuard<'t>,
 }
 
@@ -32,9 +34,9 @@ struct Gathered {
 }
 
 impl<'t> Writer<'t> {
-    pub(super) fn new(tail: &'t Tail, guard: MutexGuard<'t>) -> Writer<'t> {
+    pub(super) fn new(tail: &'t Tail, member: &'t Member, guard: MutexGuard<'t>) -> Writer<'t> {
         let at = Lsn(tail.head.written.load(Ordering::Relaxed));
-        Writer { tail, next: tail.first(), at, gathered: Vec::new(), _guard: guard }
+        Writer { tail, next: tail.first(), at, gathered: Vec::new(), member, _guard: guard }
     }
 
     /// Appends to `out` what was taken in and is not in the file: whole records, the first of them
@@ -43,15 +45,16 @@ impl<'t> Writer<'t> {
     /// A record that somebody has damaged in its lane is replaced by one that says nothing.
     ///
     /// # Errors
-    /// [`RecordError::Corrupt`].
+    /// [`RecordError::Corrupt`], [`RecordError::Forked`].
     ///
     /// # If a process dies here
     /// The next writer gathers the same, and perhaps more.
     pub fn gather(&mut self, most: usize, out: &mut Vec<u8>) -> Result<Range<Lsn>, RecordError> {
         let (tail, begin) = (self.tail, out.len());
-        let first = self.at;
-        // There are no more: none comes free while we look, and each may be passed over once.
-        for _ in 0..2 * tail.slots() {
+        self.member.check_fork()?;
+        let (first, mut last) = (self.at, None);
+        // There are no more: none comes free while we look.
+        for _ in 0..tail.slots() {
             if out.len() > begin && out.len() - begin >= most {
                 break;
             }
@@ -60,17 +63,19 @@ impl<'t> Writer<'t> {
             // Relaxed: it stays so while we look, but that it may become ready.
             let seen = Slot::from_bits(place.word.load(Ordering::Relaxed));
             let row = match seen.state().ok_or(RecordError::Corrupt)? {
-                // One before us has seen to it.
-                _ if seen.lap() > lap => {
-                    self.next += 1;
-                    continue;
-                }
                 State::Taken(row) | State::Ready(row) if seen.lap() == lap => row,
+                _ if seen.lap() > lap => return Err(RecordError::Corrupt),
                 _ => break,
             };
             let Found::At(end) = tail.end_of(place, lap)? else {
                 return Err(RecordError::Corrupt);
             };
+            // Else somebody would be told that a record is in the file which is not.
+            if last.is_some_and(|last| end <= last) {
+                return Err(RecordError::Corrupt);
+            }
+            last = Some(end);
+            // The first ones may be in the file already: who wrote them has died.
             let behind = if end > self.at { self.append(row, end, out)? } else { None };
             self.gathered.push(Gathered { number, row, end, behind });
             (self.next, self.at) = (number + 1, self.at.max(end));
@@ -96,11 +101,14 @@ impl<'t> Writer<'t> {
     }
 
     /// What was gathered is in the file, for good: it can be had from nowhere else any more. A log
-    /// says so once the disk has it.
+    /// says so once the disk has it. In a forked child nothing.
     ///
     /// # If a process dies here
     /// The next writer finishes it, or writes the same bytes once more.
     pub fn wrote(&mut self) {
+        if self.member.check_fork().is_err() {
+            return;
+        }
         let head = &self.tail.head;
         // Pairs with the Acquires in `User::has_room`, for we look at these records no more, and in
         // `Tail::written`: the file.
