@@ -58,7 +58,7 @@
 //! row: else nobody would know any more where that ends.
 //!
 //! Whether one who is dead took the slot that its row names: where the slot names the row it did;
-//! else `taken` of the row tells, for (H) writes it before the slot is another's ([`has_taken_last`]).
+//! else `taken` of the row tells, for (H) writes it before the slot is another's ([`has_taken`]).
 //! The thread that has the row next asks the same, to know where the lane goes on.
 //!
 //! # Deaths
@@ -79,7 +79,7 @@
 //! all: [`RecordError::Corrupt`]. Who scribbles on another's `cursor`, or on `written`, can have it
 //! overwrite what is in no file yet, as it could do itself: that becomes records that say nothing.
 //!
-//! [`has_taken_last`]: Tail::has_taken_last
+//! [`has_taken`]: Tail::has_taken
 mod lane;
 mod shared;
 mod user;

@@ -166,7 +166,7 @@ impl Record<'_> {
     /// The record, and [`RecordError::Full`], [`RecordError::Corrupt`] or [`RecordError::Forked`].
     ///
     /// # If a process dies here
-    /// It is in the log or not, by one word; [`Tail::has_taken_last`] tells.
+    /// It is in the log or not, by one word; [`Tail::has_taken`] tells.
     pub fn take_in(mut self) -> Result<Range<Lsn>, (Self, RecordError)> {
         match self.try_take_in() {
             Ok(range) => Ok(range),
