@@ -175,8 +175,8 @@ fn each_word_may_be_any() {
     });
 }
 
-/// Somebody shortens a record as it is looked at, and is right about its checksum: the file is whole
-/// all the same.
+/// Somebody shortens a record as it is looked at, and is right about its checksum: the file is
+/// whole all the same.
 #[test]
 fn a_record_that_changes_its_length_is_none() {
     let [me, peer] = &members();

@@ -17,8 +17,8 @@
 //!
 //! # The protocol
 //!
-//! Slots have numbers that count on, for 2^40 laps; slot `n` is the `n mod slots`-th word, in lap `n /
-//! slots`.
+//! Slots have numbers that count on, for 2^40 laps; slot `n` is the `n mod slots`-th word, in lap
+//! `n / slots`.
 //!
 //! | slot | becomes | by whom | when |
 //! | --- | --- | --- | --- |
