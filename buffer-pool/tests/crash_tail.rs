@@ -12,20 +12,20 @@ use buffer_pool::tail::{
 use crash_common::{said, shared, without, words_from};
 use shm_core::bytes::{Word, relaxed};
 use shm_core::mapping::Mapping;
-use shm_core::participants::{Member, Table};
+use shm_core::participants::{Member, ParticipantId, Table};
 use shm_testkit::child::in_a_fork;
 use shm_testkit::killpoint::{End, Notes, Run, Scenario, Work};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const LOG: u64 = 3;
 const START: Lsn = Lsn(8);
-/// A record says a number.
+/// A record says a number, and some more.
 const RECORD: u64 = RECORD_HEADER as u64 + 8;
 /// The doomed one's seat: the test has the one before.
 const SEAT: u32 = 1;
-/// Room for three records in a lane, and for six in the slots.
+/// Room for two records in a lane, or three, and for six in the slots.
 const SHAPE: Shape = Shape { seats: 4, threads: 1, slots: 6, lane_bytes: 3 * RECORD as u32 };
 const TAIL_AT: u64 = Table::bytes_for(SHAPE.seats).next_multiple_of(64);
 /// Where the number of the thread lies in the mutex behind the head, counted from `TAIL_AT`.
@@ -37,6 +37,8 @@ const FILE_BYTES: u64 = 40 * RECORD;
 const ITS: u64 = 100;
 /// In the notes: where its records were told to be, one after the other.
 const TOLD: Range<usize> = 0..8;
+/// So long one sleeps that is killed asleep.
+const NAP: Duration = Duration::from_secs(2);
 /// A bystander reads `/proc` to join, and to learn who lives.
 const BYSTANDER_MAX: usize = 500_000;
 
@@ -45,6 +47,16 @@ struct World {
     table: Table,
     tail: Tail,
     member: Arc<Member>,
+}
+
+/// Of a record that says `value`: its length is odd, mostly.
+fn more(value: u64) -> Vec<u8> {
+    vec![value as u8; (value % 7) as usize]
+}
+
+/// What that record takes.
+fn space(value: u64) -> u64 {
+    (RECORD + value % 7).next_multiple_of(8)
 }
 
 /// One who uses the log.
@@ -95,7 +107,7 @@ impl World {
     /// Makes a record; writes out where there is no room.
     fn says(&self, by: &mut Writer, value: u64) -> Result<Lsn, String> {
         loop {
-            let made = by.user.record(&[&value.to_ne_bytes()]);
+            let made = by.user.record(&[&value.to_ne_bytes(), &more(value)]);
             match made.and_then(|record| record.take_in().map_err(|(_, error)| error)) {
                 Ok(range) => return Ok(range.start),
                 Err(RecordError::Full) => self.writes_out(&by.member, None).map_err(said)?,
@@ -113,14 +125,28 @@ impl World {
             let lsn = Lsn(START.0 + at as u64);
             match parse(LOG, lsn, &bytes[at..]) {
                 Some((Said::Something(said), space)) => {
-                    let value = said.try_into().map_err(|_| "a record says something else")?;
-                    records.push((lsn, u64::from_ne_bytes(value)));
+                    let (value, rest) = said.split_first_chunk().ok_or("a record says nothing")?;
+                    let value = u64::from_ne_bytes(*value);
+                    if rest != more(value) {
+                        return Err(format!("at {lsn} a record says {value}, and {rest:?}"));
+                    }
+                    records.push((lsn, value));
                     at += space as usize;
                 }
                 other => return Err(format!("at {lsn} the file has {other:?}")),
             }
         }
         Ok(records)
+    }
+
+    /// Another one has the doomed one's lane, and makes more records than it has room for.
+    fn follows(&self) -> Result<Vec<(Lsn, u64)>, String> {
+        self.table.reap(|dead| self.tail.clean_up(dead));
+        let mut next = self.sit()?;
+        if next.member.id().slot() != SEAT {
+            return Err("its seat is somebody's".to_owned());
+        }
+        (30..34).map(|value| Ok((self.says(&mut next, value)?, value))).collect()
     }
 
     /// A participant that makes records, and ends without a word.
@@ -139,6 +165,8 @@ struct Uses {
     before: fn(&World),
     /// Whether another one had the doomed one's lane before.
     is_second: bool,
+    /// Whether another one has it afterwards, before anybody writes out.
+    is_followed: bool,
     operate: fn(&World, &mut Writer, &Notes),
 }
 
@@ -184,13 +212,16 @@ impl Scenario for Uses {
 
     fn check(&self, world: World, notes: &Notes, _: End) -> Result<(), String> {
         // Asked before anybody has its row.
-        let before = if self.is_second { RECORD } else { 0 };
-        let place = |at: usize| before + at as u64 * RECORD;
+        let before = if self.is_second { space(20) } else { 0 };
+        let place = |at: usize| before + (ITS..ITS + at as u64).map(space).sum::<u64>();
         let taken: Vec<_> = TOLD.map(|at| world.tail.has_taken(SEAT, place(at))).collect();
+        // Who held the mutex all the while gives it up.
+        world.tail.clean_up(world.member.id());
+        let mut last = if self.is_followed { world.follows()? } else { Vec::new() };
         world.writes_out(&world.member, None).map_err(said)?;
         let user = world.tail.user(&world.member, 0).map_err(said)?;
         let mut me = Writer { member: world.member.clone(), user };
-        let mine = (world.says(&mut me, 1)?, 1);
+        last.push((world.says(&mut me, 1)?, 1));
         world.writes_out(&world.member, None).map_err(said)?;
         let records = world.records()?;
         let told = notes.all().take(TOLD.end).filter(|told| *told != 0);
@@ -200,8 +231,8 @@ impl Scenario for Uses {
         if !its.starts_with(&told) || its.len() > told.len() + 1 {
             return Err(format!("{told:?} was told, and {its:?} is in the file"));
         }
-        if !records.ends_with(&[mine]) {
-            return Err(format!("{mine:?} is not at the end of {records:?}"));
+        if !records.ends_with(&last) {
+            return Err(format!("{last:?} is not at the end of {records:?}"));
         }
         // Each of them, and none behind the last.
         if (0..).zip(&taken).all(|(at, is_taken)| *is_taken == (at < its.len())) {
@@ -215,7 +246,8 @@ impl Scenario for Uses {
         Some(Box::new(|| {
             let mut other = world.sit()?;
             for value in [2, 3] {
-                let record = other.user.record(&[&u64::to_ne_bytes(value)]).map_err(said)?;
+                let record = other.user.record(&[&u64::to_ne_bytes(value), &more(value)]);
+                let record = record.map_err(said)?;
                 record.take_in().map_err(|(_, error)| said(error))?;
             }
             match world.writes_out(&other.member, Some(Instant::now())) {
@@ -242,8 +274,14 @@ impl Scenario for Uses {
     }
 }
 
-const USES: Uses =
-    Uses { name: "", operations: &[], before: |_| (), is_second: false, operate: |_, _, _| () };
+const USES: Uses = Uses {
+    name: "",
+    operations: &[],
+    before: |_| (),
+    is_second: false,
+    is_followed: false,
+    operate: |_, _, _| (),
+};
 
 /// At every instruction: killed, stopped, and forked; and killed as it helps after a death.
 fn passes(scenario: &Uses) {
@@ -305,7 +343,7 @@ fn who_writes_out_may_die_anywhere() {
 fn who_writes_out_after_a_death_may_die_anywhere() {
     passes(&Uses {
         name: "write out, after a death",
-        operations: &["buffer_pool::tail::Tail::writer", "buffer_pool::tail::Tail::clean_up"],
+        operations: &["buffer_pool::tail::Tail::writer"],
         before: |world| {
             world.die(|world, mut writer| {
                 world.says(&mut writer, 20).unwrap();
@@ -318,6 +356,7 @@ fn who_writes_out_after_a_death_may_die_anywhere() {
         },
         is_second: true,
         operate: |world, doomed, _| world.writes_out(&doomed.member, None).unwrap(),
+        ..USES
     });
 }
 
@@ -341,7 +380,93 @@ fn who_has_a_lane_after_another_may_die_anywhere() {
             let mut again = std::mem::ManuallyDrop::new(Writer { user: user.unwrap(), member });
             says(world, &mut again, notes);
         },
+        ..USES
     });
+}
+
+/// What it had in the lane stays until it is written out.
+#[test]
+fn who_has_the_lane_of_one_that_died_anywhere_goes_on() {
+    let scenario = Uses {
+        name: "record, then another one",
+        operations: &["buffer_pool::tail::User::record", "buffer_pool::tail::Record::take_in"],
+        before: others_said,
+        is_followed: true,
+        operate: |world, doomed, notes| (0..3).for_each(|_| says(world, doomed, notes)),
+        ..USES
+    };
+    Run::new(&scenario).points(300).kill().passes();
+    let scenario = Uses {
+        name: "write out, then another one",
+        operations: &["buffer_pool::tail::Writer::gather", "buffer_pool::tail::Writer::wrote"],
+        operate: writes_in_parts,
+        ..scenario
+    };
+    Run::new(&scenario).points(300).kill().passes();
+}
+
+/// Makes records, and writes out what there is, one at a time.
+fn writes_in_parts(world: &World, doomed: &mut Writer, notes: &Notes) {
+    (0..2).for_each(|_| says(world, doomed, notes));
+    let mut writer = world.tail.writer(&doomed.member, None).unwrap();
+    for _ in 0..4 {
+        let mut bytes = Vec::new();
+        let range = writer.gather(1, &mut bytes).unwrap();
+        relaxed::copy_in(world.file(), (range.start.0 - START.0) as usize, &bytes);
+        writer.wrote();
+    }
+}
+
+#[test]
+fn who_writes_out_in_parts_may_die_anywhere() {
+    passes(&Uses {
+        name: "write out, in parts",
+        operations: &["buffer_pool::tail::Writer::gather", "buffer_pool::tail::Writer::wrote"],
+        before: others_said,
+        operate: writes_in_parts,
+        ..USES
+    });
+}
+
+/// After one in the seat behind the doomed one's that died writing out.
+#[test]
+fn who_cleans_up_may_die_anywhere() {
+    let scenario = Uses {
+        name: "clean up",
+        operations: &["buffer_pool::tail::Tail::clean_up"],
+        before: |world| {
+            world.die(|world, first| {
+                let mut second = world.sit().unwrap();
+                drop(first);
+                world.says(&mut second, 20).unwrap();
+                std::mem::forget(world.tail.writer(&second.member, None).unwrap());
+                std::mem::forget(second);
+            });
+        },
+        operate: |world, _, _| {
+            world.tail.clean_up(ParticipantId::from_bits(1 << 22 | (SEAT + 1)).unwrap());
+        },
+        ..USES
+    };
+    Run::new(&scenario).kill().passes();
+    Run::new(&scenario).bystander_at_most(BYSTANDER_MAX).stop().passes();
+    Run::new(&scenario).nested().passes();
+}
+
+#[test]
+fn who_waits_to_write_out_may_die_asleep() {
+    let scenario = Uses {
+        name: "write out, asleep",
+        operations: &["buffer_pool::tail::Tail::writer"],
+        before: |world| std::mem::forget(world.tail.writer(&world.member, None).unwrap()),
+        operate: |world, doomed, notes| {
+            says(world, doomed, notes);
+            let writes = world.writes_out(&doomed.member, Some(Instant::now() + NAP));
+            assert_eq!(writes, Err(WriterError::TimedOut));
+        },
+        ..USES
+    };
+    Run::new(&scenario).asleep().passes();
 }
 
 /// Planted bug: one notes that its record is in the log before it is.
@@ -370,6 +495,22 @@ fn finds_a_writer_that_is_ahead_of_the_file() {
             let range = writer.gather(usize::MAX, &mut bytes).unwrap();
             writer.wrote();
             relaxed::copy_in(world.file(), (range.start.0 - START.0) as usize, &bytes);
+        },
+        ..USES
+    };
+    Run::new(&scenario).points(200).kill().finds("the file has");
+}
+
+/// Planted bug: a thread goes on as one did that had its lane before, after its own records.
+#[test]
+fn finds_a_lane_that_two_have() {
+    let scenario = Uses {
+        name: "planted lane of two",
+        operate: |world, doomed, notes| {
+            let (user, member) = (world.tail.user(&doomed.member, 0), doomed.member.clone());
+            let mut old = std::mem::ManuallyDrop::new(Writer { user: user.unwrap(), member });
+            says(world, doomed, notes);
+            says(world, &mut old, notes);
         },
         ..USES
     };
