@@ -242,8 +242,12 @@ fn an_end_that_lies_before_another_is_told() {
     let words = mapping.region().share_slice::<AtomicU64>(second, 2).unwrap();
     words[1].store(START.0, Ordering::Relaxed);
     say(&me);
-    let mut writer = tail.writer(&peer, None).unwrap();
-    assert_eq!(writer.gather(usize::MAX, &mut Vec::new()), Err(RecordError::Corrupt));
+    // At once, and one after the other.
+    for most in [usize::MAX, 1] {
+        let mut writer = tail.writer(&peer, None).unwrap();
+        let [_, second] = [most; 2].map(|most| writer.gather(most, &mut Vec::new()));
+        assert_eq!(second, Err(RecordError::Corrupt));
+    }
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub struct Writer<'t> {
     next: u64,
     /// Where its record begins.
     at: Lsn,
+    /// Where the one ends that was looked at last.
+    last: Option<Lsn>,
     gathered: Vec<Gathered>,
     member: &'t Member,
     _guard: MutexGuard<'t>,
@@ -36,11 +38,12 @@ struct Gathered {
 impl<'t> Writer<'t> {
     pub(super) fn new(tail: &'t Tail, member: &'t Member, guard: MutexGuard<'t>) -> Writer<'t> {
         let at = Lsn(tail.head.written.load(Ordering::Relaxed));
-        Writer { tail, next: tail.first(), at, gathered: Vec::new(), member, _guard: guard }
+        let (next, gathered) = (tail.first(), Vec::new());
+        Writer { tail, next, at, last: None, gathered, member, _guard: guard }
     }
 
-    /// Appends to `out` what was taken in and is not in the file: whole records, the first of them
-    /// and what fits into `most` bytes. Where in the log they are; an empty range: there was none.
+    /// Appends to `out` what was taken in and is not in the file: whole records, one at least,
+    /// until they have `most` bytes. Where in the log they are; an empty range: there was none.
     ///
     /// A record that somebody has damaged in its lane is replaced by one that says nothing.
     ///
@@ -52,7 +55,7 @@ impl<'t> Writer<'t> {
     pub fn gather(&mut self, most: usize, out: &mut Vec<u8>) -> Result<Range<Lsn>, RecordError> {
         let (tail, begin) = (self.tail, out.len());
         self.member.check_fork()?;
-        let (first, mut last) = (self.at, None);
+        let first = self.at;
         // There are no more: none comes free while we look.
         for _ in 0..tail.slots() {
             if out.len() > begin && out.len() - begin >= most {
@@ -71,10 +74,10 @@ impl<'t> Writer<'t> {
                 return Err(RecordError::Corrupt);
             };
             // Else somebody would be told that a record is in the file which is not.
-            if last.is_some_and(|last| end <= last) {
+            if self.last.is_some_and(|last| end <= last) {
                 return Err(RecordError::Corrupt);
             }
-            last = Some(end);
+            self.last = Some(end);
             // The first ones may be in the file already: who wrote them has died.
             let behind = if end > self.at { self.append(row, end, out)? } else { None };
             self.gathered.push(Gathered { number, row, end, behind });
