@@ -157,9 +157,9 @@ fn a_record_that_is_damaged_in_its_lane_is_replaced() {
 fn each_word_may_be_any() {
     with_victim(|victim| {
         let trials = Trials::new("log's end, each word", LIMIT);
-        let far = [0, 1, 8, 1 << 31, 1 << 62, 1 << 63, u64::MAX - 7, u64::MAX];
+        let far = [0, 8, 1 << 31, 1 << 62, u64::MAX - 7, u64::MAX];
         let mut seed = 0;
-        for image in &victim.images {
+        for image in victim.images.iter().step_by(3) {
             for at in (0..BYTES).step_by(8) {
                 for lie in far {
                     let mut image = image.clone();
@@ -251,7 +251,7 @@ fn an_end_that_lies_before_another_is_told() {
 }
 
 #[test]
-fn a_forked_child_does_not_write_out() {
+fn a_forked_child_takes_nothing_in_and_writes_nothing_out() {
     let [me, peer] = members();
     let (_block, mapping) = guarded(&[0; BYTES], 0);
     // SAFETY: nobody else has the mapping.
@@ -261,10 +261,15 @@ fn a_forked_child_does_not_write_out() {
     user.record(&[b"this"]).unwrap().take_in().map_err(|(_, error)| error).unwrap();
     let mut writer = tail.writer(&peer, None).unwrap();
     writer.gather(usize::MAX, &mut Vec::new()).unwrap();
+    let mut record = Some(user.record(&[b"that"]).unwrap());
     assert!(in_a_fork(|| {
+        let taken = record.take().unwrap().take_in().map_err(|(_, error)| error);
         let gathered = writer.gather(usize::MAX, &mut Vec::new());
         writer.wrote();
-        matches!(gathered, Err(RecordError::Forked(_)))
+        matches!((taken, gathered), (Err(RecordError::Forked(_)), Err(RecordError::Forked(_))))
     }));
     assert_eq!(tail.written(), START);
+    drop(writer);
+    let range = record.unwrap().take_in().map_err(|(_, error)| error).unwrap();
+    assert_eq!(range, Lsn(START.0 + 24)..Lsn(START.0 + 48));
 }

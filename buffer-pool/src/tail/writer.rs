@@ -48,13 +48,26 @@ impl<'t> Writer<'t> {
     /// A record that somebody has damaged in its lane is replaced by one that says nothing.
     ///
     /// # Errors
-    /// [`RecordError::Corrupt`], [`RecordError::Forked`].
+    /// [`RecordError::Corrupt`], [`RecordError::Forked`]; nothing is gathered.
     ///
     /// # If a process dies here
     /// The next writer gathers the same, and perhaps more.
     pub fn gather(&mut self, most: usize, out: &mut Vec<u8>) -> Result<Range<Lsn>, RecordError> {
-        let (tail, begin) = (self.tail, out.len());
         self.member.check_fork()?;
+        let (next, at, last) = (self.next, self.at, self.last);
+        let (count, len) = (self.gathered.len(), out.len());
+        let range = self.gather_on(most, out);
+        if range.is_err() {
+            // Nothing of it is to be told to be in the file.
+            (self.next, self.at, self.last) = (next, at, last);
+            self.gathered.truncate(count);
+            out.truncate(len);
+        }
+        range
+    }
+
+    fn gather_on(&mut self, most: usize, out: &mut Vec<u8>) -> Result<Range<Lsn>, RecordError> {
+        let (tail, begin) = (self.tail, out.len());
         let first = self.at;
         // There are no more: none comes free while we look.
         for _ in 0..tail.slots() {
@@ -123,7 +136,7 @@ impl<'t> Writer<'t> {
             row.iter().for_each(|row| row.taken.store(of.number, Ordering::Relaxed));
             // Relaxed: as above.
             place.end.fetch_max(of.end.0, Ordering::Relaxed);
-            // Pairs with the Acquires in `Tail::end_of` and `is_taken`: the end, and the row.
+            // Pairs with the Acquires in `Tail::end_of` and `has_taken`: the end, and the row.
             place.word.store(Slot::free(lap + 1).to_bits(), Ordering::Release);
             if let (Some(row), Some(behind)) = (row, of.behind) {
                 // Pairs with the Acquire in `User::has_room`: we look at it no more.
