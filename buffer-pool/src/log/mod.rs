@@ -11,20 +11,19 @@
 mod read;
 mod segments;
 
-pub use read::{LogReader, Next, first_segment};
+pub use read::{LogReader, Next};
 
 use crate::store::{Disk, Store};
 use crate::tail::{Lsn, RECORD_HEADER, RecordError, Tail, User, WriterError};
 use segments::Segments;
 use shm_core::participants::Member;
-use shm_core::process::Forked;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// So many bytes are written at a time.
+/// So many bytes are written, or read, at a time.
 const CHUNK: usize = 1 << 20;
 
 /// So often others may have taken the room that was made.
@@ -95,12 +94,6 @@ pub enum LogError {
     NoSuchRecord(Lsn),
 }
 
-impl From<Forked> for LogError {
-    fn from(forked: Forked) -> LogError {
-        WriterError::from(forked).into()
-    }
-}
-
 /// A log, in the hands of one thread.
 #[derive(Debug)]
 pub struct LogUser {
@@ -124,8 +117,7 @@ impl LogUser {
         member: &Arc<Member>,
         thread: u32,
     ) -> Result<LogUser, crate::tail::UserError> {
-        let LogOptions { store, directory, log, segment_bytes } = options;
-        let segments = Segments::new(store, directory, *log, *segment_bytes);
+        let segments = Segments::new(options);
         let (user, member) = (tail.user(member, thread)?, member.clone());
         Ok(LogUser { user, member, segments, bytes: Vec::new() })
     }

@@ -1,12 +1,8 @@
 //! Reading a log from its files.
 use super::segments::Segments;
-use super::{BEHIND_MAX, LogError, LogOptions};
+use super::{BEHIND_MAX, CHUNK, LogError, LogOptions};
 use crate::tail::{Lsn, RECORD_HEADER, Said, length_of, parse};
 use std::ops::Range;
-use std::path::PathBuf;
-
-/// So many bytes are read at a time.
-const CHUNK: usize = 1 << 20;
 
 /// The records of a log, in order, from its files.
 #[derive(Debug)]
@@ -39,9 +35,13 @@ struct Found {
 impl LogReader {
     /// Of the log that the options name, from `from` on: where a record begins, or the log ends.
     pub fn new(options: &LogOptions, from: Lsn) -> LogReader {
-        let LogOptions { store, directory, log, segment_bytes } = options;
-        let segments = Segments::new(store, directory, *log, *segment_bytes);
-        LogReader { segments, log: *log, bytes: Vec::new(), begin: from, at: 0 }
+        LogReader {
+            segments: Segments::new(options),
+            log: options.log,
+            bytes: Vec::new(),
+            begin: from,
+            at: 0,
+        }
     }
 
     /// Where the next record begins.
@@ -123,14 +123,3 @@ impl LogReader {
 
 /// No record is longer.
 const LENGTH_MAX: usize = 1 << 28;
-
-/// Where the first segment begins that there is, if there is one.
-///
-/// # Errors
-/// [`LogError`].
-pub fn first_segment(options: &LogOptions) -> Result<Option<(Lsn, PathBuf)>, LogError> {
-    let LogOptions { store, directory, log, segment_bytes } = options;
-    let segments = Segments::new(store, directory, *log, *segment_bytes);
-    let first = segments.numbers()?.into_iter().min();
-    Ok(first.map(|number| (segments.begin(number), directory.clone())))
-}

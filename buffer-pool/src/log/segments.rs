@@ -9,13 +9,13 @@
 //! A segment is made under another name, and has its own once it is whole and on the disk: so none
 //! is ever found half made. It is full of zeroes, or of older records, whose LSNs are not those
 //! that would stand there: neither is taken for a record.
-use super::LogError;
+use super::{LogError, LogOptions};
 use crate::store::{PageFile, Store, read_whole};
 use crate::tail::Lsn;
 use std::ffi::OsStr;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,9 +53,9 @@ struct Part {
 }
 
 impl Segments {
-    pub(super) fn new(store: &Arc<dyn Store>, directory: &Path, log: u64, bytes: u64) -> Segments {
-        let (store, directory) = (store.clone(), directory.to_path_buf());
-        Segments { store, directory, log, bytes, open: Mutex::default() }
+    pub(super) fn new(options: &LogOptions) -> Segments {
+        let LogOptions { store, directory, log, segment_bytes } = options.clone();
+        Segments { store, directory, log, bytes: segment_bytes, open: Mutex::default() }
     }
 
     /// So many bytes of the log are in a segment.
@@ -168,11 +168,6 @@ impl Segments {
             source,
         })?;
         Ok(names.iter().filter_map(|name| number_of(name)).collect())
-    }
-
-    /// Where the segment's part of the log begins.
-    pub(super) fn begin(&self, number: u64) -> Lsn {
-        Lsn(number.saturating_mul(self.body()))
     }
 
     /// The segment, made where it is not there.

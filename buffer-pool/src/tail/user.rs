@@ -77,7 +77,7 @@ impl Tail {
         if let Some(number) = number {
             // Who died here had perhaps not said so; and the row will tell of another slot.
             let (place, lap) = self.place(number);
-            place.is_ready(lap, row, end.0);
+            place.make_ready(lap, row, end.0);
         }
         // Relaxed: for our successor only.
         words.head.store(head, Ordering::Relaxed);
@@ -176,7 +176,7 @@ impl Record<'_> {
 
     fn try_take_in(&mut self) -> Result<Range<Lsn>, RecordError> {
         self.user.member.check_fork()?;
-        let tail = self.user.tail.clone();
+        let tail = &self.user.tail;
         // Relaxed: a hint.
         let (mut number, mut searches) = (tail.head.next.load(Ordering::Relaxed) % COUNTS_END, 0);
         for _ in 0..ROUNDS_MAX {
@@ -189,8 +189,9 @@ impl Record<'_> {
                         return Err(RecordError::Full);
                     }
                     if seen == Slot::free(lap)
-                        && let Some(range) = self.takes(place, number, lap, at)
+                        && let Some((range, behind)) = self.takes(place, number, lap, at)
                     {
+                        (self.user.head, self.user.end) = (behind, range.end.0);
                         return Ok(range);
                     }
                     number += 1;
@@ -205,8 +206,9 @@ impl Record<'_> {
         Err(RecordError::Corrupt)
     }
 
-    /// Takes the slot, for a record that begins at `at` then.
-    fn takes(&mut self, place: &Place, number: u64, lap: u64, at: Lsn) -> Option<Range<Lsn>> {
+    /// Takes the slot, for a record that begins at `at` then: where it is, and where it ends in the
+    /// lane.
+    fn takes(&self, place: &Place, number: u64, lap: u64, at: Lsn) -> Option<(Range<Lsn>, u64)> {
         let (said, sum, User { tail, row, head, .. }) = (self.said, self.sum, &*self.user);
         let header = Header::new(tail.log, at, said, sum);
         let space = space_for(header.length);
@@ -223,21 +225,20 @@ impl Record<'_> {
         // Pairs with the fence in `Tail::end_of`: who has read it sees our last slot as we left it.
         words.end.store(end.0, Ordering::Release);
         let (free, taken) = (Slot::free(lap).to_bits(), Slot::taken(lap, *row).to_bits());
-        // Pairs with the Acquires in `Tail::end_of` and `Writer::gather`: the row and the lane.
+        // Pairs with the Acquire in `Tail::end_of`: the row and the lane.
         let (ok, err) = (Ordering::Release, Ordering::Relaxed);
         place.word.compare_exchange(free, taken, ok, err).ok()?;
-        place.is_ready(lap, *row, end.0);
+        place.make_ready(lap, *row, end.0);
         // Relaxed, both: a hint; and for our successor only.
         tail.head.next.store(number + 1, Ordering::Relaxed);
         words.head.store(behind, Ordering::Relaxed);
-        (self.user.head, self.user.end) = (behind, end.0);
-        Some(at..end)
+        Some((at..end, behind))
     }
 }
 
 impl Place {
     /// Says where the record ends that has taken it.
-    fn is_ready(&self, lap: u64, row: u32, end: u64) {
+    fn make_ready(&self, lap: u64, row: u32, end: u64) {
         // Relaxed: below. Who reads one of a later lap wants a slot that another one has: slots are
         // taken one after the other.
         self.end.fetch_max(end, Ordering::Relaxed);

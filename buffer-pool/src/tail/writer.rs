@@ -136,7 +136,7 @@ impl<'t> Writer<'t> {
             row.iter().for_each(|row| row.taken.store(of.number, Ordering::Relaxed));
             // Relaxed: as above.
             place.end.fetch_max(of.end.0, Ordering::Relaxed);
-            // Pairs with the Acquires in `Tail::end_of` and `has_taken`: the end, and the row.
+            // Pairs with the Acquires in `Tail::end_of` and `is_taken`: the end, and the row.
             place.word.store(Slot::free(lap + 1).to_bits(), Ordering::Release);
             if let (Some(row), Some(behind)) = (row, of.behind) {
                 // Pairs with the Acquire in `User::has_room`: we look at it no more.
